@@ -1,0 +1,157 @@
+//! Header names of the protocol, and the one rule that both ends share: hop-by-hop headers end here.
+
+use http::header::{self, HeaderMap, HeaderName, HeaderValue};
+
+/// Set to `1` by the agent on every request that it forwards, whatever came in.
+pub const X_RELAYED: HeaderName = HeaderName::from_static("x-relayed");
+/// The same mark under the name that existing local servers look for.
+pub const X_VK_RELAYED: HeaderName = HeaderName::from_static("x-vk-relayed");
+/// On the relay's `101` to an agent: the id of the host that the tunnel serves.
+pub const X_RELAY_HOST_ID: HeaderName = HeaderName::from_static("x-relay-host-id");
+/// The id under which the relay logged the request. Also the `request_id` of a problem.
+pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// The path prefix under which the browser sees the local server, without the session id.
+pub const X_FORWARDED_PREFIX: HeaderName = HeaderName::from_static("x-forwarded-prefix");
+/// The address of the browser and the proxies that the relay trusts.
+pub const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+/// `http` or `https`, as the browser used it.
+pub const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+/// The authority that the browser used.
+pub const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+
+/// Hop-by-hop header names of RFC 9110 section 7.6.1, with the older ones that still occur.
+/// `Trailer` is not one of them: it describes the message, not the connection.
+const HOP_BY_HOP: [HeaderName; 8] = [
+    header::CONNECTION,
+    HeaderName::from_static("proxy-connection"),
+    HeaderName::from_static("keep-alive"),
+    header::TE,
+    header::TRANSFER_ENCODING,
+    header::UPGRADE,
+    header::PROXY_AUTHENTICATE,
+    header::PROXY_AUTHORIZATION,
+];
+
+/// Headers that `Connection` may not name away, because the message would mean something else
+/// without them. A sender that tries is smuggling; the header stays.
+const NOT_BY_CONNECTION: [HeaderName; 6] = [
+    header::HOST,
+    header::CONTENT_LENGTH,
+    header::CONTENT_TYPE,
+    header::CONTENT_ENCODING,
+    header::AUTHORIZATION,
+    header::COOKIE,
+];
+
+/// What the hop-by-hop headers said that the next hop must be told again.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct Hop {
+    /// The `Upgrade` value, when `Connection` named `upgrade`.
+    pub upgrade: Option<HeaderValue>,
+    /// Whether `TE` offered to take trailers.
+    pub trailers: bool,
+}
+
+/// Removes the hop-by-hop headers and every header that `Connection` names, and returns what the
+/// next hop may have to be told anew (RFC 9110 section 7.6.1).
+pub fn strip_hop_by_hop(headers: &mut HeaderMap) -> Hop {
+    let mut hop = Hop::default();
+    let mut upgrade_named = false;
+    let mut named: Vec<HeaderName> = Vec::new();
+    for value in headers.get_all(header::CONNECTION) {
+        for token in value.as_bytes().split(|b| *b == b',').map(<[u8]>::trim_ascii) {
+            if token.eq_ignore_ascii_case(b"upgrade") {
+                upgrade_named = true;
+            } else if !token.eq_ignore_ascii_case(b"close")
+                && !token.eq_ignore_ascii_case(b"keep-alive")
+                && let Ok(name) = HeaderName::from_bytes(token)
+                && !NOT_BY_CONNECTION.contains(&name)
+            {
+                named.push(name);
+            }
+        }
+    }
+    if upgrade_named {
+        hop.upgrade = headers.get(header::UPGRADE).cloned();
+    }
+    hop.trailers = headers.get_all(header::TE).iter().any(|value| {
+        value.as_bytes().split(|b| *b == b',').any(|t| t.trim_ascii().eq_ignore_ascii_case(b"trailers"))
+    });
+    for name in named.iter().chain(HOP_BY_HOP.iter()) {
+        // Not a plain remove: its cost is felt on the request path when nothing is there.
+        if headers.contains_key(name) {
+            headers.remove(name);
+        }
+    }
+    hop
+}
+
+/// Tells the next hop again what [`strip_hop_by_hop`] returned.
+pub fn restore_hop(headers: &mut HeaderMap, hop: &Hop) {
+    match (&hop.upgrade, hop.trailers) {
+        (Some(protocol), _) => {
+            headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+            headers.insert(header::UPGRADE, protocol.clone());
+        }
+        (None, true) => {
+            headers.insert(header::CONNECTION, HeaderValue::from_static("te"));
+            headers.insert(header::TE, HeaderValue::from_static("trailers"));
+        }
+        (None, false) => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn map(pairs: &[(&str, &str)]) -> HeaderMap {
+        let mut map = HeaderMap::new();
+        for (name, value) in pairs {
+            map.append(HeaderName::from_bytes(name.as_bytes()).unwrap(), HeaderValue::from_str(value).unwrap());
+        }
+        map
+    }
+
+    #[test]
+    fn hop_by_hop_headers_and_those_that_connection_names_go() {
+        let cases: &[(&[(&str, &str)], &[&str])] = &[
+            (&[("connection", "close"), ("x-a", "1")], &["x-a"]),
+            (&[("connection", "x-a, X-B"), ("x-a", "1"), ("x-b", "2"), ("x-c", "3")], &["x-c"]),
+            (&[("connection", "x-a"), ("connection", "x-b"), ("x-a", "1"), ("x-b", "2")], &[]),
+            (&[("keep-alive", "timeout=5"), ("proxy-connection", "x"), ("te", "trailers")], &[]),
+            (&[("transfer-encoding", "chunked"), ("trailer", "x-sum")], &["trailer"]),
+            (&[("proxy-authorization", "secret"), ("accept", "*/*")], &["accept"]),
+            // An attempt to have the next hop read another message than the one that was checked.
+            (&[("connection", "content-length, host, cookie, authorization"), ("content-length", "3"), ("host", "h"), ("cookie", "a=b"), ("authorization", "x")], &["content-length", "host", "cookie", "authorization"]),
+        ];
+        for (given, left) in cases {
+            let mut headers = map(given);
+            strip_hop_by_hop(&mut headers);
+            let mut names: Vec<_> = headers.keys().map(HeaderName::as_str).collect();
+            let mut expected = left.to_vec();
+            names.sort_unstable();
+            expected.sort_unstable();
+            assert_eq!(names, expected, "from {given:?}");
+        }
+    }
+
+    #[test]
+    fn an_upgrade_counts_only_when_connection_names_it() {
+        let mut named = map(&[("connection", "keep-alive, Upgrade"), ("upgrade", "websocket")]);
+        assert_eq!(strip_hop_by_hop(&mut named).upgrade, Some(HeaderValue::from_static("websocket")));
+        let mut unnamed = map(&[("upgrade", "websocket")]);
+        assert_eq!(strip_hop_by_hop(&mut unnamed), Hop::default());
+        assert!(unnamed.is_empty());
+    }
+
+    #[test]
+    fn trailers_are_told_again() {
+        let mut headers = map(&[("te", "gzip, trailers"), ("connection", "te")]);
+        let hop = strip_hop_by_hop(&mut headers);
+        assert!(headers.is_empty());
+        restore_hop(&mut headers, &hop);
+        assert_eq!(headers.get("te").unwrap(), "trailers");
+        assert_eq!(headers.get("connection").unwrap(), "te");
+    }
+}

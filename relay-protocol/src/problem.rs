@@ -1,0 +1,147 @@
+//! Errors as both ends tell them: RFC 9457 problem details with a stable `code`.
+
+use http::StatusCode;
+use serde::{Deserialize, Serialize};
+
+/// The media type of a problem (RFC 9457 section 3).
+pub const CONTENT_TYPE: &str = "application/problem+json";
+
+macro_rules! codes {
+    ($($(#[doc = $doc:literal])+ $name:ident = $text:literal, $status:ident, $title:literal;)+) => {
+        /// A stable error code. Callers decide by it, never by the texts.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+        pub enum Code { $($(#[doc = $doc])+ #[serde(rename = $text)] $name,)+ }
+
+        impl Code {
+            /// Every code, for tables and tests.
+            pub const ALL: &'static [Code] = &[$(Code::$name,)+];
+            /// The code as it stands in a problem, in snake case.
+            pub const fn as_str(self) -> &'static str { match self { $(Code::$name => $text,)+ } }
+            /// The HTTP status that goes with it.
+            pub const fn status(self) -> StatusCode { match self { $(Code::$name => StatusCode::$status,)+ } }
+            /// A short title for people, the same for every occurrence.
+            pub const fn title(self) -> &'static str { match self { $(Code::$name => $title,)+ } }
+        }
+    };
+}
+
+codes! {
+    /// The request was not one that this interface understands.
+    BadRequest = "bad_request", BAD_REQUEST, "The request is malformed";
+    /// No token, or one that is malformed, expired, revoked or signed by somebody else.
+    Unauthorized = "unauthorized", UNAUTHORIZED, "A valid token is needed";
+    /// The browser session is unknown, expired or revoked.
+    SessionExpired = "session_expired", UNAUTHORIZED, "The browser session has ended";
+    /// The caller may not use this host.
+    HostAccessDenied = "host_access_denied", FORBIDDEN, "This host is not yours to use";
+    /// A request for active content of somebody else's host on the shared origin.
+    SharedOriginRefused = "shared_origin_refused", FORBIDDEN, "Another person's host does not open on this origin";
+    /// A browser of an origin that is not allowed.
+    OriginNotAllowed = "origin_not_allowed", FORBIDDEN, "This origin is not allowed";
+    /// No such path.
+    NotFound = "not_found", NOT_FOUND, "There is nothing here";
+    /// The path exists, the method does not.
+    MethodNotAllowed = "method_not_allowed", METHOD_NOT_ALLOWED, "The method is not allowed";
+    /// The body is larger than this interface takes.
+    BodyTooLarge = "body_too_large", PAYLOAD_TOO_LARGE, "The body is too large";
+    /// The request target is longer than allowed.
+    UriTooLong = "uri_too_long", URI_TOO_LONG, "The request target is too long";
+    /// The agent or the relay is too old for the other.
+    AgentOutdated = "agent_outdated", UPGRADE_REQUIRED, "An upgrade is needed";
+    /// The connect path was called without a WebSocket upgrade.
+    UpgradeRequired = "upgrade_required", UPGRADE_REQUIRED, "A WebSocket upgrade is needed";
+    /// Too many requests of this kind from this address.
+    RateLimited = "rate_limited", TOO_MANY_REQUESTS, "Too many requests";
+    /// Too many connections at once from this address.
+    TooManyConnections = "too_many_connections", TOO_MANY_REQUESTS, "Too many connections";
+    /// The host has as many tunnels as it may have.
+    TooManyTunnels = "too_many_tunnels", TOO_MANY_REQUESTS, "Too many tunnels for this host";
+    /// The request's head is larger than allowed.
+    HeaderTooLarge = "header_too_large", REQUEST_HEADER_FIELDS_TOO_LARGE, "The request's header is too large";
+    /// The head of the request did not arrive in time.
+    RequestTimeout = "request_timeout", REQUEST_TIMEOUT, "The request did not arrive in time";
+    /// Something inside this program went wrong.
+    Internal = "internal", INTERNAL_SERVER_ERROR, "Something went wrong here";
+    /// The local server refused the connection or could not be reached.
+    LocalServerUnreachable = "local_server_unreachable", BAD_GATEWAY, "The local server cannot be reached";
+    /// The local server ended the connection before it had answered.
+    LocalServerFailed = "local_server_failed", BAD_GATEWAY, "The local server broke off";
+    /// The tunnel ended while the request was under way.
+    TunnelLost = "tunnel_lost", BAD_GATEWAY, "The connection to the host was lost";
+    /// The host has no tunnel.
+    HostOffline = "host_offline", SERVICE_UNAVAILABLE, "The host is offline";
+    /// Every stream that the tunnel may have is in use.
+    TooManyStreams = "too_many_streams", SERVICE_UNAVAILABLE, "The host is busy";
+    /// The relay is about to end and takes no new requests.
+    Draining = "draining", SERVICE_UNAVAILABLE, "The relay is restarting";
+    /// The database does not answer.
+    StoreUnavailable = "store_unavailable", SERVICE_UNAVAILABLE, "The relay's database does not answer";
+    /// The agent is connected and does not answer.
+    AgentUnresponsive = "agent_unresponsive", GATEWAY_TIMEOUT, "The agent does not answer";
+    /// The local server took the request and did not answer in time.
+    ResponseTimeout = "response_timeout", GATEWAY_TIMEOUT, "The local server took too long";
+}
+
+/// A problem as it goes over the wire (RFC 9457 section 3.1, with `code` and `request_id`).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Problem {
+    /// Always `about:blank`: `code` tells the kind.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// A short title, the same for every occurrence of the code.
+    pub title: String,
+    /// The HTTP status.
+    pub status: u16,
+    /// The stable code.
+    pub code: Code,
+    /// What happened this time, and what the person can do.
+    pub detail: String,
+    /// The id under which the relay logged the request, when there is one.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub request_id: Option<String>,
+}
+
+impl Problem {
+    /// A problem of this kind with a text that tells the person what to do.
+    pub fn new(code: Code, detail: impl Into<String>) -> Self {
+        Self {
+            kind: "about:blank".to_owned(),
+            title: code.title().to_owned(),
+            status: code.status().as_u16(),
+            code,
+            detail: detail.into(),
+            request_id: None,
+        }
+    }
+
+    /// The JSON text. Never fails: a problem holds nothing that JSON cannot.
+    pub fn to_json(&self) -> String {
+        serde_json::to_string(self).unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn codes_are_snake_case_and_unique() {
+        let mut seen = std::collections::HashSet::new();
+        for code in Code::ALL {
+            assert!(code.as_str().bytes().all(|b| b.is_ascii_lowercase() || b == b'_'), "{code:?}");
+            assert!(seen.insert(code.as_str()), "{code:?} twice");
+            assert!(code.status().is_client_error() || code.status().is_server_error());
+        }
+    }
+
+    #[test]
+    fn a_problem_reads_as_rfc_9457_says() {
+        let problem = Problem::new(Code::HostOffline, "Start the agent.");
+        let json: serde_json::Value = serde_json::from_str(&problem.to_json()).unwrap();
+        assert_eq!(
+            json,
+            serde_json::json!({"type":"about:blank","title":"The host is offline","status":503,"code":"host_offline","detail":"Start the agent."})
+        );
+        assert_eq!(serde_json::from_value::<Problem>(json).unwrap(), problem);
+    }
+}
