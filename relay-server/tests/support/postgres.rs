@@ -97,7 +97,20 @@ impl Postgres {
     /// Runs SQL as the superuser and returns what it printed, without headings.
     pub fn psql(&self, database: &str, sql: &str) -> String {
         let output = Command::new(self.programs.join("psql"))
-            .args(["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-U", "postgres", "-d", database, "-c", sql])
+            .args([
+                "-X",
+                "-q",
+                "-A",
+                "-t",
+                "-v",
+                "ON_ERROR_STOP=1",
+                "-U",
+                "postgres",
+                "-d",
+                database,
+                "-c",
+                sql,
+            ])
             .arg("-h")
             .arg(self.folder.path())
             .output()
@@ -132,17 +145,20 @@ fn programs() -> PathBuf {
     found.sort();
     match found.pop() {
         Some((_, path)) => path,
-        None => panic!("these tests need a PostgreSQL server: install Debian's `postgresql` (apt install postgresql)"),
+        None => panic!(
+            "these tests need a PostgreSQL server: install Debian's `postgresql` (apt install postgresql)"
+        ),
     }
 }
 
 /// A command that runs as somebody whom PostgreSQL accepts.
 fn as_server_user(program: &Path) -> Command {
-    let root = std::fs::metadata("/proc/self").is_ok_and(|own| std::os::unix::fs::MetadataExt::uid(&own) == 0);
+    let root =
+        std::fs::metadata("/proc/self").is_ok_and(|own| std::os::unix::fs::MetadataExt::uid(&own) == 0);
     if !root {
         return Command::new(program);
     }
     let mut command = Command::new("setpriv");
-    command.args(["--reuid=postgres", "--regid=postgres", "--init-groups", "--pdeathsig=INT"]).arg(program);
+    command.args(["--reuid=postgres", "--regid=postgres", "--init-groups"]).arg(program);
     command
 }
