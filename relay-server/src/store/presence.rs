@@ -95,7 +95,7 @@ impl Store {
         if !open.is_empty() {
             self.write_open(relay_id, &open).await?;
         }
-        if self.shared_presence() { self.expire().await } else { Ok(()) }
+        if self.shared_presence() { self.expire().await } else { self.expire_alone().await }
     }
 
     /// Writes that these tunnels are open, then looks again: one that was closed while this was on its
@@ -195,6 +195,24 @@ impl Store {
             ])
             .await
             .map(drop)
+    }
+
+    /// The same without the table of tunnels: hosts that say online and are not open here (a close that
+    /// the database did not take) are offline. Those that opened meanwhile are written again.
+    async fn expire_alone(&self) -> Result<(), StoreError> {
+        let before = self.open_hosts();
+        let template = "update {hosts} set status = 'offline' where status = 'online' and not (id {in:$1})";
+        self.db().execute(template, &[Arg::Ids(&before)]).await?;
+        let opened: Vec<Uuid> = self.open_hosts().into_iter().filter(|host| !before.contains(host)).collect();
+        if opened.is_empty() {
+            return Ok(());
+        }
+        self.db().execute(SET_ONLINE, &[Arg::Ids(&opened)]).await.map(drop)
+    }
+
+    fn open_hosts(&self) -> Vec<Uuid> {
+        let hosts: HashSet<Uuid> = self.inner.open.lock().values().copied().collect();
+        hosts.into_iter().collect()
     }
 
     fn has_open(&self, host: Uuid) -> bool {
