@@ -56,7 +56,6 @@ fn command() -> Command {
     });
     let command = Command::new("relay-server")
         .version(env!("CARGO_PKG_VERSION"))
-        .about("Reach the web app on your own machine through a relay that you run")
         .args(settings)
         .subcommand(Command::new("serve").about("Serve; this is also what happens without a command"))
         .subcommand(
@@ -67,7 +66,10 @@ fn command() -> Command {
                     .action(ArgAction::SetTrue),
             ),
         );
+    // Its own description would become the program's.
     IdentityCommand::augment_subcommands(command)
+        .about("Reach the web app on your own machine through a relay that you run")
+        .long_about(None)
 }
 
 impl Cli {

@@ -81,5 +81,5 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     tracing::info!(version = env!("CARGO_PKG_VERSION"), "listening addr={}", listener.local_addr()?);
     let result = server::run(config, store, listener, shutdown).await;
     signals.abort();
-    result.map_err(Into::into)
+    result.context("serving")
 }

@@ -178,7 +178,7 @@ async fn hosts_are_listed_renamed_and_deleted_by_their_owner() {
         "{}",
         "[]",
         "{\"name\":\" \"}",
-        "{\"name\":\"a\\n\"}",
+        "{\"name\":\"a\\nb\"}",
         "{\"name\":\"a\",\"x\":1}",
         &format!("{{\"name\":\"{long}\"}}"),
     ] {

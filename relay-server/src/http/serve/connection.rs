@@ -9,15 +9,13 @@
 use std::convert::Infallible;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::task::{Context, Poll};
+use std::task::Poll;
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
 use bytes::BytesMut;
 use http::header::{self, HeaderValue};
 use http::{Request, Response, StatusCode, Version};
-use http_body::{Frame, SizeHint};
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
@@ -28,9 +26,10 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep_until, timeout_at};
 use tokio_util::task::TaskTracker;
 
+use super::activity::{Activity, Guard, Guarded, Times, Waiting};
 use super::socket::{Permits, Socket, bare, farewell};
 use super::{Options, Peer};
-use crate::shutdown::{Hold, Shutdown};
+use crate::shutdown::Shutdown;
 
 /// What an HTTP/2 client with prior knowledge sends first (RFC 9113 section 3.4).
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -53,133 +52,6 @@ const H2_PING_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long a connection that was told to close has for its goodbyes.
 const CLOSE_GRACE: Duration = Duration::from_secs(1);
-
-/// What happens on a connection, in milliseconds since it was accepted, so that deadlines can be
-/// told from outside of hyper.
-pub(super) struct Activity {
-    accepted: Instant,
-    in_flight: AtomicU32,
-    /// When a head began to come in; [`NEVER`] while none does.
-    head_since: AtomicU64,
-    /// When the last request ended; [`NEVER`] before the first.
-    idle_since: AtomicU64,
-}
-
-const NEVER: u64 = u64::MAX;
-
-/// Why a connection has to end by a certain time.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Waiting {
-    /// For the rest of a head.
-    Head,
-    /// For the first byte of a request.
-    Request,
-}
-
-impl Activity {
-    fn new(accepted: Instant) -> Self {
-        Self {
-            accepted,
-            in_flight: AtomicU32::new(0),
-            head_since: AtomicU64::new(NEVER),
-            idle_since: AtomicU64::new(NEVER),
-        }
-    }
-
-    fn now(&self) -> u64 {
-        u64::try_from(self.accepted.elapsed().as_millis()).unwrap_or(NEVER - 1)
-    }
-
-    /// The socket gave bytes: the beginning of a head, unless a request is under way.
-    pub(super) fn bytes_came(&self) {
-        if self.in_flight.load(Ordering::Relaxed) == 0 && self.head_since.load(Ordering::Relaxed) == NEVER {
-            self.head_since.store(self.now(), Ordering::Relaxed);
-        }
-    }
-
-    fn request_began(&self) {
-        self.in_flight.fetch_add(1, Ordering::AcqRel);
-    }
-
-    fn request_ended(&self) {
-        if self.in_flight.fetch_sub(1, Ordering::AcqRel) == 1 {
-            self.head_since.store(NEVER, Ordering::Relaxed);
-            self.idle_since.store(self.now(), Ordering::Relaxed);
-        }
-    }
-
-    /// What is waited for and until when; `None` while a request is under way.
-    fn due(&self, times: &Times) -> Option<(Waiting, Instant)> {
-        if self.in_flight.load(Ordering::Acquire) > 0 {
-            return None;
-        }
-        let at = |since: u64, span: Duration| self.accepted + Duration::from_millis(since) + span;
-        let head = self.head_since.load(Ordering::Relaxed);
-        let idle = self.idle_since.load(Ordering::Relaxed);
-        Some(match (head, idle) {
-            (NEVER, NEVER) => (Waiting::Request, at(0, times.first)),
-            (NEVER, idle) => (Waiting::Request, at(idle, times.next)),
-            // On HTTP/2 bytes are not only heads.
-            (_, idle) if !times.heads => {
-                (Waiting::Request, at(if idle == NEVER { 0 } else { idle }, times.next))
-            }
-            // The first head has its time from the beginning of the connection.
-            (_, NEVER) => (Waiting::Head, at(0, times.first)),
-            (head, _) => (Waiting::Head, at(head, times.first)),
-        })
-    }
-}
-
-struct Times {
-    first: Duration,
-    next: Duration,
-    heads: bool,
-}
-
-/// A request under way, until the last byte of its response was handed to hyper.
-struct Guard {
-    activity: Arc<Activity>,
-    _hold: Hold,
-}
-
-impl Guard {
-    fn new(activity: &Arc<Activity>, shutdown: &Shutdown) -> Self {
-        activity.request_began();
-        Self { activity: Arc::clone(activity), _hold: shutdown.hold() }
-    }
-}
-
-impl Drop for Guard {
-    fn drop(&mut self) {
-        self.activity.request_ended();
-    }
-}
-
-/// A response's body with the guard of its request.
-struct Guarded {
-    body: Body,
-    _guard: Guard,
-}
-
-impl http_body::Body for Guarded {
-    type Data = Bytes;
-    type Error = axum::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        Pin::new(&mut self.body).poll_frame(cx)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
-}
 
 /// Runs the requests of HTTP/2 connections, so that they end with the relay and are waited for.
 #[derive(Clone)]
@@ -251,7 +123,7 @@ impl Builder {
 
     /// The whole life of one connection.
     pub(super) fn drive<S, F>(
-        &self,
+        self: Arc<Self>,
         mut stream: TcpStream,
         permits: Permits,
         peer: Peer,
@@ -261,7 +133,7 @@ impl Builder {
         S: Fn(Request<Incoming>, Peer) -> F + Clone + Send + Sync + 'static,
         F: Future<Output = Response<Body>> + Send + 'static,
     {
-        let (http1, http2, shutdown) = (self.http1.clone(), self.http2.clone(), self.shutdown.clone());
+        let shutdown = self.shutdown.clone();
         let mut times = Times { first: self.header_timeout, next: self.keep_alive_timeout, heads: true };
         async move {
             let activity = Arc::new(Activity::new(Instant::now()));
@@ -290,10 +162,10 @@ impl Builder {
             };
             if is_http2 {
                 times.heads = false;
-                let mut connection = pin!(http2.serve_connection(socket, serviced));
+                let mut connection = pin!(self.http2.serve_connection(socket, serviced));
                 watch(connection.as_mut(), |c| c.graceful_shutdown(), &activity, &times, &shutdown).await;
             } else {
-                let mut connection = http1.serve_connection(socket, serviced).with_upgrades();
+                let mut connection = self.http1.serve_connection(socket, serviced).with_upgrades();
                 let end =
                     watch(Pin::new(&mut connection), |c| c.graceful_shutdown(), &activity, &times, &shutdown)
                         .await;

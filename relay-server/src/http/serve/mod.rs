@@ -4,6 +4,7 @@
 //! counted, has a deadline whenever nothing is under way on it, and belongs to this loop, which
 //! waits for all of them before it returns. What was upgraded belongs to whoever upgraded it.
 
+mod activity;
 mod connection;
 mod socket;
 #[cfg(test)]
@@ -109,7 +110,7 @@ where
     F: Future<Output = Response<Body>> + Send + 'static,
 {
     let door = Door::new(&options);
-    let builder = connection::Builder::new(&options, shutdown.clone());
+    let builder = Arc::new(connection::Builder::new(&options, shutdown.clone()));
     // Those from before the drain are waited for; those from after it are there to be refused.
     let (early, late, refusals) = (TaskTracker::new(), TaskTracker::new(), TaskTracker::new());
     let mut over = std::pin::pin!(drained(&early, options.drain_timeout, &shutdown));
@@ -138,7 +139,7 @@ where
         let peer = Peer { addr };
         match door.admit(peer) {
             Ok(permits) => {
-                let connection = builder.drive(stream, permits, peer, service.clone());
+                let connection = Arc::clone(&builder).drive(stream, permits, peer, service.clone());
                 let tracker = if shutdown.is_draining() { &late } else { &early };
                 tracker.spawn(connection);
             }

@@ -15,7 +15,7 @@ use tokio::net::TcpStream;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout;
 
-use super::connection::Activity;
+use super::activity::Activity;
 use crate::limits::AddrGuard;
 
 /// A place among the accepted connections.
