@@ -105,7 +105,7 @@ impl App {
 pub async fn run(config: Config, store: Store, listener: TcpListener, shutdown: Shutdown) -> Result<(), ServeError> {
     let config = Arc::new(config);
     let verifier = Verifier::new(&config.load_jwt_secret()?);
-    let relay_id = config.relay_id()?;
+    let relay_id = config.load_relay_id()?;
     match store.relay_started(&relay_id).await {
         Ok(0) => {}
         Ok(hosts) => tracing::info!(hosts, "hosts that were left as online are offline"),
