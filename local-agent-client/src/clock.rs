@@ -76,8 +76,15 @@ mod tests {
             let mut detector = JumpDetector::new(start, Duration::from_secs(5));
             let shift = Duration::from_millis(i64::unsigned_abs(wall));
             let then = if wall < 0 { start - shift } else { start + shift };
-            assert_eq!(detector.tick(then, Duration::from_secs(5) + Duration::from_millis(mono)), jump, "{wall} {mono}");
-            assert!(!detector.tick(then + TICK, Duration::from_secs(6) + Duration::from_millis(mono)), "and only once");
+            assert_eq!(
+                detector.tick(then, Duration::from_secs(5) + Duration::from_millis(mono)),
+                jump,
+                "{wall} {mono}"
+            );
+            assert!(
+                !detector.tick(then + TICK, Duration::from_secs(6) + Duration::from_millis(mono)),
+                "and only once"
+            );
         }
     }
 }

@@ -33,7 +33,8 @@ pub fn default_state_dir(var: impl Fn(&str) -> Option<std::ffi::OsString>) -> Op
     #[cfg(target_os = "macos")]
     let base = absolute("HOME").map(|home| home.join("Library").join("Application Support"));
     #[cfg(not(any(windows, target_os = "macos")))]
-    let base = absolute("XDG_STATE_HOME").or_else(|| absolute("HOME").map(|home| home.join(".local").join("state")));
+    let base =
+        absolute("XDG_STATE_HOME").or_else(|| absolute("HOME").map(|home| home.join(".local").join("state")));
     base.map(|base| base.join("local-agent-client"))
 }
 
@@ -71,7 +72,10 @@ pub fn machine_name() -> Option<String> {
     #[cfg(windows)]
     let name = std::env::var("COMPUTERNAME").ok();
     #[cfg(not(any(target_os = "linux", target_os = "android", windows)))]
-    let name = std::process::Command::new("hostname").output().ok().and_then(|out| String::from_utf8(out.stdout).ok());
+    let name = std::process::Command::new("hostname")
+        .output()
+        .ok()
+        .and_then(|out| String::from_utf8(out.stdout).ok());
     name.map(|name| name.trim().to_owned()).filter(|name| !name.is_empty())
 }
 
@@ -111,7 +115,10 @@ impl Interrupts {
         #[cfg(unix)]
         {
             use tokio::signal::unix::{SignalKind, signal};
-            Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+            Ok(Self {
+                terminate: signal(SignalKind::terminate())?,
+                interrupt: signal(SignalKind::interrupt())?,
+            })
         }
         #[cfg(not(unix))]
         Ok(Self {})

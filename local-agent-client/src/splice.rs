@@ -35,7 +35,11 @@ where
         // Both are polled each time: each registers its own wake-ups.
         let first = there.poll(cx, &mut a, &mut b)?;
         let second = back.poll(cx, &mut b, &mut a)?;
-        if first.is_ready() || second.is_ready() { Poll::Ready(Ok::<_, io::Error>(())) } else { Poll::Pending }
+        if first.is_ready() || second.is_ready() {
+            Poll::Ready(Ok::<_, io::Error>(()))
+        } else {
+            Poll::Pending
+        }
     })
     .await?;
     let both = async { tokio::try_join!(a.shutdown(), b.shutdown()) };

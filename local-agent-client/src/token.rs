@@ -114,7 +114,10 @@ mod tests {
     #[test]
     fn a_token_never_prints() {
         let token = Token::new(" abc.def.ghi\n").unwrap();
-        assert_eq!(format!("{token:?} {:?}", TokenSource::Fixed(token.clone())), "Token(***) Fixed(Token(***))");
+        assert_eq!(
+            format!("{token:?} {:?}", TokenSource::Fixed(token.clone())),
+            "Token(***) Fixed(Token(***))"
+        );
         let header = token.header().unwrap();
         assert_eq!(header.as_bytes(), b"Bearer abc.def.ghi");
         assert!(header.is_sensitive());

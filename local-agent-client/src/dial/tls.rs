@@ -46,7 +46,9 @@ pub fn verified(ca: Option<&Path>) -> Result<ClientConfig, TlsError> {
     let mut extra = Vec::new();
     if let Some(path) = ca {
         let unreadable = |reason: String| TlsError::Ca { path: path.to_owned(), reason };
-        for certificate in CertificateDer::pem_file_iter(path).map_err(|error| unreadable(error.to_string()))? {
+        for certificate in
+            CertificateDer::pem_file_iter(path).map_err(|error| unreadable(error.to_string()))?
+        {
             extra.push(certificate.map_err(|error| unreadable(error.to_string()))?);
         }
         if extra.is_empty() {
@@ -58,7 +60,18 @@ pub fn verified(ca: Option<&Path>) -> Result<ClientConfig, TlsError> {
     config(provider, Arc::new(verifier))
 }
 
-/// No trust at all, for the local server only: encrypted, but to whomever answers. The caller makes
+/// Trust in nobody: every certificate is refused. For a machine without roots that needs none.
+///
+/// # Errors
+/// When the provider is not usable.
+pub(crate) fn nobody() -> Result<ClientConfig, TlsError> {
+    Ok(ClientConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()?
+        .with_root_certificates(rustls::RootCertStore::empty())
+        .with_no_client_auth())
+}
+
+/// No check at all, for the local server only: encrypted, but to whomever answers. The caller makes
 /// sure that it is used for nothing else.
 ///
 /// # Errors
@@ -68,7 +81,10 @@ pub(crate) fn unverified() -> Result<ClientConfig, TlsError> {
     config(provider.clone(), Arc::new(Anyone(provider)))
 }
 
-fn config(provider: Arc<CryptoProvider>, verifier: Arc<dyn ServerCertVerifier>) -> Result<ClientConfig, TlsError> {
+fn config(
+    provider: Arc<CryptoProvider>,
+    verifier: Arc<dyn ServerCertVerifier>,
+) -> Result<ClientConfig, TlsError> {
     Ok(ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()?
         .dangerous()

@@ -26,7 +26,11 @@ impl std::str::FromStr for RelayUrl {
 
     fn from_str(text: &str) -> Result<Self, RelayUrlError> {
         let mut url = Url::parse(text.trim()).map_err(|_| RelayUrlError::NotAUrl(text.to_owned()))?;
-        if !url.username().is_empty() || url.password().is_some() || url.query().is_some() || url.fragment().is_some() {
+        if !url.username().is_empty()
+            || url.password().is_some()
+            || url.query().is_some()
+            || url.fragment().is_some()
+        {
             return Err(RelayUrlError::Extra);
         }
         let scheme = match url.scheme() {
@@ -93,7 +97,11 @@ impl RelayUrl {
     /// Path and query of the connect request.
     pub fn connect_path(&self, machine_id: &str, name: &str, version: &str) -> String {
         let mut url = self.0.clone();
-        url.set_path(&format!("{}{}/connect", self.0.path().trim_end_matches('/'), relay_protocol::RELAY_PREFIX));
+        url.set_path(&format!(
+            "{}{}/connect",
+            self.0.path().trim_end_matches('/'),
+            relay_protocol::RELAY_PREFIX
+        ));
         url.query_pairs_mut()
             .append_pair("machine_id", machine_id)
             .append_pair("name", name)
@@ -110,18 +118,57 @@ mod tests {
     #[test]
     fn relays_are_written_in_many_ways() {
         for (text, shown, origin, authority, destination, path) in [
-            ("https://relay.example", "https://relay.example", "https://relay.example", "relay.example", "https://relay.example:443", "/v1/relay/connect"),
-            ("wss://Relay.Example:443/", "https://relay.example", "https://relay.example", "relay.example", "https://relay.example:443", "/v1/relay/connect"),
-            ("http://127.0.0.1:8082", "http://127.0.0.1:8082", "http://127.0.0.1:8082", "127.0.0.1:8082", "http://127.0.0.1:8082", "/v1/relay/connect"),
-            ("ws://[::1]:9/base/", "http://[::1]:9/base", "http://[::1]:9", "[::1]:9", "http://[::1]:9", "/base/v1/relay/connect"),
-            ("http://relay.example/a/b//", "http://relay.example/a/b", "http://relay.example", "relay.example", "http://relay.example:80", "/a/b/v1/relay/connect"),
+            (
+                "https://relay.example",
+                "https://relay.example",
+                "https://relay.example",
+                "relay.example",
+                "https://relay.example:443",
+                "/v1/relay/connect",
+            ),
+            (
+                "wss://Relay.Example:443/",
+                "https://relay.example",
+                "https://relay.example",
+                "relay.example",
+                "https://relay.example:443",
+                "/v1/relay/connect",
+            ),
+            (
+                "http://127.0.0.1:8082",
+                "http://127.0.0.1:8082",
+                "http://127.0.0.1:8082",
+                "127.0.0.1:8082",
+                "http://127.0.0.1:8082",
+                "/v1/relay/connect",
+            ),
+            (
+                "ws://[::1]:9/base/",
+                "http://[::1]:9/base",
+                "http://[::1]:9",
+                "[::1]:9",
+                "http://[::1]:9",
+                "/base/v1/relay/connect",
+            ),
+            (
+                "http://relay.example/a/b//",
+                "http://relay.example/a/b",
+                "http://relay.example",
+                "relay.example",
+                "http://relay.example:80",
+                "/a/b/v1/relay/connect",
+            ),
         ] {
             let url: RelayUrl = text.parse().unwrap();
             assert_eq!(url.to_string(), shown, "{text}");
             assert_eq!(url.origin(), origin, "{text}");
             assert_eq!(url.authority(), authority, "{text}");
             assert_eq!(url.destination(), destination, "{text}");
-            assert_eq!(url.connect_path("m", "n", "v"), format!("{path}?machine_id=m&name=n&agent_version=v"), "{text}");
+            assert_eq!(
+                url.connect_path("m", "n", "v"),
+                format!("{path}?machine_id=m&name=n&agent_version=v"),
+                "{text}"
+            );
         }
     }
 
@@ -136,14 +183,28 @@ mod tests {
 
     #[test]
     fn what_is_no_relay_is_refused() {
-        for text in ["", "relay.example", "ftp://relay.example", "https://", "https://u:p@relay.example", "https://relay.example/?token=x", "https://relay.example/#a"] {
+        for text in [
+            "",
+            "relay.example",
+            "ftp://relay.example",
+            "https://",
+            "https://u:p@relay.example",
+            "https://relay.example/?token=x",
+            "https://relay.example/#a",
+        ] {
             assert!(text.parse::<RelayUrl>().is_err(), "{text}");
         }
     }
 
     #[test]
     fn loopback_is_told_apart() {
-        for (text, loopback) in [("http://127.0.0.1", true), ("http://[::1]:1", true), ("http://localhost:1", true), ("http://10.0.0.1", false), ("http://localhost.example", false)] {
+        for (text, loopback) in [
+            ("http://127.0.0.1", true),
+            ("http://[::1]:1", true),
+            ("http://localhost:1", true),
+            ("http://10.0.0.1", false),
+            ("http://localhost.example", false),
+        ] {
             assert_eq!(text.parse::<RelayUrl>().unwrap().is_loopback(), loopback, "{text}");
         }
     }

@@ -47,7 +47,11 @@ pin_project! {
 
 impl RequestBody {
     pub(super) fn new(inner: Incoming, stats: Arc<Stats>, wanted: Option<watch::Receiver<Wanted>>) -> Self {
-        Self { inner: Some(inner), held: wanted.map(|wanted| -> Waiting { Box::pin(until_wanted(wanted)) }), stats }
+        Self {
+            inner: Some(inner),
+            held: wanted.map(|wanted| -> Waiting { Box::pin(until_wanted(wanted)) }),
+            stats,
+        }
     }
 }
 
@@ -72,7 +76,10 @@ impl Body for RequestBody {
     type Data = Bytes;
     type Error = hyper::Error;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         let this = self.project();
         if let Some(held) = this.held {
             ready!(held.as_mut().poll(cx));
@@ -158,7 +165,10 @@ impl Body for ResponseBody {
     type Data = Bytes;
     type Error = BodyError;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         match &mut self.get_mut().inner {
             Inner::Local { body, stats, ends } => {
                 let frame = ready!(Pin::new(&mut *body).poll_frame(cx));

@@ -99,14 +99,19 @@ impl std::str::FromStr for LocalTarget {
         if !matches!(url.scheme(), "http" | "https") {
             return Err(TargetError::Scheme(text.to_owned(), url.scheme().to_owned()));
         }
-        if !url.username().is_empty() || url.password().is_some() || url.query().is_some() || url.fragment().is_some() {
+        if !url.username().is_empty()
+            || url.password().is_some()
+            || url.query().is_some()
+            || url.fragment().is_some()
+        {
             return Err(TargetError::Extra(text.to_owned()));
         }
         Ok(Self::Http(url))
     }
 }
 
-type Answer = Pin<Box<dyn Future<Output = Result<Response<UnsyncBoxBody<Bytes, BodyError>>, BodyError>> + Send>>;
+type Answer =
+    Pin<Box<dyn Future<Output = Result<Response<UnsyncBoxBody<Bytes, BodyError>>, BodyError>> + Send>>;
 
 /// A service inside this program, such as an axum Router.
 #[derive(Clone)]
@@ -148,7 +153,9 @@ impl LocalTarget {
                 let authority = url[url::Position::BeforeHost..url::Position::AfterPort].parse().ok()?;
                 Some((scheme, authority))
             }
-            Self::Unix(_) | Self::Service(_) => Some((uri::Scheme::HTTP, uri::Authority::from_static("localhost"))),
+            Self::Unix(_) | Self::Service(_) => {
+                Some((uri::Scheme::HTTP, uri::Authority::from_static("localhost")))
+            }
         }
     }
 
@@ -175,7 +182,11 @@ impl Abort {
     }
 
     fn check(&self) -> io::Result<()> {
-        if self.aborted.load(Ordering::Acquire) { Err(io::ErrorKind::ConnectionAborted.into()) } else { Ok(()) }
+        if self.aborted.load(Ordering::Acquire) {
+            Err(io::ErrorKind::ConnectionAborted.into())
+        } else {
+            Ok(())
+        }
     }
 }
 
@@ -188,7 +199,11 @@ pub fn pool(target: &LocalTarget, tls: rustls::ClientConfig) -> Pool {
     tcp.set_nodelay(true);
     tcp.set_connect_timeout(Some(CONNECT));
     tcp.enforce_http(false);
-    let tcp = hyper_rustls::HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1().wrap_connector(tcp);
+    let tcp = hyper_rustls::HttpsConnectorBuilder::new()
+        .with_tls_config(tls)
+        .https_or_http()
+        .enable_http1()
+        .wrap_connector(tcp);
     let connector = match target {
         LocalTarget::Unix(path) => Connector::Unix(path.clone()),
         LocalTarget::Http(_) | LocalTarget::Service(_) => Connector::Tcp(tcp),
@@ -225,19 +240,24 @@ impl Service<Uri> for Connector {
     }
 
     fn call(&mut self, uri: Uri) -> Self::Future {
-        let connecting: Pin<Box<dyn Future<Output = Result<Box<dyn Socket>, BodyError>> + Send>> = match self {
+        let connecting: Pin<Box<dyn Future<Output = Result<Box<dyn Socket>, BodyError>> + Send>> = match self
+        {
             Self::Tcp(tcp) => {
                 let connecting = tcp.call(uri);
                 Box::pin(async { Ok(Box::new(connecting.await?) as Box<dyn Socket>) })
             }
             Self::Unix(path) => {
                 let path = path.clone();
-                Box::pin(async move { Ok(Box::new(TokioIo::new(platform::connect_unix(&path).await?)) as Box<dyn Socket>) })
+                Box::pin(async move {
+                    Ok(Box::new(TokioIo::new(platform::connect_unix(&path).await?)) as Box<dyn Socket>)
+                })
             }
         };
         // Around TCP, TLS and the resolver together.
         Box::pin(async {
-            let socket = tokio::time::timeout(2 * CONNECT, connecting).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
+            let socket = tokio::time::timeout(2 * CONNECT, connecting)
+                .await
+                .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??;
             Ok(LocalConnection { socket, abort: Arc::default() })
         })
     }
@@ -260,7 +280,11 @@ impl Connection for LocalConnection {
 }
 
 impl Read for LocalConnection {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: ReadBufCursor<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: ReadBufCursor<'_>,
+    ) -> Poll<io::Result<()>> {
         // Registered before it is checked, so that no abort is missed in between.
         self.abort.waker.register(cx.waker());
         self.abort.check()?;
@@ -288,7 +312,11 @@ impl Write for LocalConnection {
         self.socket.is_write_vectored()
     }
 
-    fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bufs: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
         self.abort.check()?;
         Pin::new(&mut self.socket).poll_write_vectored(cx, bufs)
     }
@@ -318,7 +346,17 @@ mod tests {
             assert_eq!(target.address().unwrap().1, authority);
             assert_eq!(target.base_path(), base);
         }
-        for text in ["", "3000", "localhost:3000", "ftp://x/", "http://u:p@x/", "http://x/?a", "unix:sock", "unix://host/sock", "file:///x"] {
+        for text in [
+            "",
+            "3000",
+            "localhost:3000",
+            "ftp://x/",
+            "http://u:p@x/",
+            "http://x/?a",
+            "unix:sock",
+            "unix://host/sock",
+            "file:///x",
+        ] {
             assert!(text.parse::<LocalTarget>().is_err(), "{text}");
         }
     }

@@ -23,13 +23,13 @@ use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, V
 use hyper::{body::Incoming, upgrade::OnUpgrade};
 use hyper_util::rt::TokioIo;
 use local::Abort;
+use parking_lot::Mutex;
 use path::Owner;
 use policy::Policy;
 use relay_protocol::{
     headers::{X_REQUEST_ID, restore_hop},
     problem::{self, Code, Problem},
 };
-use parking_lot::Mutex;
 use std::{error::Error as _, pin::Pin, sync::Arc};
 use tokio::sync::watch;
 
@@ -106,7 +106,11 @@ impl Forwarder {
     }
 
     /// Answers one request.
-    pub async fn handle(&self, request: Request<Incoming>, connection: &Connection) -> Response<ResponseBody> {
+    pub async fn handle(
+        &self,
+        request: Request<Incoming>,
+        connection: &Connection,
+    ) -> Response<ResponseBody> {
         let active = Active::new(&self.stats, &connection.load);
         let request_id = request.headers().get(X_REQUEST_ID).cloned();
         match self.try_handle(request, connection, active).await {
@@ -115,7 +119,12 @@ impl Forwarder {
         }
     }
 
-    async fn try_handle(&self, request: Request<Incoming>, connection: &Connection, active: Active) -> Result<Response<ResponseBody>, Refusal> {
+    async fn try_handle(
+        &self,
+        request: Request<Incoming>,
+        connection: &Connection,
+        active: Active,
+    ) -> Result<Response<ResponseBody>, Refusal> {
         let (mut parts, body) = request.into_parts();
         let target = parts.uri.path_and_query().map_or("/", uri::PathAndQuery::as_str);
         if parts.method == Method::CONNECT || parts.uri.authority().is_some() || !target.starts_with('/') {
@@ -123,12 +132,18 @@ impl Forwarder {
         }
         match path::owner(parts.uri.path()) {
             Owner::Local => {}
-            Owner::Agent => return Err(Refusal::new(Code::NotFound, "The agent answers nothing under this path yet.")),
+            Owner::Agent => {
+                return Err(Refusal::new(Code::NotFound, "The agent answers nothing under this path yet."));
+            }
             Owner::Disguised => {
-                return Err(Refusal::new(Code::NotFound, "Paths that can be read as the agent's own are not forwarded."));
+                return Err(Refusal::new(
+                    Code::NotFound,
+                    "Paths that can be read as the agent's own are not forwarded.",
+                ));
             }
         }
-        let unsized_body = !hyper::body::Body::is_end_stream(&body) && hyper::body::Body::size_hint(&body).exact().is_none();
+        let unsized_body =
+            !hyper::body::Body::is_end_stream(&body) && hyper::body::Body::size_hint(&body).exact().is_none();
         let hop = policy::request(&self.policy, &mut parts.headers);
         if unsized_body {
             // Said explicitly: hyper would take a GET for one without a body.
@@ -138,7 +153,8 @@ impl Forwarder {
         let upgrade = if hop.upgrade.is_some() { parts.extensions.remove::<OnUpgrade>() } else { None };
         match &self.target {
             LocalTarget::Service(service) => {
-                let mut request = Request::from_parts(parts, RequestBody::new(body, self.stats.clone(), None));
+                let mut request =
+                    Request::from_parts(parts, RequestBody::new(body, self.stats.clone(), None));
                 if let Some(upgrade) = upgrade {
                     request.extensions_mut().insert(upgrade);
                 }
@@ -159,8 +175,10 @@ impl Forwarder {
         let malformed = |_| Refusal::new(Code::BadRequest, "The request target cannot be forwarded.");
         let path: uri::PathAndQuery = path.map_err(malformed)?;
         let mut parts = uri::Parts::default();
-        (parts.scheme, parts.authority, parts.path_and_query) = (Some(self.scheme.clone()), Some(self.authority.clone()), Some(path));
-        Uri::from_parts(parts).map_err(|_| Refusal::new(Code::BadRequest, "The request target cannot be forwarded."))
+        (parts.scheme, parts.authority, parts.path_and_query) =
+            (Some(self.scheme.clone()), Some(self.authority.clone()), Some(path));
+        Uri::from_parts(parts)
+            .map_err(|_| Refusal::new(Code::BadRequest, "The request target cannot be forwarded."))
     }
 
     async fn by_service(
@@ -219,12 +237,20 @@ impl Forwarder {
             let Some(browser) = upgrade else {
                 abort.inspect(|abort| abort.now());
                 self.stats.failed("the local server switched protocols unasked".to_owned());
-                return Err(Refusal::new(Code::LocalServerFailed, "The local server switched protocols although nobody asked it to."));
+                return Err(Refusal::new(
+                    Code::LocalServerFailed,
+                    "The local server switched protocols although nobody asked it to.",
+                ));
             };
             return Ok(self.switch(response, host.as_ref(), browser, connection, active));
         }
         let unasked = wanted.is_some_and(|wanted| {
-            wanted.send_if_modified(|wanted| *wanted == Wanted::Unknown && { *wanted = Wanted::No; true })
+            wanted.send_if_modified(|wanted| {
+                *wanted == Wanted::Unknown && {
+                    *wanted = Wanted::No;
+                    true
+                }
+            })
         });
         let (mut parts, body) = response.into_parts();
         policy::response(&self.policy, host.as_ref(), &mut parts.headers);
@@ -276,16 +302,26 @@ impl Forwarder {
         let target = &self.target;
         if error.is_connect() {
             self.stats.failed(format!("{target} cannot be reached: {cause}"));
-            let detail = format!("Nothing answers at {target} ({cause}). Start the local server, or give the agent the right address with --to.");
+            let detail = format!(
+                "Nothing answers at {target} ({cause}). Start the local server, or give the agent the right address with --to."
+            );
             return Refusal::new(Code::LocalServerUnreachable, detail);
         }
         self.stats.failed(format!("{target} broke off before it answered: {cause}"));
-        Refusal::new(Code::LocalServerFailed, format!("The local server at {target} ended the connection before it had answered ({cause}). Its own log says more."))
+        Refusal::new(
+            Code::LocalServerFailed,
+            format!(
+                "The local server at {target} ended the connection before it had answered ({cause}). Its own log says more."
+            ),
+        )
     }
 }
 
 fn expects_continue(headers: &HeaderMap) -> bool {
-    headers.get_all(header::EXPECT).iter().any(|value| value.as_bytes().trim_ascii().eq_ignore_ascii_case(b"100-continue"))
+    headers
+        .get_all(header::EXPECT)
+        .iter()
+        .any(|value| value.as_bytes().trim_ascii().eq_ignore_ascii_case(b"100-continue"))
 }
 
 /// Whether the request may be sent a second time without asking anybody: safe methods without a body.
@@ -305,10 +341,13 @@ fn copy_head(request: &Request<Incoming>) -> http::request::Parts {
 
 /// Whether the connection ended before any answer came.
 fn broke_off(error: &hyper_util::client::legacy::Error) -> bool {
-    let Some(error) = error.source().and_then(|source| source.downcast_ref::<hyper::Error>()) else { return false };
-    let reset = error.source().and_then(|source| source.downcast_ref::<std::io::Error>()).is_some_and(|error| {
-        matches!(error.kind(), std::io::ErrorKind::ConnectionReset | std::io::ErrorKind::BrokenPipe)
-    });
+    let Some(error) = error.source().and_then(|source| source.downcast_ref::<hyper::Error>()) else {
+        return false;
+    };
+    let reset =
+        error.source().and_then(|source| source.downcast_ref::<std::io::Error>()).is_some_and(|error| {
+            matches!(error.kind(), std::io::ErrorKind::ConnectionReset | std::io::ErrorKind::BrokenPipe)
+        });
     error.is_incomplete_message() || error.is_canceled() || reset
 }
 

@@ -41,7 +41,11 @@ pub fn owner(path: &str) -> Owner {
     }
     // Encoded deeper than anything honest is. Harmless unless the name is in it.
     let name = AGENT_PREFIX.trim_start_matches('/').as_bytes();
-    if bytes.windows(name.len()).any(|window| window.eq_ignore_ascii_case(name)) { Owner::Disguised } else { Owner::Local }
+    if bytes.windows(name.len()).any(|window| window.eq_ignore_ascii_case(name)) {
+        Owner::Disguised
+    } else {
+        Owner::Local
+    }
 }
 
 /// Whether the path's first segment is the agent's once empty and dot segments, backslashes, path

@@ -51,10 +51,11 @@ fn rewrite_origin(policy: &Policy, headers: &mut HeaderMap, name: HeaderName) {
         let text = format!("{}://{}", part(X_FORWARDED_PROTO)?, part(X_FORWARDED_HOST)?);
         split_origin(&text).filter(|(_, rest)| rest.is_empty()).map(|(origin, _)| origin)
     };
-    if split_origin(&policy.relay_origin).is_some_and(|(relay, _)| relay == origin) || browsers().as_ref() == Some(&origin) {
-        if let Ok(rewritten) = HeaderValue::from_str(&format!("{}{path}", policy.origin)) {
-            headers.insert(name, rewritten);
-        }
+    let relays = split_origin(&policy.relay_origin).is_some_and(|(relay, _)| relay == origin);
+    if (relays || browsers().as_ref() == Some(&origin))
+        && let Ok(rewritten) = HeaderValue::from_str(&format!("{}{path}", policy.origin))
+    {
+        headers.insert(name, rewritten);
     }
 }
 
@@ -63,7 +64,10 @@ fn rewrite_origin(policy: &Policy, headers: &mut HeaderMap, name: HeaderName) {
 pub fn response(policy: &Policy, host: Option<&HeaderValue>, headers: &mut HeaderMap) -> Hop {
     let hop = strip_hop_by_hop(headers);
     for name in [header::LOCATION, header::CONTENT_LOCATION] {
-        let mapped = headers.get(&name).and_then(|value| value.to_str().ok()).and_then(|value| to_path(policy, host, value));
+        let mapped = headers
+            .get(&name)
+            .and_then(|value| value.to_str().ok())
+            .and_then(|value| to_path(policy, host, value));
         if let Some(path) = mapped.and_then(|path| HeaderValue::from_str(&path).ok()) {
             headers.insert(name, path);
         }
@@ -75,7 +79,8 @@ pub fn response(policy: &Policy, host: Option<&HeaderValue>, headers: &mut Heade
 fn to_path(policy: &Policy, host: Option<&HeaderValue>, location: &str) -> Option<String> {
     let scheme = policy.origin.split_once("://")?.0;
     // `//host/path` means the scheme of the page, which to the local server is its own.
-    let absolute = if location.starts_with("//") { format!("{scheme}:{location}") } else { location.to_owned() };
+    let absolute =
+        if location.starts_with("//") { format!("{scheme}:{location}") } else { location.to_owned() };
     let (origin, rest) = split_origin(&absolute)?;
     let sent = host.and_then(|host| host.to_str().ok()).map(|host| format!("{scheme}://{host}"));
     let ours = [Some(policy.origin.as_str()), sent.as_deref()];
@@ -116,7 +121,11 @@ fn split_origin(value: &str) -> Option<(Origin, &str)> {
         None if authority.as_str().len() > authority.host().len() => return None,
         None => None,
     };
-    let origin = Origin { scheme, host: authority.host().to_ascii_lowercase(), port: port.filter(|port| *port != default) };
+    let origin = Origin {
+        scheme,
+        host: authority.host().to_ascii_lowercase(),
+        port: port.filter(|port| *port != default),
+    };
     Some((origin, path))
 }
 
@@ -137,7 +146,10 @@ mod tests {
     fn map(pairs: &[(&str, &str)]) -> HeaderMap {
         let mut headers = HeaderMap::new();
         for (name, value) in pairs {
-            headers.append(HeaderName::from_bytes(name.as_bytes()).unwrap(), HeaderValue::from_str(value).unwrap());
+            headers.append(
+                HeaderName::from_bytes(name.as_bytes()).unwrap(),
+                HeaderValue::from_str(value).unwrap(),
+            );
         }
         headers
     }
@@ -148,7 +160,12 @@ mod tests {
 
     #[test]
     fn the_marks_are_always_ours() {
-        let mut headers = map(&[("x-relayed", "0"), ("x-relayed", "no"), ("X-VK-Relayed", ""), ("connection", "x-relayed")]);
+        let mut headers = map(&[
+            ("x-relayed", "0"),
+            ("x-relayed", "no"),
+            ("X-VK-Relayed", ""),
+            ("connection", "x-relayed"),
+        ]);
         request(&policy(), &mut headers);
         assert_eq!(all(&headers, "x-relayed"), ["1"]);
         assert_eq!(all(&headers, "x-vk-relayed"), ["1"]);
@@ -179,23 +196,55 @@ mod tests {
             (&[("origin", "null")], false, &[("origin", "null")]),
             // What the browser used, as the relay tells it.
             (
-                &[("origin", "https://h.pages.example"), ("x-forwarded-proto", "https"), ("x-forwarded-host", "h.pages.example")],
+                &[
+                    ("origin", "https://h.pages.example"),
+                    ("x-forwarded-proto", "https"),
+                    ("x-forwarded-host", "h.pages.example"),
+                ],
                 false,
                 &[("origin", "http://127.0.0.1:3000"), ("x-forwarded-host", "h.pages.example")],
             ),
             (
-                &[("origin", "https://evil.example"), ("x-forwarded-proto", "https"), ("x-forwarded-host", "h.pages.example")],
+                &[
+                    ("origin", "https://evil.example"),
+                    ("x-forwarded-proto", "https"),
+                    ("x-forwarded-host", "h.pages.example"),
+                ],
                 false,
                 &[("origin", "https://evil.example")],
             ),
-            (&[("referer", "https://relay.example/a?b=%2F")], false, &[("referer", "http://127.0.0.1:3000/a?b=%2F")]),
+            (
+                &[("referer", "https://relay.example/a?b=%2F")],
+                false,
+                &[("referer", "http://127.0.0.1:3000/a?b=%2F")],
+            ),
             (&[("referer", "https://other.example/a")], false, &[("referer", "https://other.example/a")]),
             // Hop by hop.
-            (&[("connection", "x-a"), ("x-a", "1"), ("x-b", "2")], false, &[("x-b", "2"), ("x-a", ""), ("connection", "")]),
-            (&[("connection", "Upgrade"), ("upgrade", "websocket")], false, &[("connection", "upgrade"), ("upgrade", "websocket")]),
-            (&[("te", "trailers"), ("trailer", "x-sum")], false, &[("te", "trailers"), ("connection", "te"), ("trailer", "x-sum")]),
-            (&[("expect", "100-continue"), ("content-length", "3")], false, &[("expect", "100-continue"), ("content-length", "3")]),
-            (&[("authorization", "Bearer app"), ("cookie", "a=b")], false, &[("authorization", "Bearer app"), ("cookie", "a=b")]),
+            (
+                &[("connection", "x-a"), ("x-a", "1"), ("x-b", "2")],
+                false,
+                &[("x-b", "2"), ("x-a", ""), ("connection", "")],
+            ),
+            (
+                &[("connection", "Upgrade"), ("upgrade", "websocket")],
+                false,
+                &[("connection", "upgrade"), ("upgrade", "websocket")],
+            ),
+            (
+                &[("te", "trailers"), ("trailer", "x-sum")],
+                false,
+                &[("te", "trailers"), ("connection", "te"), ("trailer", "x-sum")],
+            ),
+            (
+                &[("expect", "100-continue"), ("content-length", "3")],
+                false,
+                &[("expect", "100-continue"), ("content-length", "3")],
+            ),
+            (
+                &[("authorization", "Bearer app"), ("cookie", "a=b")],
+                false,
+                &[("authorization", "Bearer app"), ("cookie", "a=b")],
+            ),
         ];
         for (came, preserve_host, expected) in cases {
             let mut headers = map(came);
@@ -221,7 +270,10 @@ mod tests {
             ("http://127.0.0.1:3001/a", "http://127.0.0.1:3001/a"),
             ("http://127.0.0.1:3000@evil.example/", "http://127.0.0.1:3000@evil.example/"),
             ("http://127.0.0.1:3000.evil.example/", "http://127.0.0.1:3000.evil.example/"),
-            ("https://login.example/?next=http://127.0.0.1:3000/", "https://login.example/?next=http://127.0.0.1:3000/"),
+            (
+                "https://login.example/?next=http://127.0.0.1:3000/",
+                "https://login.example/?next=http://127.0.0.1:3000/",
+            ),
             ("//evil.example/a", "//evil.example/a"),
             ("/a", "/a"),
             ("a", "a"),
@@ -237,8 +289,17 @@ mod tests {
 
     #[test]
     fn responses_lose_only_what_is_hop_by_hop() {
-        let came = [("connection", "close, x-hop"), ("x-hop", "1"), ("transfer-encoding", "chunked"), ("keep-alive", "timeout=5"),
-            ("set-cookie", "a=1"), ("set-cookie", "b=2"), ("trailer", "x-sum"), ("x-vk-resp-signature", "s"), ("content-length", "0")];
+        let came = [
+            ("connection", "close, x-hop"),
+            ("x-hop", "1"),
+            ("transfer-encoding", "chunked"),
+            ("keep-alive", "timeout=5"),
+            ("set-cookie", "a=1"),
+            ("set-cookie", "b=2"),
+            ("trailer", "x-sum"),
+            ("x-vk-resp-signature", "s"),
+            ("content-length", "0"),
+        ];
         let mut headers = map(&came);
         assert_eq!(response(&policy(), None, &mut headers), Hop::default());
         let mut expected = map(&came[4..]);
