@@ -89,7 +89,7 @@ impl std::str::FromStr for LocalTarget {
 
     fn from_str(text: &str) -> Result<Self, TargetError> {
         if let Some(path) = text.strip_prefix("unix:") {
-            let path = path.strip_prefix("//").filter(|path| path.starts_with('/')).unwrap_or(path);
+            let path = path.strip_prefix("//").unwrap_or(path);
             if !path.starts_with('/') {
                 return Err(TargetError::Path(text.to_owned()));
             }
