@@ -12,7 +12,10 @@ use hyper::body::Incoming;
 use pin_project_lite::pin_project;
 use std::{
     pin::Pin,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -35,6 +38,16 @@ pub enum Wanted {
 
 type Waiting = Pin<Box<dyn Future<Output = ()> + Send + Sync>>;
 
+/// Tells that a request's body has come to its end, or is not wanted any more.
+#[derive(Default)]
+struct Over(Arc<AtomicBool>);
+
+impl Drop for Over {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Release);
+    }
+}
+
 pin_project! {
     /// The body of a request on its way to the local server.
     pub struct RequestBody {
@@ -42,6 +55,7 @@ pin_project! {
         inner: Option<Incoming>,
         held: Option<Waiting>,
         stats: Arc<Stats>,
+        over: Over,
     }
 }
 
@@ -51,14 +65,20 @@ impl RequestBody {
             inner: Some(inner),
             held: wanted.map(|wanted| -> Waiting { Box::pin(until_wanted(wanted)) }),
             stats,
+            over: Over::default(),
         }
     }
 }
 
 impl RequestBody {
+    /// True once the body has come to its end.
+    pub(super) fn over(&self) -> Arc<AtomicBool> {
+        self.over.0.clone()
+    }
+
     /// No body at all, for a request that is sent a second time.
     pub(super) fn empty(stats: Arc<Stats>) -> Self {
-        Self { inner: None, held: None, stats }
+        Self { inner: None, held: None, stats, over: Over::default() }
     }
 }
 
@@ -86,8 +106,11 @@ impl Body for RequestBody {
             *this.held = None;
         }
         // The first poll here is what makes our server side say `100 Continue` to the relay.
-        let Some(inner) = this.inner.as_pin_mut() else { return Poll::Ready(None) };
-        let frame = ready!(inner.poll_frame(cx));
+        let Some(mut inner) = this.inner.as_pin_mut() else { return Poll::Ready(None) };
+        let frame = ready!(inner.as_mut().poll_frame(cx));
+        if frame.is_none() || inner.is_end_stream() {
+            this.over.0.store(true, Ordering::Release);
+        }
         if let Some(Ok(frame)) = &frame {
             this.stats.received(frame.data_ref().map_or(0, Bytes::len));
         }

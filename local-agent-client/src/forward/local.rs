@@ -15,7 +15,7 @@ use hyper_rustls::HttpsConnector;
 use hyper_util::{
     client::legacy::{
         Client,
-        connect::{Connected, Connection, HttpConnector},
+        connect::{CaptureConnection, Connected, Connection, HttpConnector, capture_connection},
     },
     rt::{TokioExecutor, TokioIo, TokioTimer},
 };
@@ -186,6 +186,38 @@ impl Abort {
             Err(io::ErrorKind::ConnectionAborted.into())
         } else {
             Ok(())
+        }
+    }
+}
+
+/// Watches over an upload: when it is dropped before it is over, the connection ends. hyper alone would
+/// first wait until the local server has taken what is buffered, and it may never.
+pub(super) struct Upload {
+    capture: CaptureConnection,
+    over: Arc<AtomicBool>,
+    /// Before the answer the connection is nobody else's, whatever became of the body.
+    pub(super) answered: bool,
+}
+
+impl Upload {
+    /// Watches over the upload of `request`, whose body sets `over` at its end.
+    pub(super) fn new(request: &mut Request<RequestBody>) -> Self {
+        let over = request.body().over();
+        Self { capture: capture_connection(request), over, answered: false }
+    }
+}
+
+impl Drop for Upload {
+    fn drop(&mut self) {
+        if self.answered && self.over.load(Ordering::Acquire) {
+            return;
+        }
+        let mut extras = http::Extensions::new();
+        if let Some(connected) = &*self.capture.connection_metadata() {
+            connected.get_extras(&mut extras);
+        }
+        if let Some(abort) = extras.remove::<Arc<Abort>>() {
+            abort.now();
         }
     }
 }

@@ -22,7 +22,7 @@ use body::{EndsConnection, Wanted};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header, uri};
 use hyper::{body::Incoming, upgrade::OnUpgrade};
 use hyper_util::rt::TokioIo;
-use local::Abort;
+use local::{Abort, Upload};
 use parking_lot::Mutex;
 use path::Owner;
 use policy::Policy;
@@ -62,6 +62,8 @@ pub struct Connection {
     /// What the stream's tunnel carries.
     pub load: Arc<Load>,
     upgraded: Mutex<Option<Joined>>,
+    /// The last request's upload, which may go on after the answer.
+    upload: Mutex<Option<Upload>>,
 }
 
 /// Joins both ends of an upgraded connection; gives nothing back, because nobody is left to tell.
@@ -70,7 +72,7 @@ pub type Joined = Pin<Box<dyn Future<Output = ()> + Send>>;
 impl Connection {
     /// A stream of the tunnel with this load.
     pub fn new(load: Arc<Load>) -> Self {
-        Self { load, upgraded: Mutex::default() }
+        Self { load, ..Self::default() }
     }
 
     /// What is left to do after HTTP has ended on this stream.
@@ -222,6 +224,7 @@ impl Forwarder {
                 }
             });
         }
+        let upload = (!hyper::body::Body::is_end_stream(request.body())).then(|| Upload::new(&mut request));
         let mut sent = self.pool.request(request).await;
         if let Err(error) = &sent
             && !error.is_connect()
@@ -232,6 +235,10 @@ impl Forwarder {
             sent = self.pool.request(Request::from_parts(head, RequestBody::empty(self.stats.clone()))).await;
         }
         let mut response = sent.map_err(|error| self.failed(&error))?;
+        if let Some(mut upload) = upload {
+            upload.answered = true;
+            *connection.upload.lock() = Some(upload);
+        }
         let abort = response.extensions_mut().remove::<Arc<Abort>>();
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
             let Some(browser) = upgrade else {
