@@ -65,7 +65,7 @@ http {{
     listen {listen} backlog=4096;
     location / {{
       proxy_pass http://next; proxy_http_version 1.1; proxy_set_header Connection \"\"; proxy_set_header Host $host;
-      proxy_buffering off; proxy_request_buffering off; proxy_buffer_size 64k; client_body_buffer_size 64k;
+      proxy_buffering off; proxy_request_buffering off; proxy_buffer_size 64k; proxy_buffers 8 64k; client_body_buffer_size 64k;
     }}
   }}
 }}

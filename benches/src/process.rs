@@ -5,7 +5,7 @@ use serde::de::DeserializeOwned;
 use std::{
     fs::{self, File},
     net::{Ipv4Addr, SocketAddr, TcpListener},
-    path::Path,
+    path::{Path, PathBuf},
     process::Stdio,
     time::{Duration, Instant},
 };
@@ -24,6 +24,7 @@ pub struct Process {
     pub name: &'static str,
     child: Child,
     pid: u32,
+    log: PathBuf,
 }
 
 impl Process {
@@ -34,7 +35,7 @@ impl Process {
         let child = command.stdin(Stdio::null()).stdout(out).stderr(errors).spawn();
         let child = child.with_context(|| format!("starting {name}"))?;
         let pid = child.id().context("it has no process id")?;
-        Ok(Self { name, child, pid })
+        Ok(Self { name, child, pid, log: log.to_owned() })
     }
 
     /// Its process id.
@@ -53,10 +54,13 @@ impl Process {
             .sum()
     }
 
-    /// Fails when it has ended.
+    /// Fails when it has ended, with what it said.
     pub fn check(&mut self) -> anyhow::Result<()> {
         match self.child.try_wait()? {
-            Some(status) => bail!("{} has ended: {status}", self.name),
+            Some(status) => {
+                let said = fs::read_to_string(&self.log).unwrap_or_default();
+                bail!("{} has ended: {status}; it said:\n{said}", self.name)
+            }
             None => Ok(()),
         }
     }
