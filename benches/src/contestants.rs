@@ -110,20 +110,34 @@ pub struct Relay {
     token: String,
 }
 
+/// A command that nothing of the caller's environment redirects.
+fn command(program: &Path) -> Command {
+    let mut command = Command::new(program);
+    for (name, _) in std::env::vars_os() {
+        let text = name.to_string_lossy();
+        if ["RELAY_", "VK_", "VIBEKANBAN_"].iter().any(|prefix| text.starts_with(prefix))
+            || ["DATABASE_URL", "SERVER_DATABASE_URL", "LOCAL_URL", "HOST", "PORT"].contains(&&*text)
+        {
+            command.env_remove(name);
+        }
+    }
+    command.env("NO_PROXY", "127.0.0.1").env("no_proxy", "127.0.0.1").env("RUST_LOG", "warn");
+    command
+}
+
 /// The relay's command with its state in `dir`. The limits per address are raised: here everybody
 /// comes from one.
 fn relay_command(program: &Path, dir: &Path) -> Command {
-    let mut command = Command::new(program);
+    let mut command = command(program);
     command.env("RELAY_DATA_DIR", dir.join("relay"));
-    for name in ["DATABASE_URL", "SERVER_DATABASE_URL", "VIBEKANBAN_REMOTE_JWT_SECRET", "RELAY_JWT_SECRET"] {
-        command.env_remove(name);
-    }
     for name in
         ["RELAY_MAX_CONNECTIONS_PER_IP", "RELAY_MAX_TCP_CONNECTIONS_PER_IP", "RELAY_MAX_TCP_CONNECTIONS"]
     {
         command.env(name, "50000");
     }
-    command.env("RELAY_UPGRADE_RATE_PER_MINUTE", "1000000").env("RUST_LOG", "warn");
+    for name in ["RELAY_UPGRADE_RATE_PER_MINUTE", "RELAY_API_RATE_PER_MINUTE"] {
+        command.env(name, "1000000");
+    }
     command
 }
 
@@ -194,7 +208,7 @@ pub async fn start_ms(program: &Path, dir: &Path) -> anyhow::Result<f64> {
 /// Our relay and our agent.
 pub async fn ours(relay: &Path, agent: &Path, dir: &Path, origin: SocketAddr) -> anyhow::Result<Contestant> {
     let relay = Relay::start(relay, dir).await?;
-    let mut command = Command::new(agent);
+    let mut command = command(agent);
     command.args(["run", "--trust", "relay", "--name", "bench"]);
     command
         .arg("--relay")
@@ -202,7 +216,6 @@ pub async fn ours(relay: &Path, agent: &Path, dir: &Path, origin: SocketAddr) ->
         .arg("--to")
         .arg(format!("http://{origin}"));
     command.arg("--token-file").arg(&relay.token_file).arg("--state-dir").arg(dir.join("agent"));
-    command.env("NO_PROXY", "127.0.0.1").env("no_proxy", "127.0.0.1").env("RUST_LOG", "warn");
     let agent = Process::start("local-agent-client", &mut command, &dir.join("agent.log"))?;
     let base = relay.session().await?;
     ready(Contestant { name: "ours", base, processes: vec![relay.process, agent] }).await
