@@ -76,9 +76,10 @@ run_tests() {
     RUST_TEST_THREADS=${RUST_TEST_THREADS:-2} cargo test --workspace --all-targets --no-fail-fast
   fi
 }
+format() { cargo fmt --all --check && cargo fmt --manifest-path fuzz/Cargo.toml --check; }
 docs() { RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps; }
 
-step "format" cargo fmt --all --check || true
+step "format" format || true
 step "lints" cargo clippy --workspace --all-targets -- -D warnings || true
 if step "build" cargo build --workspace --bins --examples; then
   step "tests" run_tests || true
