@@ -180,3 +180,27 @@ pub async fn next_data(body: &mut Incoming) -> Option<Result<Bytes, hyper::Error
         }
     }
 }
+
+/// A WebSocket's largest message here, above the 16 MiB that must pass.
+const MAX_WS_MESSAGE: usize = 64 << 20;
+
+/// A WebSocket to a path, with these headers in its request.
+pub async fn websocket(
+    addr: SocketAddr,
+    path: &str,
+    headers: &[(&'static str, &str)],
+) -> Result<
+    (tokio_tungstenite::WebSocketStream<TcpStream>, http::Response<Option<Vec<u8>>>),
+    tokio_tungstenite::tungstenite::Error,
+> {
+    use tokio_tungstenite::tungstenite::{client::IntoClientRequest, protocol::WebSocketConfig};
+    let mut request = format!("ws://{addr}{path}").into_client_request()?;
+    for (name, value) in headers {
+        request.headers_mut().insert(*name, HeaderValue::from_str(value).expect("a header value"));
+    }
+    let tcp = TcpStream::connect(addr).await?;
+    tcp.set_nodelay(true)?;
+    let config =
+        WebSocketConfig::default().max_message_size(Some(MAX_WS_MESSAGE)).max_frame_size(Some(MAX_WS_MESSAGE));
+    tokio_tungstenite::client_async_with_config(request, tcp, Some(config)).await
+}
