@@ -22,11 +22,10 @@ use axum::{
 };
 use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
-use hyper::body::Frame;
 use relay_protocol::api::HostStatus;
 use system_tests::{
     Agent, AgentOptions, LocalServer, Relay, RelayOptions, SOON, Stack,
-    client::{self, Connection, channel, h2, next_data, websocket},
+    client::{self, Connection, h2, next_data, websocket},
     eventually,
     local::{Counts, app, big_digest},
     noise,
@@ -176,7 +175,7 @@ async fn websocket_messages_of_every_size_pass_both_ways() {
         let back = within("the echo", SOON, rx.next()).await.expect("an echo").unwrap();
         assert_eq!(back, Message::Binary(noise(n.into(), (n as usize * 37) % 5000)), "message {n}");
     }
-    sender.await.unwrap();
+    drop(sender.await.unwrap());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -409,32 +408,30 @@ async fn uploads_that_are_abandoned_free_every_connection_at_both_ends() {
     let (relay_fds, agent_fds) = (stack.relay.process.fds(), stack.agent.process.fds());
     let idle = local.counts.open();
     for chunked in [false, true] {
+        let framing = if chunked { "transfer-encoding: chunked" } else { "content-length: 100000000" };
         let mut uploads = Vec::new();
         for _ in 0..UPLOADS {
-            let (sender, body) = channel();
-            let mut connection = Connection::open(stack.addr()).await.unwrap();
-            let mut request = stack.request("POST", "/digest");
-            if !chunked {
-                request = request.header("content-length", "100000000");
-            }
-            let request = request.body(body).unwrap();
-            let sending = tokio::spawn(async move {
-                let response = connection.send(request).await;
-                (connection, response.map(|r| r.status()))
-            });
+            let mut conn = RawConn::connect(stack.addr()).await;
+            let head = format!("POST {} HTTP/1.1\r\nhost: r\r\n{framing}\r\n\r\n", stack.path("/digest"));
+            conn.write(head).await.unwrap();
             for _ in 0..8 {
-                sender.send(Frame::data(noise(3, 64 * 1024))).await.unwrap();
+                if chunked {
+                    conn.write("10000\r\n").await.unwrap();
+                }
+                conn.write(noise(3, 0x10000)).await.unwrap();
+                if chunked {
+                    conn.write("\r\n").await.unwrap();
+                }
             }
-            uploads.push((sender, sending));
+            uploads.push(conn);
         }
         eventually("every upload has reached the local server", SOON, || async {
             local.counts.open() >= UPLOADS
         })
         .await;
-        for (sender, sending) in uploads {
-            // The tab closes: no end of the body, just no connection any more.
-            sending.abort();
-            drop(sender);
+        // The tabs close: no end of the body, just no connection any more.
+        for (n, conn) in uploads.into_iter().enumerate() {
+            if n % 2 == 0 { conn.reset() } else { drop(conn) }
         }
         eventually("the local server's connections are free", FREED_WITHIN, || async {
             local.counts.open() <= idle.max(1)
