@@ -2,7 +2,10 @@
 
 use std::{
     net::SocketAddr,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -50,6 +53,7 @@ pub struct Throttle {
     /// Where to connect instead of the target.
     pub addr: SocketAddr,
     links: Arc<Mutex<Vec<Link>>>,
+    blocked: Arc<AtomicBool>,
     task: JoinHandle<()>,
 }
 
@@ -74,14 +78,19 @@ impl Throttle {
         let addr = listener.local_addr().expect("an address");
         let links = Arc::new(Mutex::new(Vec::new()));
         let all = Arc::clone(&links);
+        let blocked = Arc::new(AtomicBool::new(false));
+        let refuse = Arc::clone(&blocked);
         let task = tokio::spawn(async move {
             while let Ok((from, _)) = listener.accept().await {
+                if refuse.load(Ordering::SeqCst) {
+                    continue;
+                }
                 let (state, watch) = watch::channel(State::Open);
                 let task = tokio::spawn(forward(from, target, rate, watch)).abort_handle();
                 all.lock().expect("not poisoned").push(Link { state, task });
             }
         });
-        Self { addr, links, task }
+        Self { addr, links, blocked, task }
     }
 
     /// Its URL, for an agent.
@@ -115,6 +124,14 @@ impl Throttle {
             if *link.state.borrow() == State::Frozen {
                 link.task.abort();
             }
+        }
+    }
+
+    /// Closes every connection and lets no new one pass, or lets them pass again.
+    pub fn block(&self, block: bool) {
+        self.blocked.store(block, Ordering::SeqCst);
+        if block {
+            self.cut();
         }
     }
 
