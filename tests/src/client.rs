@@ -200,7 +200,8 @@ pub async fn websocket(
     }
     let tcp = TcpStream::connect(addr).await?;
     tcp.set_nodelay(true)?;
-    let config =
-        WebSocketConfig::default().max_message_size(Some(MAX_WS_MESSAGE)).max_frame_size(Some(MAX_WS_MESSAGE));
+    let config = WebSocketConfig::default()
+        .max_message_size(Some(MAX_WS_MESSAGE))
+        .max_frame_size(Some(MAX_WS_MESSAGE));
     tokio_tungstenite::client_async_with_config(request, tcp, Some(config)).await
 }

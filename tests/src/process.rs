@@ -18,12 +18,18 @@ use nix::{
 /// Lines of log that are printed for a failed test.
 const LOG_TAIL: usize = 60;
 
-/// The debug binary (or `examples/NAME`) beside the test executable.
+/// Names a folder with other binaries than those beside the tests: a release build, an older version.
+const BIN_DIR: &str = "SYSTEM_TESTS_BIN_DIR";
+
+/// The binary (or `examples/NAME`) beside the test executable, or in [`BIN_DIR`].
 pub fn bin(name: &str) -> PathBuf {
-    let test = std::env::current_exe().expect("the test executable has a path");
-    // target/debug/deps/TEST
-    let debug = test.parent().and_then(Path::parent).expect("the test executable lies in target/debug/deps");
-    let path = debug.join(name);
+    let folder = std::env::var_os(BIN_DIR).map(PathBuf::from).unwrap_or_else(|| {
+        let test = std::env::current_exe().expect("the test executable has a path");
+        // target/debug/deps/TEST
+        let debug = test.parent().and_then(Path::parent);
+        debug.expect("the test executable lies in target/debug/deps").to_owned()
+    });
+    let path = folder.join(name);
     assert!(
         path.exists(),
         "{name} is not built: run `cargo build --workspace --bins --examples` before the system tests"

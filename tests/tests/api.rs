@@ -47,7 +47,9 @@ fn guarded() -> Vec<(Method, String)> {
 async fn every_guarded_route_refuses_a_caller_without_a_good_token() {
     let relay = Relay::start(RelayOptions::default()).await;
     for (method, path) in guarded() {
-        for authorization in [None, Some(""), Some("Bearer"), Some("Bearer "), Some("Bearer x.y.z"), Some("Basic YTpi")] {
+        for authorization in
+            [None, Some(""), Some("Bearer"), Some("Bearer "), Some("Bearer x.y.z"), Some("Basic YTpi")]
+        {
             let mut request = Request::builder().method(&method).uri(&path);
             if let Some(value) = authorization {
                 request = request.header("authorization", value);
@@ -65,7 +67,9 @@ async fn a_token_in_the_query_is_no_token() {
     let relay = Relay::start(RelayOptions::default()).await;
     let token = relay.user_with_token(EMAIL).await;
     for name in ["token", "access_token", "authorization"] {
-        fetch(relay.addr, get(&format!("/v1/relay/hosts?{name}={token}"))).await.is_problem(Code::Unauthorized);
+        fetch(relay.addr, get(&format!("/v1/relay/hosts?{name}={token}")))
+            .await
+            .is_problem(Code::Unauthorized);
     }
     assert!(!relay.log().contains(&token), "a query reached the log");
 }
@@ -89,7 +93,16 @@ async fn paths_that_are_off_look_exactly_like_paths_that_are_not() {
     let token = relay.user_with_token(EMAIL).await;
     let unknown = fetch(relay.addr, get("/nothing-of-this-name")).await;
     unknown.is_problem(Code::NotFound);
-    for path in ["/state", "/logs", "/metrics", "/admin", "/v1/relay", "/v1/relay/", "/v1/relay/nothing", "/v1/relayx/hosts"] {
+    for path in [
+        "/state",
+        "/logs",
+        "/metrics",
+        "/admin",
+        "/v1/relay",
+        "/v1/relay/",
+        "/v1/relay/nothing",
+        "/v1/relayx/hosts",
+    ] {
         let reply = fetch(relay.addr, get(path)).await;
         assert_eq!(shape(&reply), shape(&unknown), "{path}");
         let with_token = relay.api(Method::GET, path, &token).await;
@@ -130,7 +143,8 @@ async fn every_answer_carries_the_id_under_which_it_was_logged() {
         assert_ne!(again.header("x-request-id"), Some(id.as_str()), "two requests, one id");
     }
     // Whatever a caller claims as its id must not forge lines of the log.
-    let forged = Request::builder().uri("/nothing").header("x-request-id", "a b\tc=\"d\"").body(empty()).unwrap();
+    let forged =
+        Request::builder().uri("/nothing").header("x-request-id", "a b\tc=\"d\"").body(empty()).unwrap();
     let reply = fetch(relay.addr, forged).await;
     assert_ne!(reply.header("x-request-id"), Some("a b\tc=\"d\""));
 }
@@ -139,7 +153,8 @@ async fn every_answer_carries_the_id_under_which_it_was_logged() {
 async fn a_session_is_made_listed_used_and_revoked() {
     let local = LocalServer::router(app()).await;
     let stack = Stack::start(&local.url()).await;
-    let reply = stack.relay.api(Method::POST, &format!("/v1/relay/create/{}", stack.host), &stack.token).await;
+    let reply =
+        stack.relay.api(Method::POST, &format!("/v1/relay/create/{}", stack.host), &stack.token).await;
     let made: relay_protocol::api::CreatedSession = reply.json();
     assert!(made.expires_at > system_tests::tokens::now());
     assert_eq!(reply.header("cache-control"), Some("no-store"), "the answer is a credential: {reply:?}");
@@ -177,7 +192,10 @@ async fn revoking_a_session_ends_what_it_has_open() {
     let path = format!("/v1/relay/sessions/{}", stack.session);
     assert!(stack.relay.api(Method::DELETE, &path, &stack.token).await.status.is_success());
     let end = tokio::time::timeout(std::time::Duration::from_secs(5), client::next_data(&mut body)).await;
-    assert!(matches!(end, Ok(Some(Err(_)))), "a revoked session's stream goes on, or looks complete: {end:?}");
+    assert!(
+        matches!(end, Ok(Some(Err(_)))),
+        "a revoked session's stream goes on, or looks complete: {end:?}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -186,7 +204,10 @@ async fn hosts_are_listed_renamed_and_deleted() {
     let stack = Stack::start(&local.url()).await;
     let host = stack.relay.find_host(&stack.token, HOST).await.unwrap();
     assert_eq!((host.id, host.status, host.role), (stack.host, HostStatus::Online, AccessRole::Owner));
-    assert!(host.last_seen_at.is_some() && host.agent_version.is_some() && !host.machine_id.is_empty(), "{host:?}");
+    assert!(
+        host.last_seen_at.is_some() && host.agent_version.is_some() && !host.machine_id.is_empty(),
+        "{host:?}"
+    );
 
     let path = format!("/v1/relay/hosts/{}", stack.host);
     let renamed = stack.relay.api_json(Method::PATCH, &path, &stack.token, json!({"name": "Büro 2"})).await;
@@ -258,7 +279,8 @@ async fn ids_are_taken_in_upper_case_and_in_no_other_form() {
     let recorder = Recorder::start().await;
     let stack = Stack::start(&recorder.server.url()).await;
     let upper = |id: Uuid| id.to_string().to_uppercase();
-    let reply = stack.relay.api(Method::POST, &format!("/v1/relay/create/{}", upper(stack.host)), &stack.token).await;
+    let reply =
+        stack.relay.api(Method::POST, &format!("/v1/relay/create/{}", upper(stack.host)), &stack.token).await;
     assert!(reply.status.is_success(), "{reply:?}");
     let path = format!("/v1/relay/h/{}/s/{}/x", upper(stack.host), upper(stack.session));
     assert_eq!(fetch(stack.addr(), get(&path)).await.text(), "ok");
@@ -284,10 +306,7 @@ async fn ids_are_taken_in_upper_case_and_in_no_other_form() {
     ] {
         let reply = fetch(stack.addr(), get(&path)).await;
         let code = reply.problem().code;
-        assert!(
-            matches!(code, Code::NotFound | Code::BadRequest | Code::SessionExpired),
-            "{path}: {code:?}"
-        );
+        assert!(matches!(code, Code::NotFound | Code::BadRequest | Code::SessionExpired), "{path}: {code:?}");
     }
     assert_eq!(recorder.count(), seen, "a path that does not match exactly was forwarded");
 }
@@ -298,7 +317,8 @@ async fn a_session_opens_its_own_host_alone() {
     let stack = Stack::start(&recorder.server.url()).await;
     let other = Recorder::start().await;
     let _agent =
-        Agent::start(AgentOptions::new(&stack.relay.url(), &other.server.url(), &stack.token, "second")).await;
+        Agent::start(AgentOptions::new(&stack.relay.url(), &other.server.url(), &stack.token, "second"))
+            .await;
     let second = stack.relay.await_host(&stack.token, "second", HostStatus::Online).await;
     let crossed = format!("/v1/relay/h/{}/s/{}/x", second.id, stack.session);
     fetch(stack.addr(), get(&crossed)).await.is_problem(Code::SessionExpired);
@@ -322,7 +342,8 @@ async fn an_offline_host_says_so_to_programs_and_to_people() {
     let after: u64 = reply.header("retry-after").expect("Retry-After").parse().expect("seconds");
     assert!((1..=600).contains(&after), "{after}");
 
-    let navigation = stack.request("GET", "/hello").header("accept", "text/html,application/xhtml+xml,*/*;q=0.8");
+    let navigation =
+        stack.request("GET", "/hello").header("accept", "text/html,application/xhtml+xml,*/*;q=0.8");
     let page = stack.fetch(navigation.body(empty()).unwrap()).await;
     assert_eq!(page.status, StatusCode::SERVICE_UNAVAILABLE);
     assert!(page.header("content-type").unwrap().starts_with("text/html"), "{page:?}");
@@ -331,7 +352,9 @@ async fn an_offline_host_says_so_to_programs_and_to_people() {
     let html = page.text();
     assert!(!html.contains("<script>alert"), "the name of a host is not escaped: {html}");
     assert!(html.contains("&lt;script&gt;"), "the page names the host: {html}");
-    let retries = html.contains("http-equiv=\"refresh\"") || html.contains("<script") || page.header("refresh").is_some();
+    let retries = html.contains("http-equiv=\"refresh\"")
+        || html.contains("<script")
+        || page.header("refresh").is_some();
     assert!(retries, "the page retries by itself: {html}");
     assert!(!html.contains(&stack.session.to_string()), "the session id stands in the page");
     // The session is checked first: nobody learns of a host through a path that he guessed.
@@ -360,7 +383,9 @@ async fn no_secret_reaches_a_log() {
     assert_eq!(stack.fetch(request).await.status, StatusCode::OK);
     // Errors are where secrets slip out.
     let other = Uuid::new_v4();
-    fetch(stack.addr(), get(&format!("/v1/relay/h/{}/s/{other}/x", stack.host))).await.is_problem(Code::SessionExpired);
+    fetch(stack.addr(), get(&format!("/v1/relay/h/{}/s/{other}/x", stack.host)))
+        .await
+        .is_problem(Code::SessionExpired);
     let bad = format!("{}x", stack.token);
     stack.relay.api(Method::GET, "/v1/relay/hosts", &bad).await.is_problem(Code::Unauthorized);
     drop(local);

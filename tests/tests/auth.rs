@@ -163,7 +163,10 @@ async fn the_commands_list_what_there_is_and_no_secret() {
 
     for (args, says) in [
         (&["token", "create", "--user", "nobody@example.com"][..], "nobody@example.com"),
-        (&["token", "revoke", "00000000-0000-4000-8000-000000000000"], "00000000-0000-4000-8000-000000000000"),
+        (
+            &["token", "revoke", "00000000-0000-4000-8000-000000000000"],
+            "00000000-0000-4000-8000-000000000000",
+        ),
         (&["token", "revoke", "not-an-id"], "not-an-id"),
         (&["token", "create", "--user", EMAIL, "--expires", "soon"], "soon"),
         (&["user", "add", EMAIL], EMAIL),

@@ -42,7 +42,10 @@ fn tls() -> Tls {
     let certificate = params.signed_by(&key, &issuer).unwrap();
     let config = rustls::ServerConfig::builder()
         .with_no_client_auth()
-        .with_single_cert(vec![certificate.der().clone()], PrivatePkcs8KeyDer::from(key.serialize_der()).into())
+        .with_single_cert(
+            vec![certificate.der().clone()],
+            PrivatePkcs8KeyDer::from(key.serialize_der()).into(),
+        )
         .unwrap();
     Tls { acceptor: TlsAcceptor::from(Arc::new(config)), authority: authority.pem() }
 }
@@ -81,7 +84,8 @@ async fn a_local_https_server_is_checked_unless_told_not_to() {
     assert_eq!(local.counts.accepted(), 0, "a certificate that nobody vouches for was taken");
     let unchecked = Stack::with(&to, RelayOptions::default(), |a| a.arg("--insecure-local")).await;
     assert_eq!(unchecked.get("/hello").await.text(), "hello");
-    let (mut ws, _) = websocket(unchecked.addr(), &unchecked.path("/ws"), &[]).await.expect("an upgrade over TLS");
+    let (mut ws, _) =
+        websocket(unchecked.addr(), &unchecked.path("/ws"), &[]).await.expect("an upgrade over TLS");
     use futures_util::{SinkExt, StreamExt};
     ws.send("over TLS".into()).await.unwrap();
     assert_eq!(within("the echo", SOON, ws.next()).await.unwrap().unwrap(), "over TLS".into());
@@ -141,7 +145,8 @@ async fn a_relay_behind_tls_is_checked_in_every_build() {
     assert_eq!(reply.text(), "hello");
     // A name that the certificate does not cover.
     let wrong = format!("https://127.0.0.2:{}", front.port());
-    let options = AgentOptions::new(&wrong, &local.url(), &token, "wrong").arg("--ca").arg(ca.to_str().unwrap());
+    let options =
+        AgentOptions::new(&wrong, &local.url(), &token, "wrong").arg("--ca").arg(ca.to_str().unwrap());
     let mut wrong = Agent::spawn(options);
     let status = wrong
         .status_becomes("an error", SOON, |s| s["last_error"].as_str().is_some_and(|e| !e.is_empty()))
@@ -196,7 +201,9 @@ async fn the_agent_dials_through_the_proxy_of_its_environment_unless_excepted() 
     let mut refused = Agent::spawn(options("refused").env("HTTP_PROXY", &wrong));
     let status = refused
         .status_becomes("the proxy is named", SOON, |s| {
-            s["last_error"].as_str().is_some_and(|e| e.contains("407") || e.to_ascii_lowercase().contains("proxy"))
+            s["last_error"]
+                .as_str()
+                .is_some_and(|e| e.contains("407") || e.to_ascii_lowercase().contains("proxy"))
         })
         .await;
     assert!(!status.to_string().contains("wrong"), "the proxy's password is in the status: {status}");
@@ -210,14 +217,20 @@ async fn a_refusal_is_told_apart_from_a_loss() {
     let mut agent = Agent::spawn(AgentOptions::new(&relay.url(), &local.url(), "not-a-token", HOST));
     let status = agent
         .status_becomes("the refusal is said", SOON, |s| {
-            s["last_error"].as_str().is_some_and(|e| e.contains("401") || e.to_ascii_lowercase().contains("token"))
+            s["last_error"]
+                .as_str()
+                .is_some_and(|e| e.contains("401") || e.to_ascii_lowercase().contains("token"))
         })
         .await;
     assert_eq!(status["connected"], json!(false), "{status}");
     assert!(!status.to_string().contains("not-a-token"), "{status}");
     assert!(agent.process.exited().is_none(), "the token file may yet be put right");
     agent.write_token(&token);
-    agent.status_becomes("connected with the new token", Duration::from_secs(45), |s| s["connected"] == json!(true)).await;
+    agent
+        .status_becomes("connected with the new token", Duration::from_secs(45), |s| {
+            s["connected"] == json!(true)
+        })
+        .await;
     assert!(!agent.process.log().contains(&token), "the token is in the log");
 }
 
@@ -234,7 +247,10 @@ async fn the_status_tells_what_a_person_wants_to_know() {
     assert!(text.contains(&stack.host.to_string()) || text.contains(HOST), "which host: {text}");
     assert!(status["requests"].as_u64().is_some_and(|n| n >= 5), "requests: {text}");
     assert!(status.as_object().unwrap().keys().any(|k| k.contains("since")), "since when: {text}");
-    assert!(status.as_object().unwrap().keys().any(|k| k.contains("rtt") || k.contains("round_trip")), "round trip: {text}");
+    assert!(
+        status.as_object().unwrap().keys().any(|k| k.contains("rtt") || k.contains("round_trip")),
+        "round trip: {text}"
+    );
     assert!(!text.contains(&stack.token), "{text}");
     let mut plain = command(bin("local-agent-client"));
     plain.arg("status").arg("--state-dir").arg(stack.agent.state_dir());
@@ -259,15 +275,34 @@ async fn the_agent_says_what_is_wrong_with_its_arguments() {
         (&["--relay", "http://127.0.0.1:1", "--to", "gopher://x", "--token-file", token], "gopher"),
         (&["--relay", "http://127.0.0.1:1", "--token-file", token], "to"),
         (&["--to", "http://127.0.0.1:1", "--token-file", token], "relay"),
-        (&["--relay", "http://127.0.0.1:1", "--to", "http://127.0.0.1:1", "--token-file", token, "--trust", "everybody"], "everybody"),
+        (
+            &[
+                "--relay",
+                "http://127.0.0.1:1",
+                "--to",
+                "http://127.0.0.1:1",
+                "--token-file",
+                token,
+                "--trust",
+                "everybody",
+            ],
+            "everybody",
+        ),
     ];
     for (args, says) in cases {
         let mut agent = command(bin("local-agent-client"));
-        agent.arg("run").args(["--state-dir", dir.path().to_str().unwrap()]).args(args).env("HOME", dir.path());
+        agent
+            .arg("run")
+            .args(["--state-dir", dir.path().to_str().unwrap()])
+            .args(args)
+            .env("HOME", dir.path());
         let out = within("it ends", SOON, run(agent)).await;
         assert!(!out.status.success(), "{args:?}: {out:?}");
         assert!(out.stderr.to_lowercase().contains(says), "{args:?}: {out:?}");
-        assert!(!out.stderr.contains("secret-token") && !out.stderr.contains("panicked"), "{args:?}: {out:?}");
+        assert!(
+            !out.stderr.contains("secret-token") && !out.stderr.contains("panicked"),
+            "{args:?}: {out:?}"
+        );
     }
 }
 
@@ -336,8 +371,9 @@ async fn a_silent_response_stays_open_while_the_agent_waits() {
         conn.write("1\r\nb\r\n0\r\n\r\n").await.ok();
     })
     .await;
-    let options =
-        RelayOptions::default().env("RELAY_TUNNEL_PING_INTERVAL", "1s").env("RELAY_TUNNEL_PING_TIMEOUT", "1s");
+    let options = RelayOptions::default()
+        .env("RELAY_TUNNEL_PING_INTERVAL", "1s")
+        .env("RELAY_TUNNEL_PING_TIMEOUT", "1s");
     let stack = Stack::with(&local.url(), options, |a| a).await;
     let mut body = send(stack.addr(), get(&stack.path("/x"))).await.unwrap().into_body();
     assert_eq!(next_data(&mut body).await.unwrap().unwrap(), "a");

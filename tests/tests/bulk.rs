@@ -83,7 +83,8 @@ async fn heavy_a_gibibyte_goes_down_and_up_in_bounded_memory() {
 
     let watch = Watch::start(&stack);
     let begun = Instant::now();
-    let response = client::send(stack.addr(), client::get(&stack.path(&format!("/big/{GIB}")))).await.unwrap();
+    let response =
+        client::send(stack.addr(), client::get(&stack.path(&format!("/big/{GIB}")))).await.unwrap();
     assert_eq!(within("the download", TRANSFER, digest(response.into_body())).await, expected);
     println!("down: {:?}", begun.elapsed());
     watch.bounded("down");
@@ -106,12 +107,14 @@ async fn heavy_slow_readers_and_writers_hold_no_more_than_their_windows() {
     let watch = Watch::start(&stack);
     let mut stalled = Vec::new();
     for _ in 0..READERS {
-        let response = client::send(stack.addr(), client::get(&stack.path(&format!("/big/{GIB}")))).await.unwrap();
+        let response =
+            client::send(stack.addr(), client::get(&stack.path(&format!("/big/{GIB}")))).await.unwrap();
         stalled.push(response);
     }
     // Another transfer passes meanwhile: what would be read ahead for the stalled ones, is by now.
     let expected = big_digest(64 * MIB).await;
-    let response = client::send(stack.addr(), client::get(&stack.path(&format!("/big/{}", 64 * MIB)))).await.unwrap();
+    let response =
+        client::send(stack.addr(), client::get(&stack.path(&format!("/big/{}", 64 * MIB)))).await.unwrap();
     assert_eq!(within("a download beside", TRANSFER, digest(response.into_body())).await, expected);
     watch.bounded("16 stalled readers");
     drop(stalled);

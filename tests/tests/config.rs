@@ -58,7 +58,10 @@ async fn bad_values_stop_the_start_and_are_named() {
 async fn a_bad_secret_is_named_and_never_shown() {
     for (name, value) in [
         ("VIBEKANBAN_REMOTE_JWT_SECRET", "c2hvcnQ="),
-        ("VIBEKANBAN_REMOTE_JWT_SECRET", "this is !!! not base64 at all, but it is long enough to be a secret"),
+        (
+            "VIBEKANBAN_REMOTE_JWT_SECRET",
+            "this is !!! not base64 at all, but it is long enough to be a secret",
+        ),
         ("RELAY_JWT_SECRET", "c2hvcnQ="),
     ] {
         let log = refuses(RelayOptions::default().env(name, value)).await;
@@ -133,7 +136,10 @@ async fn a_secret_may_come_from_a_file() {
     assert!(relay.api(http::Method::GET, "/v1/relay/hosts", &ours).await.status.is_success());
     let missing = RelayOptions::default().env("VIBEKANBAN_REMOTE_JWT_SECRET_FILE", "/nonexistent/secret");
     let log = refuses(missing).await;
-    assert!(log.contains("VIBEKANBAN_REMOTE_JWT_SECRET_FILE") || log.contains("/nonexistent/secret"), "{log}");
+    assert!(
+        log.contains("VIBEKANBAN_REMOTE_JWT_SECRET_FILE") || log.contains("/nonexistent/secret"),
+        "{log}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -152,7 +158,9 @@ async fn log_lines_are_json_when_asked_for() {
     let options = RelayOptions::default().env("RELAY_LOG_FORMAT", "json");
     let mut process = spawn(&options, data.path(), any());
     let line: serde_json::Value = process
-        .line("listening", SOON, |line| line.contains("listening").then(|| serde_json::from_str(line).expect("JSON")))
+        .line("listening", SOON, |line| {
+            line.contains("listening").then(|| serde_json::from_str(line).expect("JSON"))
+        })
         .await;
     assert!(line.to_string().contains("127.0.0.1"), "{line}");
 }

@@ -30,7 +30,9 @@ fn list(reply: &Reply, name: &str) -> Vec<String> {
         .headers
         .get_all(name)
         .iter()
-        .flat_map(|v| v.to_str().unwrap().split(',').map(|s| s.trim().to_ascii_lowercase()).collect::<Vec<_>>())
+        .flat_map(|v| {
+            v.to_str().unwrap().split(',').map(|s| s.trim().to_ascii_lowercase()).collect::<Vec<_>>()
+        })
         .collect()
 }
 
@@ -49,7 +51,10 @@ async fn an_allowed_origin_may_call_everything_with_credentials() {
         assert!(reply.status.is_success(), "{path}: {reply:?}");
         assert_eq!(reply.header("access-control-allow-origin"), Some(APP), "{path}");
         assert_eq!(reply.header("access-control-allow-credentials"), Some("true"), "{path}");
-        assert!(list(&reply, "access-control-allow-methods").contains(&"put".to_owned()), "{path}: {reply:?}");
+        assert!(
+            list(&reply, "access-control-allow-methods").contains(&"put".to_owned()),
+            "{path}: {reply:?}"
+        );
         let headers = list(&reply, "access-control-allow-headers");
         for name in ["authorization", "content-type", "x-vk-sig-ts"] {
             assert!(headers.contains(&name.to_owned()), "{path}: {name} in {headers:?}");

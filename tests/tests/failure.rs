@@ -37,10 +37,19 @@ const NEVER_HANGS: Duration = Duration::from_secs(40);
 async fn a_local_server_that_dies_in_a_body_is_an_error_and_never_a_short_success() {
     let deaths: [(&str, &str); 5] = [
         ("content-length", "HTTP/1.1 200 OK\r\ncontent-length: 100000\r\n\r\nsome of it"),
-        ("chunked, between chunks", "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\na\r\nsome of it\r\n"),
+        (
+            "chunked, between chunks",
+            "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\na\r\nsome of it\r\n",
+        ),
         ("chunked, in a chunk", "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\nff\r\nsome of it"),
-        ("chunked, in the last one", "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\na\r\nsome of it\r\n0\r\n"),
-        ("chunked, a broken size", "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\na\r\nsome of it\r\nzz\r\n"),
+        (
+            "chunked, in the last one",
+            "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\na\r\nsome of it\r\n0\r\n",
+        ),
+        (
+            "chunked, a broken size",
+            "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\na\r\nsome of it\r\nzz\r\n",
+        ),
     ];
     for (what, answer) in deaths {
         for reset in [false, true] {
@@ -62,7 +71,8 @@ async fn a_local_server_that_dies_in_a_body_is_an_error_and_never_a_short_succes
                 Ok(reply) => assert!(reply.status.is_server_error(), "{what}, reset {reset}: {reply:?}"),
             }
             // The same seen by a client that looks at the bytes: no last chunk may come.
-            let request = format!("GET {} HTTP/1.1\r\nhost: r\r\nconnection: close\r\n\r\n", stack.path("/x"));
+            let request =
+                format!("GET {} HTTP/1.1\r\nhost: r\r\nconnection: close\r\n\r\n", stack.path("/x"));
             if let Some((head, body)) = within(what, SOON, exchange(stack.addr(), request)).await {
                 assert!(head.status() >= 500 || !body.complete, "{what}, reset {reset}: {}", head.text());
             }
@@ -83,7 +93,13 @@ async fn a_local_server_that_dies_in_a_body_is_an_error_and_never_a_short_succes
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_local_server_that_breaks_off_before_its_answer_is_said_to_have_failed() {
-    for answer in ["", "HTTP/1.1 2", "HTTP/1.1 200 OK\r\ncontent-le", "nonsense\r\n\r\n", "HTTP/1.1 100 Continue\r\n\r\n"] {
+    for answer in [
+        "",
+        "HTTP/1.1 2",
+        "HTTP/1.1 200 OK\r\ncontent-le",
+        "nonsense\r\n\r\n",
+        "HTTP/1.1 100 Continue\r\n\r\n",
+    ] {
         let local = LocalServer::raw(move |mut conn| async move {
             conn.head().await;
             conn.write(answer).await.ok();
@@ -163,13 +179,12 @@ async fn a_frozen_agent_lets_no_request_hang_and_serves_again_when_it_thaws() {
     while let Some(done) = within("an answer", NEVER_HANGS, all.join_next()).await {
         let reply = done.unwrap().expect("an answer");
         let code = reply.problem().code;
-        assert!(
-            matches!(code, Code::AgentUnresponsive | Code::TunnelLost | Code::HostOffline),
-            "{code:?}"
-        );
+        assert!(matches!(code, Code::AgentUnresponsive | Code::TunnelLost | Code::HostOffline), "{code:?}");
     }
     stack.relay.await_host(&stack.token, HOST, HostStatus::Offline).await;
-    within("offline is said at once", Duration::from_secs(5), stack.get("/hello")).await.is_problem(Code::HostOffline);
+    within("offline is said at once", Duration::from_secs(5), stack.get("/hello"))
+        .await
+        .is_problem(Code::HostOffline);
     stack.agent.signal(Signal::SIGCONT);
     stack.relay.await_host(&stack.token, HOST, HostStatus::Online).await;
     eventually("it serves again", SOON, || async { stack.get("/hello").await.text() == "hello" }).await;
@@ -235,7 +250,12 @@ async fn a_reconnect_while_the_old_socket_is_half_open_serves_at_once_and_stays(
     agent.respawn();
     eventually("the agent has dialled", SOON, || async { link.connections() >= 2 }).await;
     agent.connected().await;
-    let reply = within("the new tunnel serves", Duration::from_secs(5), client::fetch(relay.addr, client::get(&path))).await;
+    let reply = within(
+        "the new tunnel serves",
+        Duration::from_secs(5),
+        client::fetch(relay.addr, client::get(&path)),
+    )
+    .await;
     assert_eq!(reply.text(), "hello", "{reply:?}");
 
     // Only now the relay learns that the old one has ended.
@@ -260,7 +280,8 @@ async fn a_link_that_goes_silent_is_noticed_by_both_ends() {
     let session = relay.create_session(&token, host).await;
     let path = format!("/v1/relay/h/{host}/s/{session}/hello");
     link.freeze();
-    let reply = within("an answer", NEVER_HANGS, try_fetch(relay.addr, client::get(&path))).await.expect("an answer");
+    let reply =
+        within("an answer", NEVER_HANGS, try_fetch(relay.addr, client::get(&path))).await.expect("an answer");
     let code = reply.problem().code;
     assert!(matches!(code, Code::AgentUnresponsive | Code::TunnelLost), "{code:?}");
     // New connections pass: the agent finds its way back without being told anything.
@@ -281,7 +302,8 @@ async fn slow_server() -> (LocalServer, Arc<Notify>, Arc<AtomicUsize>) {
         get(move || async move {
             let (first, rest) = (Bytes::from_static(b"first "), Bytes::from_static(b"last"));
             let stream = futures_util::stream::unfold(0, move |n| {
-                let (gate, count, first, rest) = (Arc::clone(&gate), Arc::clone(&count), first.clone(), rest.clone());
+                let (gate, count, first, rest) =
+                    (Arc::clone(&gate), Arc::clone(&count), first.clone(), rest.clone());
                 async move {
                     match n {
                         0 => Some((Ok::<_, std::convert::Infallible>(first), 1)),
@@ -305,7 +327,8 @@ async fn sigterm_finishes_what_is_in_flight_refuses_what_is_new_and_tells_the_ag
     let (local, go, waiting) = slow_server().await;
     let mut stack = Stack::start(&local.url()).await;
     // An agent that knows the sub-protocol and watches what it is told.
-    let offer = [("sec-websocket-protocol", SUBPROTOCOL), ("authorization", &format!("Bearer {}", stack.token))];
+    let offer =
+        [("sec-websocket-protocol", SUBPROTOCOL), ("authorization", &format!("Bearer {}", stack.token))];
     let connect = "/v1/relay/connect?machine_id=watcher&name=watcher&agent_version=9";
     let (mut watcher, response) = websocket(stack.addr(), connect, &offer).await.expect("a tunnel");
     assert_eq!(response.headers()["sec-websocket-protocol"], SUBPROTOCOL);
@@ -315,7 +338,9 @@ async fn sigterm_finishes_what_is_in_flight_refuses_what_is_new_and_tells_the_ag
         let mut said = Vec::new();
         // The relay tells only those who list the feature.
         let hello = relay_protocol::tunnel::Hello::new("watcher", "9", None);
-        futures_util::SinkExt::send(&mut watcher, Message::text(Control::Hello(hello).to_text())).await.unwrap();
+        futures_util::SinkExt::send(&mut watcher, Message::text(Control::Hello(hello).to_text()))
+            .await
+            .unwrap();
         while let Some(Ok(message)) = watcher.next().await {
             if let Message::Text(text) = message {
                 let control = Control::parse(&text).expect("a control message");
@@ -346,11 +371,15 @@ async fn sigterm_finishes_what_is_in_flight_refuses_what_is_new_and_tells_the_ag
         }
     })
     .await;
-    let refused = within("a refusal", SOON, try_fetch(addr, client::get(&stack.path("/hello")))).await.unwrap();
+    let refused =
+        within("a refusal", SOON, try_fetch(addr, client::get(&stack.path("/hello")))).await.unwrap();
     refused.is_problem(Code::Draining);
     assert!(refused.header("retry-after").is_some(), "{refused:?}");
     let said = within("the agents are told", SOON, told).await.unwrap();
-    assert!(matches!(said.first(), Some(Control::Hello(h)) if h.has("drain") && h.time_ms.is_some()), "{said:?}");
+    assert!(
+        matches!(said.first(), Some(Control::Hello(h)) if h.has("drain") && h.time_ms.is_some()),
+        "{said:?}"
+    );
     assert!(matches!(said.last(), Some(Control::Drain { .. })), "{said:?}");
     assert!(stack.relay.process.exited().is_none(), "it waits for what is in flight");
 
@@ -371,7 +400,8 @@ async fn a_relay_with_nothing_to_do_ends_soon_after_sigterm() {
     let status = stack.relay.process.wait(Duration::from_secs(20)).await;
     assert_eq!(status.code(), Some(0), "{status}");
     stack.relay.restart().await;
-    eventually("the agent is back", SOON, || async { stack.get("/hello").await.status == StatusCode::OK }).await;
+    eventually("the agent is back", SOON, || async { stack.get("/hello").await.status == StatusCode::OK })
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -397,7 +427,9 @@ async fn a_second_signal_ends_the_relay_at_once() {
     stack.relay.signal(Signal::SIGTERM);
     let addr = stack.addr();
     eventually("it drains", SOON, || async {
-        try_fetch(addr, client::get("/health")).await.is_ok_and(|r| r.status == StatusCode::SERVICE_UNAVAILABLE)
+        try_fetch(addr, client::get("/health"))
+            .await
+            .is_ok_and(|r| r.status == StatusCode::SERVICE_UNAVAILABLE)
     })
     .await;
     assert!(stack.relay.process.exited().is_none());

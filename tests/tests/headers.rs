@@ -22,7 +22,9 @@ async fn seen_with(stack: &Stack, recorder: &Recorder, headers: &[(&str, &str)])
 #[tokio::test(flavor = "multi_thread")]
 async fn the_relays_token_goes_and_the_apps_credentials_stay() {
     let recorder = Recorder::start().await;
-    let options = RelayOptions::default().env("RELAY_JWT_SECRET", SECRET).env("RELAY_PRIVATE_COOKIES", "app_session,vk_*");
+    let options = RelayOptions::default()
+        .env("RELAY_JWT_SECRET", SECRET)
+        .env("RELAY_PRIVATE_COOKIES", "app_session,vk_*");
     let stack = Stack::with(&recorder.server.url(), options, |a| a).await;
     let bearer = format!("Bearer {}", stack.token);
     let lower = format!("bearer {}", stack.token);
@@ -87,10 +89,21 @@ async fn connection_cannot_name_away_what_the_message_means() {
     assert_eq!(reply.status(), 200, "{}", reply.text());
     let (head, body) = recorder.last();
     assert_eq!(body.bytes, b"hello");
-    for name in ["x-relayed", "x-vk-relayed", "x-forwarded-for", "x-forwarded-proto", "x-forwarded-host", "x-forwarded-prefix", "host"] {
+    for name in [
+        "x-relayed",
+        "x-vk-relayed",
+        "x-forwarded-for",
+        "x-forwarded-proto",
+        "x-forwarded-host",
+        "x-forwarded-prefix",
+        "host",
+    ] {
         assert_eq!(head.all(name).len(), 1, "{name} was named away: {}", head.text());
     }
-    assert_eq!((head.all("cookie"), head.all("authorization")), (vec!["a=1".into()], vec!["Basic eA==".into()]));
+    assert_eq!(
+        (head.all("cookie"), head.all("authorization")),
+        (vec!["a=1".into()], vec!["Basic eA==".into()])
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -137,7 +150,11 @@ async fn forwarded_headers_of_a_stranger_are_not_believed() {
     assert_eq!(head.all("x-forwarded-proto"), ["http"]);
     assert_eq!(head.all("x-forwarded-host"), [stack.addr().to_string()]);
     assert!(!head.text().contains("evil"), "{}", head.text());
-    assert!(!head.text().contains("6.6.6.6"), "a local server that trusts its proxy is lied to: {}", head.text());
+    assert!(
+        !head.text().contains("6.6.6.6"),
+        "a local server that trusts its proxy is lied to: {}",
+        head.text()
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -159,7 +176,11 @@ async fn behind_a_trusted_proxy_the_right_most_untrusted_address_counts() {
         assert_eq!(first, client, "{headers:?} became {values}");
         assert!(!values.contains("6.6.6.6"), "{headers:?} became {values}");
     }
-    let https = [("x-forwarded-for", "203.0.113.9"), ("x-forwarded-proto", "https"), ("x-forwarded-host", "relay.example.com")];
+    let https = [
+        ("x-forwarded-for", "203.0.113.9"),
+        ("x-forwarded-proto", "https"),
+        ("x-forwarded-host", "relay.example.com"),
+    ];
     let head = seen_with(&stack, &recorder, &https).await;
     assert_eq!(head.all("x-forwarded-proto"), ["https"]);
     assert_eq!(head.all("x-forwarded-host"), ["relay.example.com"]);
@@ -216,7 +237,8 @@ async fn header_bytes_beyond_ascii_pass_as_they_are() {
     answer.extend(b"ok");
     let recorder = Recorder::answering(answer).await;
     let stack = Stack::start(&recorder.server.url()).await;
-    let mut request = format!("GET {}/x HTTP/1.1\r\nhost: r\r\nconnection: close\r\nx-odd: ", stack.prefix()).into_bytes();
+    let mut request =
+        format!("GET {}/x HTTP/1.1\r\nhost: r\r\nconnection: close\r\nx-odd: ", stack.prefix()).into_bytes();
     request.extend(b"\xfe\xe9 caf\xc3\xa9\r\n\r\n");
     let (head, _) = exchange(stack.addr(), request).await.unwrap();
     let has = |bytes: &[u8], part: &[u8]| bytes.windows(part.len()).any(|w| w == part);
@@ -281,19 +303,28 @@ async fn cookies_of_the_app_come_back_to_it_and_to_no_other_host() {
         assert_eq!(set.split(';').next(), given.split(';').next(), "name, value and order stay");
         let lower = set.to_ascii_lowercase();
         assert!(!lower.contains("domain="), "{given} became {set}");
-        let path = set.split(';').filter_map(|a| a.trim().split_once('=')).rfind(|(n, _)| n.eq_ignore_ascii_case("path"));
+        let path = set
+            .split(';')
+            .filter_map(|a| a.trim().split_once('='))
+            .rfind(|(n, _)| n.eq_ignore_ascii_case("path"));
         // Without a path a browser takes the folder of the request, which lies below the prefix.
         let Some((_, path)) = path else {
             assert!(!given.to_ascii_lowercase().contains("path="), "{given} became {set}");
             continue;
         };
         let host = format!("/v1/relay/h/{}", stack.host);
-        assert!(path == host || path.starts_with(&format!("{host}/")), "{given} became {set}: another host would get it");
+        assert!(
+            path == host || path.starts_with(&format!("{host}/")),
+            "{given} became {set}: another host would get it"
+        );
         let sent = stack.path("/x/login");
         assert!(path_matches(&sent, path), "{given} became {set}: it does not come back to {sent}");
     }
     assert!(set[2].contains("HttpOnly") && set[2].contains("SameSite=Lax"), "{set:?}");
-    assert!(set[3].contains("Max-Age=60") && set[5].contains("Expires=Wed, 21 Oct 2099 07:28:00 GMT"), "{set:?}");
+    assert!(
+        set[3].contains("Max-Age=60") && set[5].contains("Expires=Wed, 21 Oct 2099 07:28:00 GMT"),
+        "{set:?}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -312,9 +343,15 @@ async fn locations_of_the_local_server_are_mapped_and_others_are_not() {
     let cases = [
         ("/x".to_owned(), vec![format!("{prefix}/x"), format!("{own}{prefix}/x")]),
         ("/".to_owned(), vec![format!("{prefix}/"), format!("{own}{prefix}/")]),
-        ("/x?next=/y#z".to_owned(), vec![format!("{prefix}/x?next=/y#z"), format!("{own}{prefix}/x?next=/y#z")]),
+        (
+            "/x?next=/y#z".to_owned(),
+            vec![format!("{prefix}/x?next=/y#z"), format!("{own}{prefix}/x?next=/y#z")],
+        ),
         (format!("{}/x", here.url()), vec![format!("{prefix}/x"), format!("{own}{prefix}/x")]),
-        (here.url(), vec![prefix.clone(), format!("{prefix}/"), format!("{own}{prefix}"), format!("{own}{prefix}/")]),
+        (
+            here.url(),
+            vec![prefix.clone(), format!("{prefix}/"), format!("{own}{prefix}"), format!("{own}{prefix}/")],
+        ),
         (format!("{own}/x"), vec![format!("{prefix}/x"), format!("{own}{prefix}/x"), format!("{own}/x")]),
         ("y/z".to_owned(), vec!["y/z".to_owned()]),
         ("?q=1".to_owned(), vec!["?q=1".to_owned()]),

@@ -68,7 +68,9 @@ async fn relay_and_token() -> (Relay, String) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_existing_agent_works_with_our_relay() {
-    for (name, keep_alive, text) in [("persistent", true, false), ("one-each", false, false), ("as-text", true, true)] {
+    for (name, keep_alive, text) in
+        [("persistent", true, false), ("one-each", false, false), ("as-text", true, true)]
+    {
         let (relay, token) = relay_and_token().await;
         let mut options = PlainOptions::new(name);
         options.keep_alive = keep_alive;
@@ -76,7 +78,10 @@ async fn an_existing_agent_works_with_our_relay() {
         let agent = PlainAgent::connect(relay.addr, &token, options, serve).await.expect("a tunnel");
         let host = relay.await_host(&token, name, HostStatus::Online).await;
         assert_eq!(agent.host_id.as_deref(), Some(host.id.to_string().as_str()), "{name}");
-        assert_eq!((host.machine_id.as_str(), host.agent_version.as_deref()), (format!("machine-{name}").as_str(), Some("0.0.1")));
+        assert_eq!(
+            (host.machine_id.as_str(), host.agent_version.as_deref()),
+            (format!("machine-{name}").as_str(), Some("0.0.1"))
+        );
         let session = relay.create_session(&token, host.id).await;
         let path = |local: &str| format!("/v1/relay/h/{}/s/{session}{local}", host.id);
 
@@ -102,7 +107,10 @@ async fn an_existing_agent_works_with_our_relay() {
         }
 
         let mut conn = RawConn::connect(relay.addr).await;
-        let upgrade = format!("GET {} HTTP/1.1\r\nhost: r\r\nconnection: upgrade\r\nupgrade: plus-one\r\n\r\n", path("/up"));
+        let upgrade = format!(
+            "GET {} HTTP/1.1\r\nhost: r\r\nconnection: upgrade\r\nupgrade: plus-one\r\n\r\n",
+            path("/up")
+        );
         conn.write(upgrade).await.unwrap();
         let head = within(name, SOON, conn.head()).await.expect("an answer");
         assert_eq!(head.status(), 101, "{name}: {}", head.text());
@@ -127,7 +135,8 @@ async fn the_relay_opens_streams_and_asks_and_forwards_no_token_of_its_own() {
             Response::new(full("ok"))
         }
     };
-    let _agent = PlainAgent::connect(relay.addr, &token, PlainOptions::new(HOST), handler).await.expect("a tunnel");
+    let _agent =
+        PlainAgent::connect(relay.addr, &token, PlainOptions::new(HOST), handler).await.expect("a tunnel");
     let host = relay.await_host(&token, HOST, HostStatus::Online).await.id;
     let session = relay.create_session(&token, host).await;
     let request = Request::get(format!("/v1/relay/h/{host}/s/{session}/x"))
@@ -150,7 +159,8 @@ async fn our_agent_works_with_a_relay_that_does_not_know_the_subprotocol() {
         let recorder = Recorder::start().await;
         let relay = PlainRelay::start(text).await;
         let agent = Agent::spawn(
-            AgentOptions::new(&relay.url(), &recorder.server.url(), "an-opaque-token", HOST).env("RUST_LOG", "info"),
+            AgentOptions::new(&relay.url(), &recorder.server.url(), "an-opaque-token", HOST)
+                .env("RUST_LOG", "info"),
         );
         let dialled = relay.agent(1).await;
         assert!(dialled.target.starts_with("/v1/relay/connect?"), "{}", dialled.target);
@@ -162,7 +172,8 @@ async fn our_agent_works_with_a_relay_that_does_not_know_the_subprotocol() {
         assert_eq!(dialled.headers["sec-websocket-protocol"], SUBPROTOCOL);
 
         // One stream for one request, and one stream for many.
-        let response = within("an answer", SOON, relay.send(client::request(Method::GET, "/a//b?c", empty()))).await;
+        let response =
+            within("an answer", SOON, relay.send(client::request(Method::GET, "/a//b?c", empty()))).await;
         assert_eq!(Reply::collect(response).await.unwrap().text(), "ok");
         let mut connection = relay.connection().await;
         for n in 0..10 {
@@ -178,7 +189,8 @@ async fn our_agent_works_with_a_relay_that_does_not_know_the_subprotocol() {
         // The token stays out of the log, and the agent comes back after a loss.
         relay.cut().await;
         relay.agent(2).await;
-        let response = within("an answer", SOON, relay.send(client::request(Method::GET, "/again", empty()))).await;
+        let response =
+            within("an answer", SOON, relay.send(client::request(Method::GET, "/again", empty()))).await;
         assert_eq!(Reply::collect(response).await.unwrap().text(), "ok");
         assert!(!agent.process.log().contains("an-opaque-token"));
     }
@@ -192,7 +204,8 @@ async fn our_agent_carries_bodies_and_upgrades_in_the_plain_form() {
     relay.agent(1).await;
     let body = noise(11, 3_000_000);
     let response =
-        within("an answer", SOON, relay.send(client::request(Method::PUT, "/digest", full(body.clone())))).await;
+        within("an answer", SOON, relay.send(client::request(Method::PUT, "/digest", full(body.clone()))))
+            .await;
     assert_eq!(Reply::collect(response).await.unwrap().text(), format!("3000000 {}", sha256(&body)));
     let response = relay.send(client::request(Method::GET, "/big/200000", empty())).await;
     assert_eq!(Reply::collect(response).await.unwrap().body.len(), 200_000);
@@ -237,7 +250,8 @@ async fn a_tunnel_that_stalls_on_one_stream_serves_the_others_in_the_plain_form(
     second.agent(1).await;
     let (sender, body) = client::channel();
     let mut upload = second.connection().await;
-    let upload = tokio::spawn(async move { upload.send(client::request(Method::POST, "/x", body)).await.is_ok() });
+    let upload =
+        tokio::spawn(async move { upload.send(client::request(Method::POST, "/x", body)).await.is_ok() });
     let feed = async {
         for _ in 0..256 {
             sender.send(hyper::body::Frame::data(Bytes::from(vec![7; 64 * 1024]))).await.ok();
@@ -247,7 +261,8 @@ async fn a_tunnel_that_stalls_on_one_stream_serves_the_others_in_the_plain_form(
     assert!(fed.is_err(), "16 MiB went nowhere: there is no backpressure");
     upload.abort();
     for _ in 0..20 {
-        let response = within("an answer", SOON, relay.send(client::request(Method::GET, "/hello", empty()))).await;
+        let response =
+            within("an answer", SOON, relay.send(client::request(Method::GET, "/hello", empty()))).await;
         assert_eq!(Reply::collect(response).await.unwrap().text(), "hello");
     }
 }
@@ -368,9 +383,13 @@ async fn the_newest_tunnel_of_a_host_is_preferred_and_the_older_one_takes_over()
     assert_eq!(fetch(relay.addr, get(&path)).await.text(), "old");
     let new = PlainAgent::connect(relay.addr, &token, PlainOptions::new(HOST), say("new")).await.unwrap();
     assert_eq!(old.host_id, new.host_id, "one machine is one host");
-    eventually("the newest answers", SOON, || async { fetch(relay.addr, get(&path)).await.text() == "new" }).await;
+    eventually("the newest answers", SOON, || async { fetch(relay.addr, get(&path)).await.text() == "new" })
+        .await;
     drop(new);
-    eventually("the older one takes over", SOON, || async { fetch(relay.addr, get(&path)).await.text() == "old" }).await;
+    eventually("the older one takes over", SOON, || async {
+        fetch(relay.addr, get(&path)).await.text() == "old"
+    })
+    .await;
     assert_eq!(relay.find_host(&token, HOST).await.unwrap().status, HostStatus::Online);
     drop(old);
     relay.await_host(&token, HOST, HostStatus::Offline).await;

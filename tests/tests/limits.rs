@@ -62,7 +62,8 @@ async fn a_header_that_is_too_large() {
     assert_eq!(head.status(), 200, "{}", head.text());
     let seen = recorder.count();
     for len in [17 * 1024, 64 * 1024, 1 << 20] {
-        let (head, _) = within("an answer", SOON, exchange(stack.addr(), request(len))).await.expect("an answer");
+        let (head, _) =
+            within("an answer", SOON, exchange(stack.addr(), request(len))).await.expect("an answer");
         assert_eq!(head.status(), Code::HeaderTooLarge.status().as_u16(), "{len}: {}", head.text());
     }
     let mut many = format!("GET {} HTTP/1.1\r\nhost: r\r\n", stack.path("/x"));
@@ -127,10 +128,13 @@ async fn a_body_that_is_too_large_for_the_relays_own_interface() {
     let (relay, token) = relay_and_token(with("RELAY_MAX_API_BODY_BYTES", "2KiB")).await;
     let path = format!("/v1/relay/hosts/{}", uuid::Uuid::new_v4());
     let json = format!("{{\"name\":\"{}\"}}", "x".repeat(4000));
-    let fixed = bearer(Method::PATCH, &path, &token).header("content-type", "application/json").body(full(json.clone()));
+    let fixed = bearer(Method::PATCH, &path, &token)
+        .header("content-type", "application/json")
+        .body(full(json.clone()));
     fetch(relay.addr, fixed.unwrap()).await.is_problem(Code::BodyTooLarge);
     let (sender, body) = client::channel();
-    let chunked = bearer(Method::PATCH, &path, &token).header("content-type", "application/json").body(body).unwrap();
+    let chunked =
+        bearer(Method::PATCH, &path, &token).header("content-type", "application/json").body(body).unwrap();
     tokio::spawn(async move {
         for piece in json.into_bytes().chunks(100) {
             if sender.send(hyper::body::Frame::data(piece.to_vec().into())).await.is_err() {
@@ -196,9 +200,8 @@ async fn calls_of_the_api_per_minute() {
 #[tokio::test(flavor = "multi_thread")]
 async fn open_tunnels_and_websockets_per_address() {
     let (relay, token) = relay_and_token(with("RELAY_MAX_CONNECTIONS_PER_IP", 2)).await;
-    let connect = async |n: u32| {
-        PlainAgent::connect(relay.addr, &token, PlainOptions::new(&format!("h{n}")), ok).await
-    };
+    let connect =
+        async |n: u32| PlainAgent::connect(relay.addr, &token, PlainOptions::new(&format!("h{n}")), ok).await;
     let first = connect(1).await.expect("one");
     let _second = connect(2).await.expect("two");
     assert_eq!(refused(connect(3).await).0, Code::TooManyConnections);
@@ -210,7 +213,8 @@ async fn open_tunnels_and_websockets_per_address() {
 #[tokio::test(flavor = "multi_thread")]
 async fn tunnels_per_host() {
     let (relay, token) = relay_and_token(with("RELAY_MAX_TUNNELS_PER_HOST", 2)).await;
-    let connect = async |name: &str| PlainAgent::connect(relay.addr, &token, PlainOptions::new(name), ok).await;
+    let connect =
+        async |name: &str| PlainAgent::connect(relay.addr, &token, PlainOptions::new(name), ok).await;
     let first = connect(HOST).await.expect("one");
     let _second = connect(HOST).await.expect("two");
     assert_eq!(refused(connect(HOST).await).0, Code::TooManyTunnels);
@@ -243,7 +247,8 @@ async fn streams_per_tunnel() {
     reply.is_problem(Code::TooManyStreams);
     assert!(reply.header("retry-after").is_some(), "{reply:?}");
     drop(hanging.pop());
-    eventually("the place is free again", SOON, || async { stack.get("/hello").await.text() == "hello" }).await;
+    eventually("the place is free again", SOON, || async { stack.get("/hello").await.text() == "hello" })
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -254,7 +259,8 @@ async fn opening_a_stream_to_an_agent_that_does_not_take_it() {
     // The first may travel on a stream that was there before, so it is the second that tells.
     let mut codes = Vec::new();
     for _ in 0..2 {
-        let reply = within("an answer", Duration::from_secs(20), try_fetch(stack.addr(), get(&stack.path("/hello"))));
+        let reply =
+            within("an answer", Duration::from_secs(20), try_fetch(stack.addr(), get(&stack.path("/hello"))));
         codes.push(reply.await.expect("an answer").problem().code);
     }
     assert!(codes.contains(&Code::AgentUnresponsive), "{codes:?}");
@@ -308,9 +314,12 @@ async fn a_body_or_an_upgrade_that_is_silent() {
     let reply = within("an end", SOON, try_fetch(stack.addr(), get(&stack.path("/silent")))).await;
     assert!(reply.is_err(), "a body that was given up looks complete: {reply:?}");
     let mut conn = RawConn::connect(stack.addr()).await;
-    conn.write(format!("GET {} HTTP/1.1\r\nhost: r\r\nconnection: upgrade\r\nupgrade: x\r\n\r\n", stack.path("/up")))
-        .await
-        .unwrap();
+    conn.write(format!(
+        "GET {} HTTP/1.1\r\nhost: r\r\nconnection: upgrade\r\nupgrade: x\r\n\r\n",
+        stack.path("/up")
+    ))
+    .await
+    .unwrap();
     let head = conn.head().await.expect("an answer");
     assert_eq!(head.status(), 101, "{}", head.text());
     assert!(conn.ends(SOON).await, "a silent upgrade stays open");

@@ -34,7 +34,11 @@ async fn a_get_without_a_body_gets_none_invented() {
     let stack = Stack::start(&recorder.server.url()).await;
     stack.get("/x").await;
     let head = recorder.last().0;
-    assert!(head.all("transfer-encoding").is_empty() && head.all("content-length").is_empty(), "{}", head.text());
+    assert!(
+        head.all("transfer-encoding").is_empty() && head.all("content-length").is_empty(),
+        "{}",
+        head.text()
+    );
     let zero = stack.request("POST", "/x").header("content-length", "0").body(empty()).unwrap();
     stack.fetch(zero).await;
     assert_eq!(recorder.last().0.all("content-length"), ["0"]);
@@ -64,7 +68,11 @@ async fn bodies_keep_their_framing_and_their_bytes() {
         let fixed = stack.request("POST", "/fixed").body(full(body.clone())).unwrap();
         assert_eq!(stack.fetch(fixed).await.text(), "ok", "{len}");
         let (head, seen) = recorder.last();
-        assert!(seen.complete && sha256(&seen.bytes) == sha256(&body), "{len} bytes came as {}", seen.bytes.len());
+        assert!(
+            seen.complete && sha256(&seen.bytes) == sha256(&body),
+            "{len} bytes came as {}",
+            seen.bytes.len()
+        );
         if len > 0 {
             assert_eq!(head.all("content-length"), [len.to_string()]);
         }
@@ -81,8 +89,15 @@ async fn bodies_keep_their_framing_and_their_bytes() {
         assert_eq!(reply.text(), "ok", "{len}");
         feed.await.unwrap();
         let (head, seen) = recorder.last();
-        assert!(seen.complete && sha256(&seen.bytes) == sha256(&body), "{len} bytes came as {}", seen.bytes.len());
-        assert_eq!((head.all("transfer-encoding"), head.all("content-length")), (vec!["chunked".into()], vec![]));
+        assert!(
+            seen.complete && sha256(&seen.bytes) == sha256(&body),
+            "{len} bytes came as {}",
+            seen.bytes.len()
+        );
+        assert_eq!(
+            (head.all("transfer-encoding"), head.all("content-length")),
+            (vec!["chunked".into()], vec![])
+        );
     }
 }
 
@@ -99,7 +114,11 @@ async fn a_get_may_carry_a_body() {
 async fn responses_in_every_framing_arrive_whole() {
     let answers: [(&str, u16, &[u8]); 7] = [
         ("HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nfixed", 200, b"fixed"),
-        ("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n3\r\nchu\r\n4;ext=1\r\nnked\r\n0\r\n\r\n", 200, b"chunked"),
+        (
+            "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n3\r\nchu\r\n4;ext=1\r\nnked\r\n0\r\n\r\n",
+            200,
+            b"chunked",
+        ),
         ("HTTP/1.1 200 OK\r\nconnection: close\r\n\r\nuntil the end", 200, b"until the end"),
         ("HTTP/1.0 200 OK\r\n\r\nold", 200, b"old"),
         ("HTTP/1.1 204 No Content\r\n\r\n", 204, b""),
@@ -260,7 +279,8 @@ async fn trailers_pass_in_both_directions() {
     sender.send(Frame::data(Bytes::from_static(b"data"))).await.unwrap();
     sender.send(Frame::trailers(trailers.clone())).await.unwrap();
     drop(sender);
-    let request = stack.request("POST", "/x").header("te", "trailers").header("trailer", "x-check").body(body).unwrap();
+    let request =
+        stack.request("POST", "/x").header("te", "trailers").header("trailer", "x-check").body(body).unwrap();
     let reply = stack.fetch(request).await;
     assert_eq!(reply.text(), "ok");
     let got = reply.trailers.expect("the response's trailers");
@@ -277,7 +297,8 @@ async fn trailers_pass_in_both_directions() {
     sender.send(Frame::trailers(trailers)).await.unwrap();
     drop(sender);
     let uri = format!("http://{}{}", stack.addr(), stack.path("/x"));
-    let request = http::Request::post(uri).header("te", "trailers").header("trailer", "x-check").body(body).unwrap();
+    let request =
+        http::Request::post(uri).header("te", "trailers").header("trailer", "x-check").body(body).unwrap();
     let response = h2.send_request(request).await.expect("an answer over h2");
     let reply = Reply::collect(response).await.expect("its body");
     assert_eq!(reply.text(), "ok");
@@ -308,14 +329,26 @@ async fn h2_carries_many_requests_on_one_connection() {
     }
     let mut h2 = h2.clone();
     let uri = format!("http://{}{}//a%2Fb?c", stack.addr(), stack.prefix());
-    let request = http::Request::get(uri).header("cookie", "a=1").header("cookie", "b=2").body(empty()).unwrap();
+    let request =
+        http::Request::get(uri).header("cookie", "a=1").header("cookie", "b=2").body(empty()).unwrap();
     let reply = Reply::collect(h2.send_request(request).await.unwrap()).await.unwrap();
-    assert_eq!(reply.status, StatusCode::NOT_FOUND, "the app has no such path, and answered itself: {reply:?}");
+    assert_eq!(
+        reply.status,
+        StatusCode::NOT_FOUND,
+        "the app has no such path, and answered itself: {reply:?}"
+    );
     let uri = format!("http://{}{}", stack.addr(), stack.path("/echo?x"));
-    let request = http::Request::get(uri).header("cookie", "a=1").header("cookie", "b=2").body(empty()).unwrap();
-    let echo: serde_json::Value = Reply::collect(h2.send_request(request).await.unwrap()).await.unwrap().json();
-    let cookies: Vec<_> =
-        echo["headers"].as_array().unwrap().iter().filter(|h| h[0] == "cookie").map(|h| h[1].clone()).collect();
+    let request =
+        http::Request::get(uri).header("cookie", "a=1").header("cookie", "b=2").body(empty()).unwrap();
+    let echo: serde_json::Value =
+        Reply::collect(h2.send_request(request).await.unwrap()).await.unwrap().json();
+    let cookies: Vec<_> = echo["headers"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|h| h[0] == "cookie")
+        .map(|h| h[1].clone())
+        .collect();
     // RFC 9113 section 8.2.3: pieces become one header again before they leave h2.
     assert_eq!(cookies, ["a=1; b=2"], "{echo}");
     let forwarded = echo["headers"].as_array().unwrap().iter().find(|h| h[0] == "x-forwarded-host").unwrap();
@@ -344,7 +377,8 @@ async fn requests_share_connections_at_both_ends() {
     let stack = Stack::start(&local.url()).await;
     let mut connection = Connection::open(stack.addr()).await.unwrap();
     for _ in 0..100 {
-        let response = connection.send(client::request(Method::GET, &stack.path("/hello"), empty())).await.unwrap();
+        let response =
+            connection.send(client::request(Method::GET, &stack.path("/hello"), empty())).await.unwrap();
         assert_eq!(Reply::collect(response).await.unwrap().text(), "hello");
     }
     let accepted = local.counts.accepted();

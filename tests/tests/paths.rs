@@ -50,7 +50,8 @@ async fn the_path_behind_the_prefix_arrives_byte_for_byte() {
     let recorder = Recorder::start().await;
     let stack = Stack::start(&recorder.server.url()).await;
     for (given, expected) in EXACT {
-        let request = format!("GET {}{given} HTTP/1.1\r\nhost: r\r\nconnection: close\r\n\r\n", stack.prefix());
+        let request =
+            format!("GET {}{given} HTTP/1.1\r\nhost: r\r\nconnection: close\r\n\r\n", stack.prefix());
         let before = recorder.count();
         let (head, _) = exchange(stack.addr(), request).await.unwrap_or_else(|| panic!("{given}: no answer"));
         assert_eq!(head.status(), 200, "{given}: {}", head.text());
@@ -146,6 +147,7 @@ async fn requests_on_one_connection_keep_their_own_paths() {
         assert_eq!(head.status(), 200, "{n}");
         assert_eq!(conn.response_body(&head).await.bytes, b"ok", "{n}");
     }
-    let targets: Vec<_> = recorder.all().iter().map(|(h, _)| String::from_utf8(h.target()).unwrap()).collect();
+    let targets: Vec<_> =
+        recorder.all().iter().map(|(h, _)| String::from_utf8(h.target()).unwrap()).collect();
     assert_eq!(targets, (0..20).map(|n| format!("/n/{n}")).collect::<Vec<_>>());
 }

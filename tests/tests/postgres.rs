@@ -45,7 +45,8 @@ fn path(host: Uuid, session: Uuid, local: &str) -> String {
 
 /// The web app's own migration history, and the tables that it can see in its schema.
 async fn apps_view(postgres: &Postgres, database: &str) -> (String, String) {
-    let history = "SELECT string_agg(version::text || description, ',' ORDER BY version) FROM public._sqlx_migrations";
+    let history =
+        "SELECT string_agg(version::text || description, ',' ORDER BY version) FROM public._sqlx_migrations";
     let tables = "SELECT string_agg(table_name || ':' || (SELECT string_agg(column_name || data_type, ',' ORDER BY ordinal_position) \
                   FROM information_schema.columns c WHERE c.table_schema = 'public' AND c.table_name = t.table_name), ' ' ORDER BY table_name) \
                   FROM information_schema.tables t WHERE table_schema = 'public'";
@@ -99,7 +100,9 @@ async fn the_web_app_first_then_the_relay_then_both_again() {
         "SELECT host_id || ' ' || user_id || ' ' || auth_session_id FROM relay_browser_sessions WHERE id = '{browser}'"
     );
     assert_eq!(postgres.text("shared", &row).await, format!("{host} {user} {session}"));
-    let used = format!("SELECT (last_used_at > now() - interval '1 minute')::text FROM auth_sessions WHERE id = '{session}'");
+    let used = format!(
+        "SELECT (last_used_at > now() - interval '1 minute')::text FROM auth_sessions WHERE id = '{session}'"
+    );
     assert_eq!(postgres.text("shared", &used).await, "true");
 
     // The web app upgrades: a later migration of its own, in its own history.
@@ -170,7 +173,10 @@ async fn a_role_that_may_create_nothing_is_enough_and_the_log_says_what_is_off()
     let local = LocalServer::router(app()).await;
     let (agent, host, browser) = end_to_end(&relay, &token, &local).await;
     let log = relay.log().to_lowercase();
-    assert!(log.lines().any(|l| l.contains("warn") && l.contains("schema")), "what is off is not said:\n{log}");
+    assert!(
+        log.lines().any(|l| l.contains("warn") && l.contains("schema")),
+        "what is off is not said:\n{log}"
+    );
     let name = json!({"name": "renamed"});
     let hosts = format!("/v1/relay/hosts/{host}");
     assert!(relay.api_json(Method::PATCH, &hosts, &token, name).await.status.is_success());
@@ -214,7 +220,10 @@ async fn members_of_the_organization_share_a_host_until_they_leave_it() {
     relay.api(Method::POST, &create, &member.1).await.is_problem(Code::HostAccessDenied);
 
     postgres
-        .execute("org", &format!("UPDATE hosts SET shared_with_organization_id = '{organization}' WHERE id = '{host}'"))
+        .execute(
+            "org",
+            &format!("UPDATE hosts SET shared_with_organization_id = '{organization}' WHERE id = '{host}'"),
+        )
         .await;
     let seen = relay.hosts(&member.1).await;
     assert_eq!((seen.len(), seen[0].id, seen[0].role), (1, host, AccessRole::Member));
@@ -278,7 +287,9 @@ async fn what_the_web_app_revokes_or_forgets_ends_here_too() {
     // A browser session that is older than it may be.
     let old = relay.create_session(&token, host).await;
     assert_eq!(fetch(relay.addr, get(&path(host, old, "/hello"))).await.text(), "hello");
-    let aged = format!("UPDATE relay_browser_sessions SET created_at = now() - interval '400 days' WHERE id = '{old}'");
+    let aged = format!(
+        "UPDATE relay_browser_sessions SET created_at = now() - interval '400 days' WHERE id = '{old}'"
+    );
     postgres.execute("revoke", &aged).await;
     eventually("the old session has ended", REVOKED_WITHIN, || async {
         fetch(relay.addr, get(&path(host, old, "/hello"))).await.status == StatusCode::UNAUTHORIZED
@@ -326,13 +337,17 @@ async fn a_database_that_goes_away_refuses_what_is_unknown_and_comes_back_by_its
     };
     let link = Throttle::start(target, Rate::default()).await;
     let through = url.replace(&target.to_string(), &link.addr.to_string());
-    let options = RelayOptions::default().database(&through).env("RELAY_JWT_SECRET", SECRET).env("RELAY_DATABASE_TIMEOUT", "1s");
+    let options = RelayOptions::default()
+        .database(&through)
+        .env("RELAY_JWT_SECRET", SECRET)
+        .env("RELAY_DATABASE_TIMEOUT", "1s");
     let local = LocalServer::router(app()).await;
     let stack = Stack::with(&local.url(), options, |a| a).await;
     assert_eq!(stack.get("/hello").await.text(), "hello");
 
     link.block(true);
-    let hosts = within("an answer", SOON, stack.relay.api(Method::GET, "/v1/relay/hosts", &stack.token)).await;
+    let hosts =
+        within("an answer", SOON, stack.relay.api(Method::GET, "/v1/relay/hosts", &stack.token)).await;
     hosts.is_problem(Code::StoreUnavailable);
     let guessed = path(stack.host, Uuid::new_v4(), "/hello");
     let unknown = within("an answer", SOON, try_fetch(stack.addr(), get(&guessed))).await.unwrap();

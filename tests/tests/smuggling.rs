@@ -17,22 +17,46 @@ fn refused() -> Vec<(&'static str, String)> {
     let inner = SMUGGLED;
     let len = inner.len();
     vec![
-        ("content-length and transfer-encoding", format!("host: r\r\ncontent-length: {}\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n{inner}", 5 + len)),
-        ("transfer-encoding and content-length", format!("host: r\r\ntransfer-encoding: chunked\r\ncontent-length: 4\r\n\r\n0\r\n\r\n{inner}")),
+        (
+            "content-length and transfer-encoding",
+            format!(
+                "host: r\r\ncontent-length: {}\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n{inner}",
+                5 + len
+            ),
+        ),
+        (
+            "transfer-encoding and content-length",
+            format!("host: r\r\ntransfer-encoding: chunked\r\ncontent-length: 4\r\n\r\n0\r\n\r\n{inner}"),
+        ),
         ("two lengths", format!("host: r\r\ncontent-length: 0\r\ncontent-length: {len}\r\n\r\n{inner}")),
         ("a list of lengths", format!("host: r\r\ncontent-length: 0, {len}\r\n\r\n{inner}")),
         ("a length with a sign", format!("host: r\r\ncontent-length: +{len}\r\n\r\n{inner}")),
         ("a negative length", format!("host: r\r\ncontent-length: -1\r\n\r\n{inner}")),
         ("a length in hexadecimal", format!("host: r\r\ncontent-length: 0x{len:x}\r\n\r\n{inner}")),
-        ("a length beyond 64 bits", format!("host: r\r\ncontent-length: 18446744073709551617\r\n\r\n{inner}")),
+        (
+            "a length beyond 64 bits",
+            format!("host: r\r\ncontent-length: 18446744073709551617\r\n\r\n{inner}"),
+        ),
         ("an empty length", format!("host: r\r\ncontent-length: \r\n\r\n{inner}")),
         ("an unknown coding", format!("host: r\r\ntransfer-encoding: xchunked\r\n\r\n0\r\n\r\n{inner}")),
-        ("chunked that is not last", format!("host: r\r\ntransfer-encoding: chunked, identity\r\n\r\n0\r\n\r\n{inner}")),
-        ("a coding in disguise", format!("host: r\r\ntransfer-encoding: \x0bchunked\r\ncontent-length: {len}\r\n\r\n{inner}")),
-        ("space before the colon", format!("host: r\r\ntransfer-encoding : chunked\r\ncontent-length: {len}\r\n\r\n{inner}")),
+        (
+            "chunked that is not last",
+            format!("host: r\r\ntransfer-encoding: chunked, identity\r\n\r\n0\r\n\r\n{inner}"),
+        ),
+        (
+            "a coding in disguise",
+            format!("host: r\r\ntransfer-encoding: \x0bchunked\r\ncontent-length: {len}\r\n\r\n{inner}"),
+        ),
+        (
+            "space before the colon",
+            format!("host: r\r\ntransfer-encoding : chunked\r\ncontent-length: {len}\r\n\r\n{inner}"),
+        ),
         ("tab before the colon", format!("host: r\r\ncontent-length\t: {len}\r\n\r\n{inner}")),
         ("obs-fold", format!("host: r\r\nx-a: 1\r\n content-length: {len}\r\n\r\n{inner}")),
-        ("a folded coding", format!("host: r\r\ntransfer-encoding:\r\n chunked\r\ncontent-length: {len}\r\n\r\n{inner}")),
+        (
+            "a folded coding",
+            format!("host: r\r\ntransfer-encoding:\r\n chunked\r\ncontent-length: {len}\r\n\r\n{inner}"),
+        ),
         ("a name with a space", format!("host: r\r\nx content-length: {len}\r\n\r\n{inner}")),
         ("NUL in a value", format!("host: r\r\nx-a: \0\r\n\r\n{inner}")),
         ("a bare CR in a value", format!("host: r\r\nx-a: 1\rcontent-length: {len}\r\n\r\n{inner}")),
@@ -40,11 +64,23 @@ fn refused() -> Vec<(&'static str, String)> {
         ("no colon", "host: r\r\nx-a\r\n\r\n".to_owned()),
         ("no host", "x-a: 1\r\n\r\n".to_owned()),
         ("two hosts", "host: r\r\nhost: evil.example\r\n\r\n".to_owned()),
-        ("a chunk size with a sign", format!("host: r\r\ntransfer-encoding: chunked\r\n\r\n+0\r\n\r\n{inner}")),
-        ("a chunk size with a prefix", format!("host: r\r\ntransfer-encoding: chunked\r\n\r\n0x0\r\n\r\n{inner}")),
-        ("a chunk size that overflows", format!("host: r\r\ntransfer-encoding: chunked\r\n\r\n10000000000000000\r\n\r\n{inner}")),
+        (
+            "a chunk size with a sign",
+            format!("host: r\r\ntransfer-encoding: chunked\r\n\r\n+0\r\n\r\n{inner}"),
+        ),
+        (
+            "a chunk size with a prefix",
+            format!("host: r\r\ntransfer-encoding: chunked\r\n\r\n0x0\r\n\r\n{inner}"),
+        ),
+        (
+            "a chunk size that overflows",
+            format!("host: r\r\ntransfer-encoding: chunked\r\n\r\n10000000000000000\r\n\r\n{inner}"),
+        ),
         ("a negative chunk size", format!("host: r\r\ntransfer-encoding: chunked\r\n\r\n-1\r\n\r\n{inner}")),
-        ("a chunk longer than its size", format!("host: r\r\ntransfer-encoding: chunked\r\n\r\n1\r\naa\r\n0\r\n\r\n{inner}")),
+        (
+            "a chunk longer than its size",
+            format!("host: r\r\ntransfer-encoding: chunked\r\n\r\n1\r\naa\r\n0\r\n\r\n{inner}"),
+        ),
     ]
 }
 
@@ -73,7 +109,10 @@ async fn lines_that_end_in_a_bare_newline_do_not_split_a_request() {
     let stack = Stack::start(&recorder.server.url()).await;
     for rest in [
         format!("host: r\nconnection: close\n\n{SMUGGLED}"),
-        format!("host: r\r\nx-a: 1\ncontent-length: {}\r\nconnection: close\r\n\r\n{SMUGGLED}", SMUGGLED.len()),
+        format!(
+            "host: r\r\nx-a: 1\ncontent-length: {}\r\nconnection: close\r\n\r\n{SMUGGLED}",
+            SMUGGLED.len()
+        ),
         format!("host: r\r\ntransfer-encoding: chunked\r\nconnection: close\r\n\r\n0\n\n{SMUGGLED}"),
     ] {
         let bytes = format!("POST {} HTTP/1.1\r\n{rest}", stack.path("/outer"));
@@ -148,7 +187,10 @@ async fn surplus_of_a_response_never_becomes_the_next_ones() {
         format!("HTTP/1.1 304 Not Modified\r\ncontent-length: 2\r\n\r\n{evil}"),
         format!("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n{evil}"),
         format!("HTTP/1.1 200 OK\r\ncontent-length: 2\r\ncontent-length: {}\r\n\r\nok{evil}", evil.len() + 2),
-        format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\ntransfer-encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n{evil}", evil.len()),
+        format!(
+            "HTTP/1.1 200 OK\r\ncontent-length: {}\r\ntransfer-encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n{evil}",
+            evil.len()
+        ),
         format!("HTTP/1.1 200 OK\r\nx-a: 1\r\n content-length: 9\r\ncontent-length: 2\r\n\r\nok{evil}"),
     ];
     for answer in cases {

@@ -196,7 +196,9 @@ async fn close_codes_and_subprotocols_are_kept() {
     let local = LocalServer::router(router).await;
     let stack = Stack::start(&local.url()).await;
     // The local server closes.
-    for (code, reason) in [(1000, ""), (1001, "going away"), (1011, "oops"), (4000, "ünicode"), (4999, "last")] {
+    for (code, reason) in
+        [(1000, ""), (1001, "going away"), (1011, "oops"), (4000, "ünicode"), (4999, "last")]
+    {
         let (mut ws, _) = websocket(stack.addr(), &stack.path("/ws"), &[]).await.unwrap();
         ws.send(Message::text(format!("close {code} {reason}"))).await.unwrap();
         let close = within("the close", SOON, ws.next()).await.expect("a close").unwrap();
@@ -243,9 +245,11 @@ async fn telegraph(ended: Arc<AtomicUsize>) -> LocalServer {
             let connection = head.header("connection").unwrap_or_default().to_ascii_lowercase();
             assert!(connection.contains("upgrade"), "{}", head.text());
             // The first bytes come in one piece with the head, as they may.
-            conn.write("HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: telegraph\r\n\r\nready")
-                .await
-                .ok();
+            conn.write(
+                "HTTP/1.1 101 Switching Protocols\r\nconnection: upgrade\r\nupgrade: telegraph\r\n\r\nready",
+            )
+            .await
+            .ok();
             loop {
                 let bytes = conn.take(1).await;
                 match bytes.first() {
@@ -266,11 +270,18 @@ async fn telegraph(ended: Arc<AtomicUsize>) -> LocalServer {
 
 async fn telegraph_client(stack: &Stack) -> RawConn {
     let mut conn = RawConn::connect(stack.addr()).await;
-    let request =
-        format!("GET {} HTTP/1.1\r\nhost: r\r\nconnection: upgrade\r\nupgrade: telegraph\r\n\r\n", stack.path("/t"));
+    let request = format!(
+        "GET {} HTTP/1.1\r\nhost: r\r\nconnection: upgrade\r\nupgrade: telegraph\r\n\r\n",
+        stack.path("/t")
+    );
     conn.write(request).await.unwrap();
     let head = within("the switch", SOON, conn.head()).await.expect("an answer");
-    assert_eq!((head.status(), head.header("upgrade").as_deref()), (101, Some("telegraph")), "{}", head.text());
+    assert_eq!(
+        (head.status(), head.header("upgrade").as_deref()),
+        (101, Some("telegraph")),
+        "{}",
+        head.text()
+    );
     assert_eq!(within("the first bytes", SOON, conn.take(5)).await, b"ready");
     conn
 }
@@ -310,7 +321,8 @@ async fn a_reader_that_stalls_slows_nobody_else_and_misses_nothing() {
     let stack = Stack::start(&local.url()).await;
     let mut stalled = Vec::new();
     for _ in 0..4 {
-        let response = client::send(stack.addr(), client::get(&stack.path(&format!("/big/{BIG}")))).await.unwrap();
+        let response =
+            client::send(stack.addr(), client::get(&stack.path(&format!("/big/{BIG}")))).await.unwrap();
         assert_eq!(response.status(), 200);
         stalled.push(response.into_body());
     }
@@ -325,7 +337,8 @@ async fn a_reader_that_stalls_slows_nobody_else_and_misses_nothing() {
     let mut connection = Connection::open(stack.addr()).await.unwrap();
     for _ in 0..200 {
         let request = client::get(&stack.path("/hello"));
-        let response = within("a small request", Duration::from_secs(5), connection.send(request)).await.unwrap();
+        let response =
+            within("a small request", Duration::from_secs(5), connection.send(request)).await.unwrap();
         assert_eq!(client::Reply::collect(response).await.unwrap().text(), "hello");
     }
     let expected = big_digest(BIG).await;
@@ -364,7 +377,11 @@ async fn ends(counts: &Counts, what: &str) {
 async fn a_caller_that_leaves_is_noticed_by_the_local_server_within_a_second() {
     let cases = [
         ("before the response's head", "", false),
-        ("in an event stream that is silent", "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n1\r\na\r\n", true),
+        (
+            "in an event stream that is silent",
+            "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n1\r\na\r\n",
+            true,
+        ),
         ("in a body of known length", "HTTP/1.1 200 OK\r\ncontent-length: 1000000\r\n\r\nabc", true),
         ("in a body that ends with the connection", "HTTP/1.1 200 OK\r\nconnection: close\r\n\r\nabc", true),
     ];
@@ -380,7 +397,11 @@ async fn a_caller_that_leaves_is_noticed_by_the_local_server_within_a_second() {
                 conn.take(1).await;
             }
             eventually("the local server has it", SOON, || async { local.counts.open() == 1 }).await;
-            if reset { conn.reset() } else { drop(conn) }
+            if reset {
+                conn.reset()
+            } else {
+                drop(conn)
+            }
             ends(&local.counts, what).await;
         }
     }
