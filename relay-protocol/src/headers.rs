@@ -108,7 +108,10 @@ mod tests {
     fn map(pairs: &[(&str, &str)]) -> HeaderMap {
         let mut map = HeaderMap::new();
         for (name, value) in pairs {
-            map.append(HeaderName::from_bytes(name.as_bytes()).unwrap(), HeaderValue::from_str(value).unwrap());
+            map.append(
+                HeaderName::from_bytes(name.as_bytes()).unwrap(),
+                HeaderValue::from_str(value).unwrap(),
+            );
         }
         map
     }
@@ -123,7 +126,16 @@ mod tests {
             (&[("transfer-encoding", "chunked"), ("trailer", "x-sum")], &["trailer"]),
             (&[("proxy-authorization", "secret"), ("accept", "*/*")], &["accept"]),
             // An attempt to have the next hop read another message than the one that was checked.
-            (&[("connection", "content-length, host, cookie, authorization"), ("content-length", "3"), ("host", "h"), ("cookie", "a=b"), ("authorization", "x")], &["content-length", "host", "cookie", "authorization"]),
+            (
+                &[
+                    ("connection", "content-length, host, cookie, authorization"),
+                    ("content-length", "3"),
+                    ("host", "h"),
+                    ("cookie", "a=b"),
+                    ("authorization", "x"),
+                ],
+                &["content-length", "host", "cookie", "authorization"],
+            ),
         ];
         for (given, left) in cases {
             let mut headers = map(given);

@@ -1,1 +1,4 @@
 //! placeholder
+pub mod auth;
+pub mod identity;
+pub mod store;

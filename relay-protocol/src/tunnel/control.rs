@@ -31,7 +31,13 @@ pub struct Hello {
 impl Hello {
     /// The hello of this program, with every feature that this version knows.
     pub fn new(name: &str, version: &str, time_ms: Option<u64>) -> Self {
-        Self { v: 1, name: name.to_owned(), version: version.to_owned(), features: vec![FEATURE_DRAIN.to_owned()], time_ms }
+        Self {
+            v: 1,
+            name: name.to_owned(),
+            version: version.to_owned(),
+            features: vec![FEATURE_DRAIN.to_owned()],
+            time_ms,
+        }
     }
 
     /// Whether this end lists the feature.
@@ -102,13 +108,29 @@ mod tests {
         assert_eq!(Control::parse(r#"{"type":"ack","bytes":17}"#), Ok(Control::Unknown));
         assert_eq!(
             Control::parse(r#"{"type":"hello","v":2,"name":"x","version":"9","resume":{"received":1}}"#),
-            Ok(Control::Hello(Hello { v: 2, name: "x".into(), version: "9".into(), features: vec![], time_ms: None }))
+            Ok(Control::Hello(Hello {
+                v: 2,
+                name: "x".into(),
+                version: "9".into(),
+                features: vec![],
+                time_ms: None
+            }))
         );
     }
 
     #[test]
     fn what_is_no_message_is_refused() {
-        for text in ["", "null", "[]", "1", "{}", r#"{"type":1}"#, r#"{"type":"hello"}"#, r#"{"type":"drain","reconnect_within":-1}"#, r#"{"type":"drain"}"#] {
+        for text in [
+            "",
+            "null",
+            "[]",
+            "1",
+            "{}",
+            r#"{"type":1}"#,
+            r#"{"type":"hello"}"#,
+            r#"{"type":"drain","reconnect_within":-1}"#,
+            r#"{"type":"drain"}"#,
+        ] {
             assert!(matches!(Control::parse(text), Err(ParseError::Malformed(_))), "{text}");
         }
         let long = format!(r#"{{"type":"x","pad":"{}"}}"#, "a".repeat(MAX_CONTROL));
