@@ -1,0 +1,181 @@
+//! The command line of a relay that runs alone: its users and tokens.
+//!
+//! `relay-server user …` and `relay-server token …` work on the database directly, also while the
+//! server runs. A token is printed once, alone on standard output, and is stored nowhere.
+
+mod duration;
+mod list;
+
+use std::io::Write;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use clap::Subcommand;
+use uuid::Uuid;
+
+pub use self::duration::{DurationError, parse as parse_duration};
+use crate::auth::token::{Claims, Secret, TokenError, mint};
+use crate::store::{Store, StoreError};
+
+/// What can be done with users and tokens.
+#[derive(Debug, Clone, Subcommand)]
+pub enum IdentityCommand {
+    /// Add and list the people who may use this relay
+    #[command(subcommand)]
+    User(UserCommand),
+    /// Make, list and revoke the tokens by which agents and browsers sign in
+    #[command(subcommand)]
+    Token(TokenCommand),
+}
+
+/// What can be done with users.
+#[derive(Debug, Clone, Subcommand)]
+pub enum UserCommand {
+    /// Add a user
+    Add {
+        /// The user's e-mail address
+        #[arg(value_parser = email)]
+        email: String,
+    },
+    /// List all users
+    List {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+/// What can be done with tokens.
+#[derive(Debug, Clone, Subcommand)]
+pub enum TokenCommand {
+    /// Make a token and print it, alone, on standard output
+    Create {
+        /// Whose token it is: the e-mail address of a user
+        #[arg(long, value_name = "EMAIL", value_parser = email)]
+        user: String,
+        /// What to call it in lists
+        #[arg(long, default_value = "token")]
+        name: String,
+        /// How long it is good: a number of m, h or d, from 1m to 3650d
+        #[arg(long, value_name = "DURATION", default_value = "365d", value_parser = parse_duration)]
+        expires: Duration,
+    },
+    /// List all tokens, without the tokens themselves
+    List {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Revoke a token; everything that hangs on it ends within seconds
+    Revoke {
+        /// The token's id, from `token list`
+        id: Uuid,
+    },
+}
+
+/// Why a command did nothing, with what to do about it.
+#[derive(Debug, thiserror::Error)]
+pub enum IdentityError {
+    /// The store refused or failed.
+    #[error("{0}")]
+    Store(#[from] StoreError),
+    /// There is no such token, or it is revoked already.
+    #[error("there is no token {0} that could be revoked. See: relay-server token list")]
+    NoSuchToken(Uuid),
+    /// The token could not be signed.
+    #[error("{0}")]
+    Token(#[from] TokenError),
+    /// The answer could not be written.
+    #[error("cannot write the answer: {0}")]
+    Output(#[from] std::io::Error),
+}
+
+/// Runs one command and writes its answer.
+pub async fn run(
+    command: IdentityCommand,
+    store: &Store,
+    secret: &Secret,
+    out: &mut impl Write,
+) -> Result<(), IdentityError> {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, seconds);
+    match command {
+        IdentityCommand::User(UserCommand::Add { email }) => {
+            let user = store.add_user(&email).await?;
+            writeln!(out, "added {} ({})", user.email, user.id)?;
+        }
+        IdentityCommand::User(UserCommand::List { json }) => list::users(&store.users().await?, json, out)?,
+        IdentityCommand::Token(TokenCommand::Create { user, name, expires }) => {
+            let token = create_token(store, secret, &user, &name, now, expires).await?;
+            writeln!(out, "{token}")?;
+        }
+        IdentityCommand::Token(TokenCommand::List { json }) => {
+            list::tokens(&store.tokens().await?, now, json, out)?;
+        }
+        IdentityCommand::Token(TokenCommand::Revoke { id }) => {
+            if !store.revoke_token(id).await? {
+                return Err(IdentityError::NoSuchToken(id));
+            }
+            writeln!(out, "revoked {id}")?;
+        }
+    }
+    out.flush()?;
+    Ok(())
+}
+
+async fn create_token(
+    store: &Store,
+    secret: &Secret,
+    email: &str,
+    name: &str,
+    now: i64,
+    expires: Duration,
+) -> Result<String, IdentityError> {
+    let exp = now.saturating_add(seconds(expires));
+    let row = store.create_token(email, name, exp).await?;
+    Ok(mint(secret, &Claims { sub: row.user_id, session_id: row.id, iat: now, exp })?)
+}
+
+fn seconds(duration: Duration) -> i64 {
+    i64::try_from(duration.as_secs()).unwrap_or(i64::MAX)
+}
+
+/// An e-mail address as far as a typing mistake can be told: one `@` with a name before it and a host
+/// after it, no spaces, no longer than RFC 5321 section 4.5.3.1.3 allows.
+fn email(text: &str) -> Result<String, String> {
+    let text = text.trim();
+    let fine = text.len() <= 254
+        && !text.chars().any(|c| c.is_whitespace() || c.is_control() || "<>(),;:\"\\[]".contains(c))
+        && text.split_once('@').is_some_and(|(name, host)| {
+            !name.is_empty() && !host.is_empty() && !host.contains('@') && !host.split('.').any(str::is_empty)
+        });
+    if fine { Ok(text.to_lowercase()) } else { Err("write an address like name@example.org".to_owned()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses() {
+        let long = format!("{}@example.org", "a".repeat(250));
+        let cases = [
+            ("Ann@Example.org", Some("ann@example.org")),
+            (" ann@example.org ", Some("ann@example.org")),
+            ("ann+tag@localhost", Some("ann+tag@localhost")),
+            ("j\u{fc}rgen@example.org", Some("j\u{fc}rgen@example.org")),
+            ("ann", None),
+            ("@example.org", None),
+            ("ann@", None),
+            ("ann@b@example.org", None),
+            ("ann@example..org", None),
+            ("ann@.org", None),
+            ("an n@example.org", None),
+            ("Ann <ann@example.org>", None),
+            ("ann@example.org\nb@example.org", None),
+            ("", None),
+            (&long, None),
+        ];
+        for (text, expected) in cases {
+            assert_eq!(email(text).ok().as_deref(), expected, "{text:?}");
+        }
+    }
+}

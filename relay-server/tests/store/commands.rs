@@ -1,0 +1,93 @@
+//! The commands for users and tokens, as they are typed.
+
+use clap::Parser;
+use relay_server::auth::token::{Secret, Verifier};
+use relay_server::identity::{IdentityCommand, IdentityError, run};
+use uuid::Uuid;
+
+use crate::bench::Bench;
+
+#[derive(Parser)]
+struct Cli {
+    #[command(subcommand)]
+    command: IdentityCommand,
+}
+
+async fn relay_server(bench: &Bench, secret: &Secret, arguments: &str) -> Result<String, IdentityError> {
+    let cli = Cli::try_parse_from(["relay-server"].into_iter().chain(arguments.split(' '))).unwrap();
+    let mut out = Vec::new();
+    run(cli.command, &bench.store, secret, &mut out).await?;
+    Ok(String::from_utf8(out).unwrap())
+}
+
+#[tokio::test]
+async fn from_the_first_user_to_a_revoked_token() {
+    let bench = Bench::sqlite().await;
+    let secret = Secret::load_or_create(&tempfile::tempdir().unwrap().path().join("secret")).unwrap();
+    let relay_server = async |arguments: &str| relay_server(&bench, &secret, arguments).await;
+
+    let missing = relay_server("token create --user ann@example.org").await.unwrap_err().to_string();
+    assert!(missing.contains("relay-server user add ann@example.org"), "{missing}");
+    assert!(relay_server("user add Ann@example.org").await.unwrap().starts_with("added ann@example.org"));
+    assert!(relay_server("user add ann@example.org").await.unwrap_err().to_string().contains("already"));
+    assert!(relay_server("user list").await.unwrap().contains("ann@example.org"));
+    let users: serde_json::Value =
+        serde_json::from_str(&relay_server("user list --json").await.unwrap()).unwrap();
+    assert_eq!(users[0]["email"], "ann@example.org");
+
+    let printed =
+        relay_server("token create --user ann@example.org --name laptop --expires 30d").await.unwrap();
+    let token = printed.strip_suffix('\n').unwrap();
+    assert!(!token.contains(char::is_whitespace), "the token, alone");
+    let now =
+        std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs().cast_signed();
+    let claims = Verifier::new(&secret).verify(token, now).unwrap();
+    assert!((claims.exp - now - 30 * 24 * 3600).abs() < 60);
+    assert!(bench.store.auth_session_live(claims.session_id, claims.sub).await.unwrap());
+
+    let listed: serde_json::Value =
+        serde_json::from_str(&relay_server("token list --json").await.unwrap()).unwrap();
+    assert_eq!(listed[0]["id"], claims.session_id.to_string());
+    assert_eq!((&listed[0]["name"], &listed[0]["state"]), (&"laptop".into(), &"live".into()));
+    assert_eq!(listed[0]["expires_at"], claims.exp);
+    assert!(!relay_server("token list").await.unwrap().contains(token));
+
+    relay_server(&format!("token revoke {}", claims.session_id)).await.unwrap();
+    assert!(!bench.store.auth_session_live(claims.session_id, claims.sub).await.unwrap());
+    assert!(relay_server("token list").await.unwrap().contains("revoked"));
+    let again = relay_server(&format!("token revoke {}", claims.session_id)).await.unwrap_err();
+    assert!(matches!(again, IdentityError::NoSuchToken(_)));
+    assert!(relay_server(&format!("token revoke {}", Uuid::new_v4())).await.is_err());
+}
+
+#[test]
+fn what_makes_no_sense_is_refused_before_anything_happens() {
+    for arguments in [
+        "user add ann",
+        "token create",
+        "token create --user ann",
+        "token create --user ann@example.org --expires 10s",
+        "token create --user ann@example.org --expires 4000d",
+        "token revoke ann",
+        "user",
+    ] {
+        assert!(
+            Cli::try_parse_from(["relay-server"].into_iter().chain(arguments.split(' '))).is_err(),
+            "{arguments}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn the_database_file_is_for_its_owner_alone() {
+    use std::os::unix::fs::PermissionsExt;
+    let bench = Bench::sqlite().await;
+    bench.store.add_user("ann@example.org").await.unwrap();
+    let relay_server::store::DatabaseUrl::Sqlite(file) = bench.options().url else { panic!("not SQLite") };
+    let mode = |path: &std::path::Path| path.metadata().unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode(&file), 0o600);
+    assert_eq!(mode(file.parent().unwrap()), 0o700);
+    for entry in std::fs::read_dir(file.parent().unwrap()).unwrap() {
+        assert_eq!(mode(&entry.unwrap().path()), 0o600, "also what lies beside it");
+    }
+}

@@ -1,0 +1,85 @@
+//! A relay, a user, an agent, and a session to the local server: what most tests start from.
+
+use std::net::SocketAddr;
+
+use http::Request;
+use uuid::Uuid;
+
+use crate::{
+    agent::{Agent, AgentOptions},
+    client::{self, Body, Reply},
+    relay::{Relay, RelayOptions},
+};
+use relay_protocol::api::HostStatus;
+
+/// The e-mail address of the one user.
+pub const EMAIL: &str = "owner@example.com";
+
+/// The name of the one host.
+pub const HOST: &str = "workshop";
+
+/// All of it, running.
+#[derive(Debug)]
+pub struct Stack {
+    /// The agent; dropped first, so that it does not complain.
+    pub agent: Agent,
+    /// The relay.
+    pub relay: Relay,
+    /// The user's token.
+    pub token: String,
+    /// The host's id.
+    pub host: Uuid,
+    /// A session for it.
+    pub session: Uuid,
+}
+
+impl Stack {
+    /// Starts all of it in front of a local server.
+    pub async fn start(to: &str) -> Self {
+        Self::with(to, RelayOptions::default(), |o| o).await
+    }
+
+    /// The same with other options of the relay and the agent.
+    pub async fn with(
+        to: &str,
+        relay: RelayOptions,
+        agent: impl FnOnce(AgentOptions) -> AgentOptions,
+    ) -> Self {
+        let relay = Relay::start(relay).await;
+        let token = relay.user_with_token(EMAIL).await;
+        let agent = Agent::start(agent(AgentOptions::new(&relay.url(), to, &token, HOST))).await;
+        let host = relay.await_host(&token, HOST, HostStatus::Online).await.id;
+        let session = relay.create_session(&token, host).await;
+        Self { agent, relay, token, host, session }
+    }
+
+    /// The relay's address.
+    pub fn addr(&self) -> SocketAddr {
+        self.relay.addr
+    }
+
+    /// The prefix of the session's paths, without a slash at its end.
+    pub fn prefix(&self) -> String {
+        format!("/v1/relay/h/{}/s/{}", self.host, self.session)
+    }
+
+    /// The path at the relay of a path at the local server.
+    pub fn path(&self, local: &str) -> String {
+        format!("{}{local}", self.prefix())
+    }
+
+    /// A request for a path at the local server.
+    pub fn request(&self, method: &str, local: &str) -> http::request::Builder {
+        Request::builder().method(method).uri(self.path(local))
+    }
+
+    /// Sends a GET for a path at the local server.
+    pub async fn get(&self, local: &str) -> Reply {
+        self.fetch(client::get(&self.path(local))).await
+    }
+
+    /// Sends a request and reads the whole response.
+    pub async fn fetch(&self, request: Request<Body>) -> Reply {
+        client::fetch(self.relay.addr, request).await
+    }
+}
