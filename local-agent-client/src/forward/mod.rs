@@ -8,6 +8,7 @@
 //! stream is reset, and the caller sees it.
 
 pub mod body;
+pub(crate) mod insecure;
 pub mod local;
 pub mod path;
 pub mod policy;
