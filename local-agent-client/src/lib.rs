@@ -1,1 +1,51 @@
-//! placeholder
+//! The agent of Sidecar Relay: dials out to a relay, and serves what the relay authorised from a
+//! local HTTP server or from inside this program.
+//!
+//! ```no_run
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! use local_agent_client::{Agent, LocalTarget, TokenSource};
+//!
+//! let agent = Agent::builder(
+//!     "https://relay.example".parse()?,
+//!     TokenSource::File("token".into()),
+//!     "http://127.0.0.1:3000".parse::<LocalTarget>()?,
+//! )
+//! .state_dir("state")
+//! .build()?;
+//! agent.run(tokio_util::sync::CancellationToken::new()).await;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! Floors, each using only those below it:
+//!
+//! | module | what it does |
+//! | --- | --- |
+//! | [`agent`] | puts everything together |
+//! | [`session`] | when to dial, when to leave, how long to wait |
+//! | [`tunnel`] | one tunnel and its streams |
+//! | [`serve`] | one stream: an HTTP/1.1 connection |
+//! | [`forward`] | one request: header and path policy, the pool to the local server |
+//! | [`dial`] | one WebSocket to the relay: proxy, TLS, handshake |
+//! | [`state`], [`status`], [`token`], [`backoff`], [`clock`], [`splice`] | what they stand on |
+//! | [`platform`] | the only place that asks which system this is |
+
+pub mod agent;
+pub mod backoff;
+pub mod clock;
+pub mod dial;
+pub mod forward;
+pub mod platform;
+pub mod serve;
+pub mod session;
+pub mod splice;
+pub mod state;
+pub mod status;
+pub mod token;
+pub mod tunnel;
+
+pub use agent::{Agent, BuildError, Builder, Trust};
+pub use dial::RelayUrl;
+pub use forward::{LocalTarget, RequestBody};
+pub use status::Status;
+pub use token::{Token, TokenSource};

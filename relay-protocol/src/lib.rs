@@ -8,11 +8,13 @@
 //! | [`tunnel`] | the byte stream inside a WebSocket, its control messages, and the multiplexed streams on it |
 //! | [`headers`] | the header names of the protocol and the hop-by-hop rule that both ends apply |
 //! | [`problem`] | RFC 9457 errors with their stable codes |
+//! | [`splice`] | joins two upgraded connections |
 //! | [`api`] | the JSON bodies of the relay's HTTP interface |
 
 pub mod api;
 pub mod headers;
 pub mod problem;
+pub mod splice;
 pub mod tunnel;
 
 /// The base of every path that the relay answers for tunnels and browser sessions.

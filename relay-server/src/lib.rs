@@ -1,4 +1,28 @@
-//! placeholder
+//! The relay as a library: what `relay-server` runs and what the tests drive.
+//!
+//! | module | what it holds |
+//! | --- | --- |
+//! | [`config`] | settings, read and checked once |
+//! | [`proxy`] | from a browser's request to the local server and back |
+//! | [`tunnel`] | the tunnels that agents hold open |
+//! | [`server`] | all of it put together |
+//! | [`limits`] | rates and counts per address |
+//! | [`shutdown`] | serving, draining, ended |
+//! | [`http`] | from accepted sockets to answered requests |
+//! | [`auth`], [`identity`] | tokens, and the command line of a relay with users of its own |
+//! | [`store`] | SQLite or PostgreSQL |
+//! | [`telemetry`] | log lines |
+//! | [`cli`] | the command line |
+
 pub mod auth;
+pub mod cli;
+pub mod config;
+pub mod http;
 pub mod identity;
+pub mod limits;
+pub mod proxy;
+pub mod server;
+pub mod shutdown;
 pub mod store;
+pub mod telemetry;
+pub mod tunnel;

@@ -1,2 +1,85 @@
-//! placeholder
-fn main() {}
+//! The `relay-server` program: command line, logging, signals; everything else is the library.
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use anyhow::Context;
+use relay_server::cli::{Action, Cli, print_settings};
+use relay_server::config::Config;
+use relay_server::identity::{self, IdentityCommand};
+use relay_server::shutdown::{Shutdown, on_signals};
+use relay_server::store::Store;
+use relay_server::{server, telemetry};
+use tokio::net::TcpListener;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// The exit code for a configuration that does not hold, as for a command line that does not.
+const BAD_USAGE: u8 = 2;
+
+fn main() -> ExitCode {
+    let cli = match Cli::parse(std::env::args_os()) {
+        Ok(cli) => cli,
+        Err(error) => error.exit(),
+    };
+    if let Action::Settings { markdown } = cli.action {
+        let _ = std::io::stdout().write_all(print_settings(markdown).as_bytes());
+        return ExitCode::SUCCESS;
+    }
+    let config = match cli.config() {
+        Ok(config) => config,
+        Err(error) => {
+            eprintln!("relay-server: {error}");
+            return ExitCode::from(BAD_USAGE);
+        }
+    };
+    match run(cli.action, config) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("relay-server: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(action: Action, config: Config) -> anyhow::Result<()> {
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().enable_all().build().context("starting threads")?;
+    runtime.block_on(async {
+        match action {
+            Action::Identity(command) => manage(command, config).await,
+            Action::Serve | Action::Settings { .. } => serve(config).await,
+        }
+    })
+}
+
+async fn open(config: &Config) -> anyhow::Result<Store> {
+    config.make_folder_of_database()?;
+    Store::open(&config.store_options()).await.context("opening the database")
+}
+
+async fn manage(command: IdentityCommand, config: Config) -> anyhow::Result<()> {
+    let store = open(&config).await?;
+    let secret = config.load_jwt_secret()?;
+    identity::run(command, &store, &secret, &mut std::io::stdout().lock()).await?;
+    Ok(())
+}
+
+async fn serve(config: Config) -> anyhow::Result<()> {
+    telemetry::init(&config).context("starting the log")?;
+    let shutdown = Shutdown::default();
+    let signals = tokio::spawn(on_signals(shutdown.clone()));
+    let store = open(&config).await?;
+    for notice in store.notices() {
+        tracing::warn!("{notice}");
+    }
+    let address = config.listen.to_string();
+    let listener = TcpListener::bind((config.listen.host.as_str(), config.listen.port))
+        .await
+        .with_context(|| format!("listening on {address}"))?;
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), "listening addr={}", listener.local_addr()?);
+    let result = server::run(config, store, listener, shutdown).await;
+    signals.abort();
+    result.context("serving")
+}

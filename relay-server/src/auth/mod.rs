@@ -1,3 +1,4 @@
 //! Who is calling.
 
+pub mod access;
 pub mod token;

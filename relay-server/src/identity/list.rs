@@ -113,7 +113,7 @@ fn date(unix: i64) -> String {
 
 #[cfg(test)]
 mod tests {
-    #![allow(clippy::unwrap_used)]
+    #![allow(clippy::unwrap_used, clippy::indexing_slicing)]
     use uuid::Uuid;
 
     use super::*;

@@ -9,10 +9,12 @@
 //! | file | what it holds |
 //! | --- | --- |
 //! | `identity`, `hosts`, `sessions`, `presence` | the operations |
+//! | `alone` | presence where PostgreSQL gives us no table for it |
 //! | `db`, `template` | running statements with a deadline; the words that differ between databases |
 //! | `sqlite`, `postgres`, `tables` | the two databases; where PostgreSQL's tables are found |
 //! | `error` | what can go wrong |
 
+mod alone;
 mod db;
 mod error;
 mod hosts;

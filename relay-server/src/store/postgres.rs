@@ -32,11 +32,13 @@ const TRUSTED_REST: Duration = Duration::from_secs(1);
 const SESSION_SETTINGS: &str =
     "set statement_timeout = '5s'; set idle_in_transaction_session_timeout = '10s'";
 
-/// Whether the schema exists and what the database user may do.
-const PRIVILEGES: &str = "select n.oid is not null, \
-     has_database_privilege(current_database(), 'create'), \
+/// Whether the schema exists, and whether the database user may make schemas and make tables in it. One
+/// whose history is somebody else's to write is not ours to upgrade.
+const PRIVILEGES: &str = "select n.oid is not null, has_database_privilege(current_database(), 'create'), \
      coalesce(has_schema_privilege(n.oid, 'usage') and has_schema_privilege(n.oid, 'create'), false) \
-     from (select 1) one left join pg_catalog.pg_namespace n on n.nspname = 'relay'";
+         and coalesce(has_table_privilege(h.oid, 'select') and has_table_privilege(h.oid, 'insert'), true) \
+     from (select 1) one left join pg_catalog.pg_namespace n on n.nspname = 'relay' \
+     left join pg_catalog.pg_class h on h.relnamespace = n.oid and h.relname = '_sqlx_migrations'";
 
 pub(super) struct Database {
     pool: PgPool,
@@ -103,7 +105,7 @@ impl Database {
 
     /// Looks where the tables are now.
     pub(super) async fn find_tables(&self) -> Result<Tables, StoreError> {
-        let mut lease = self.lease().await.map_err(Failure::into_error)?;
+        let mut lease = self.lease(false).await.map_err(Failure::into_error)?;
         let query = sqlx::query_as::<Postgres, (String, String)>(CATALOG)
             .bind(CONTRACT_TABLES.as_slice())
             .bind(OWN_TABLES.as_slice());
@@ -142,10 +144,10 @@ impl Database {
         args: &[Arg<'_>],
     ) -> Result<Vec<T>, StoreError> {
         let tables = self.current().await?;
-        match self.fetch_once(&tables, template, args, true).await {
+        match self.fetch_once(&tables, template, args, false).await {
             Err(Failure::Again(_)) => {
                 let tables = self.find_tables().await?;
-                self.fetch_once(&tables, template, args, false).await.map_err(Failure::into_error)
+                self.fetch_once(&tables, template, args, true).await.map_err(Failure::into_error)
             }
             other => other.map_err(Failure::into_error),
         }
@@ -153,26 +155,27 @@ impl Database {
 
     pub(super) async fn transaction(&self, steps: &[Step<'_>]) -> Result<Vec<u64>, StoreError> {
         let tables = self.current().await?;
-        match self.transaction_once(&tables, steps, true).await {
+        match self.transaction_once(&tables, steps, false).await {
             Err(Failure::Again(_)) => {
                 let tables = self.find_tables().await?;
-                self.transaction_once(&tables, steps, false).await.map_err(Failure::into_error)
+                self.transaction_once(&tables, steps, true).await.map_err(Failure::into_error)
             }
             other => other.map_err(Failure::into_error),
         }
     }
 
-    /// `cached` is false on the second try: a plan that went out of date is not asked twice.
+    /// `again` is the second try, which starts without what the connection had prepared: those plans
+    /// may be why the first one failed.
     async fn fetch_once<T: Record>(
         &self,
         tables: &Tables,
         template: &'static str,
         args: &[Arg<'_>],
-        cached: bool,
+        again: bool,
     ) -> Result<Vec<T>, Failure> {
         let sql = render(template, |name, argument| tables.expand(name, argument))?;
-        let query = sqlx::query_as_with::<Postgres, T, _>(AssertSqlSafe(sql), bind(args)?).persistent(cached);
-        let mut lease = self.lease().await?;
+        let query = sqlx::query_as_with::<Postgres, T, _>(AssertSqlSafe(sql), bind(args)?);
+        let mut lease = self.lease(again).await?;
         let rows = timeout(STATEMENT_DEADLINE, query.fetch_all(&mut *lease.connection))
             .await
             .map_err(|_| too_slow())??;
@@ -184,17 +187,23 @@ impl Database {
         &self,
         tables: &Tables,
         steps: &[Step<'_>],
-        cached: bool,
+        again: bool,
     ) -> Result<Vec<u64>, Failure> {
-        let mut lease = self.lease().await?;
-        let work = run(&mut lease.connection, tables, steps, cached);
+        let mut lease = self.lease(again).await?;
+        let work = run(&mut lease.connection, tables, steps);
         let affected = timeout(STATEMENT_DEADLINE, work).await.map_err(|_| too_slow())??;
         lease.done = true;
         Ok(affected)
     }
 
-    async fn lease(&self) -> Result<Lease, Failure> {
-        Ok(Lease { connection: self.pool.acquire().await?, done: false })
+    async fn lease(&self, again: bool) -> Result<Lease, Failure> {
+        let mut lease = Lease { connection: self.pool.acquire().await?, done: false };
+        if again {
+            timeout(STATEMENT_DEADLINE, lease.connection.clear_cached_statements())
+                .await
+                .map_err(|_| too_slow())??;
+        }
+        Ok(lease)
     }
 }
 
@@ -202,29 +211,23 @@ async fn run(
     connection: &mut PgConnection,
     tables: &Tables,
     steps: &[Step<'_>],
-    cached: bool,
 ) -> Result<Vec<u64>, Failure> {
     // A single statement is a transaction by itself, in one round trip.
     if let [step] = steps {
-        return Ok(vec![execute(connection, tables, step, cached).await?]);
+        return Ok(vec![execute(connection, tables, step).await?]);
     }
     let mut transaction = connection.begin().await?;
     let mut affected = Vec::with_capacity(steps.len());
     for step in steps {
-        affected.push(execute(&mut transaction, tables, step, cached).await?);
+        affected.push(execute(&mut transaction, tables, step).await?);
     }
     transaction.commit().await?;
     Ok(affected)
 }
 
-async fn execute(
-    connection: &mut PgConnection,
-    tables: &Tables,
-    step: &Step<'_>,
-    cached: bool,
-) -> Result<u64, Failure> {
+async fn execute(connection: &mut PgConnection, tables: &Tables, step: &Step<'_>) -> Result<u64, Failure> {
     let sql = render(step.template, |name, argument| tables.expand(name, argument))?;
-    let query = sqlx::query_with::<Postgres, _>(AssertSqlSafe(sql), bind(step.args)?).persistent(cached);
+    let query = sqlx::query_with::<Postgres, _>(AssertSqlSafe(sql), bind(step.args)?);
     Ok(query.execute(connection).await?.rows_affected())
 }
 

@@ -6,8 +6,7 @@
 //! write locks the host's row first: what it then reads is what is there (without the lock PostgreSQL
 //! would answer "is another left?" from before the successor).
 //!
-//! A PostgreSQL user that may not have a schema has no such table. Then this process's own tunnels
-//! decide, which is right as long as there is one relay; [`Store::notices`] says so.
+//! A PostgreSQL user that may not have a schema has no such table: then it goes as in `alone`.
 
 use std::collections::HashSet;
 
@@ -18,9 +17,8 @@ use super::db::{Arg, Step};
 use super::error::StoreError;
 
 const LOCK_HOST: &str = "select 1 from {hosts} where id = $1 {lock}";
-const SET_ONLINE: &str = "update {hosts} set status = 'online', last_seen_at = {now} where id {in:$1}";
-const SET_OFFLINE: &str = "update {hosts} set status = 'offline', last_seen_at = {now} \
-     where id = $1 and status = 'online'";
+pub(super) const SET_ONLINE: &str =
+    "update {hosts} set status = 'online', last_seen_at = {now} where id {in:$1}";
 
 /// The host `h` has no tunnel that was confirmed of late.
 macro_rules! no_fresh_tunnel {
@@ -34,10 +32,7 @@ impl Store {
     /// puts right the hosts that say online without a fresh tunnel on any relay. Returns how many.
     pub async fn relay_started(&self, relay_id: &str) -> Result<u64, StoreError> {
         if !self.shared_presence() {
-            return self
-                .db()
-                .execute("update {hosts} set status = 'offline' where status = 'online'", &[])
-                .await;
+            return self.start_alone().await;
         }
         let affected = self
             .db()
@@ -70,7 +65,11 @@ impl Store {
         host: Uuid,
     ) -> Result<(), StoreError> {
         self.inner.open.lock().insert(connection, host);
-        self.write_open(relay_id, &[(connection, host)]).await
+        if self.shared_presence() {
+            self.write_open(relay_id, &[(connection, host)]).await
+        } else {
+            self.settle_alone(host).await
+        }
     }
 
     /// A tunnel is closed: its host is offline unless another tunnel of it is open.
@@ -81,13 +80,20 @@ impl Store {
         host: Uuid,
     ) -> Result<(), StoreError> {
         self.inner.open.lock().remove(&connection);
-        self.write_closed(relay_id, connection, host).await
+        if self.shared_presence() {
+            self.write_closed(relay_id, connection, host).await
+        } else {
+            self.settle_alone(host).await
+        }
     }
 
     /// Confirms the tunnels that are open here, which is due every 20 s, and expires those of any relay
     /// that were not confirmed for 45 s. Tunnels of which this store was not told, or which closed in
     /// the meantime, are left out.
     pub async fn tunnels_alive(&self, relay_id: &str, tunnels: &[(Uuid, Uuid)]) -> Result<(), StoreError> {
+        if !self.shared_presence() {
+            return self.confirm_alone().await;
+        }
         let open: Vec<(Uuid, Uuid)> = {
             let known = self.inner.open.lock();
             tunnels.iter().filter(|(connection, host)| known.get(connection) == Some(host)).copied().collect()
@@ -95,7 +101,7 @@ impl Store {
         if !open.is_empty() {
             self.write_open(relay_id, &open).await?;
         }
-        if self.shared_presence() { self.expire().await } else { Ok(()) }
+        self.expire().await
     }
 
     /// Writes that these tunnels are open, then looks again: one that was closed while this was on its
@@ -103,27 +109,22 @@ impl Store {
     async fn write_open(&self, relay_id: &str, tunnels: &[(Uuid, Uuid)]) -> Result<(), StoreError> {
         let connections: Vec<Uuid> = tunnels.iter().map(|(connection, _)| *connection).collect();
         let hosts: Vec<Uuid> = tunnels.iter().map(|(_, host)| *host).collect();
-        let online = Step { template: SET_ONLINE, args: &[Arg::Ids(&hosts)] };
-        if self.shared_presence() {
-            self.db()
-                .transaction(&[
-                    Step {
-                        template: "select 1 from {hosts} where id {in:$1} order by id {lock}",
-                        args: &[Arg::Ids(&hosts)],
-                    },
-                    online,
-                    Step {
-                        template: "insert into {tunnels} (connection_id, relay_id, host_id, connected_at, seen_at) \
-                                   select z.connection_id, $1, z.host_id, {now}, {now} from {zip:$2,$3} \
-                                   join {hosts} h on h.id = z.host_id \
-                                   where true on conflict (connection_id) do update set seen_at = {now}",
-                        args: &[Arg::Text(relay_id), Arg::Ids(&connections), Arg::Ids(&hosts)],
-                    },
-                ])
-                .await?;
-        } else {
-            self.db().transaction(&[online]).await?;
-        }
+        self.db()
+            .transaction(&[
+                Step {
+                    template: "select 1 from {hosts} where id {in:$1} order by id {lock}",
+                    args: &[Arg::Ids(&hosts)],
+                },
+                Step { template: SET_ONLINE, args: &[Arg::Ids(&hosts)] },
+                Step {
+                    template: "insert into {tunnels} (connection_id, relay_id, host_id, connected_at, seen_at) \
+                               select z.connection_id, $1, z.host_id, {now}, {now} from {zip:$2,$3} \
+                               join {hosts} h on h.id = z.host_id \
+                               where true on conflict (connection_id) do update set seen_at = {now}",
+                    args: &[Arg::Text(relay_id), Arg::Ids(&connections), Arg::Ids(&hosts)],
+                },
+            ])
+            .await?;
         let closed: Vec<(Uuid, Uuid)> = {
             let known = self.inner.open.lock();
             tunnels.iter().filter(|(connection, _)| !known.contains_key(connection)).copied().collect()
@@ -135,34 +136,22 @@ impl Store {
     }
 
     async fn write_closed(&self, relay_id: &str, connection: Uuid, host: Uuid) -> Result<(), StoreError> {
-        if self.shared_presence() {
-            let steps = [
-                Step { template: LOCK_HOST, args: &[Arg::Id(host)] },
-                Step {
-                    template: "delete from {tunnels} where connection_id = $1 and relay_id = $2 and host_id = $3",
-                    args: &[Arg::Id(connection), Arg::Text(relay_id), Arg::Id(host)],
-                },
-                Step {
-                    template: concat!(
-                        "update {hosts} as h set status = 'offline', last_seen_at = {now} \
-                         where h.id = $1 and h.status = 'online' and ",
-                        no_fresh_tunnel!()
-                    ),
-                    args: &[Arg::Id(host)],
-                },
-            ];
-            return self.db().transaction(&steps).await.map(drop);
-        }
-        // Without the table: what this process has open decides, before the write and again after it,
-        // because a successor may have come while it was on its way.
-        if self.has_open(host) {
-            return Ok(());
-        }
-        self.db().execute(SET_OFFLINE, &[Arg::Id(host)]).await?;
-        if self.has_open(host) {
-            self.db().execute(SET_ONLINE, &[Arg::Ids(&[host])]).await?;
-        }
-        Ok(())
+        let steps = [
+            Step { template: LOCK_HOST, args: &[Arg::Id(host)] },
+            Step {
+                template: "delete from {tunnels} where connection_id = $1 and relay_id = $2 and host_id = $3",
+                args: &[Arg::Id(connection), Arg::Text(relay_id), Arg::Id(host)],
+            },
+            Step {
+                template: concat!(
+                    "update {hosts} as h set status = 'offline', last_seen_at = {now} \
+                     where h.id = $1 and h.status = 'online' and ",
+                    no_fresh_tunnel!()
+                ),
+                args: &[Arg::Id(host)],
+            },
+        ];
+        self.db().transaction(&steps).await.map(drop)
     }
 
     /// Removes the rows of relays that went away, and with the last of them a host's online status.
@@ -195,9 +184,5 @@ impl Store {
             ])
             .await
             .map(drop)
-    }
-
-    fn has_open(&self, host: Uuid) -> bool {
-        self.inner.open.lock().values().any(|open| *open == host)
     }
 }

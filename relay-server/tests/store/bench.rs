@@ -113,12 +113,27 @@ impl Bench {
                 connection.execute("begin immediate").await.unwrap();
                 Blocker::Sqlite(connection)
             }
-            Place::Postgres(server, database) => {
-                let mut connection = sqlx::PgConnection::connect(&server.url(database)).await.unwrap();
+            Place::Postgres(..) => {
+                let mut connection = self.connection().await;
                 connection.execute("begin; lock table relay.hosts in access exclusive mode").await.unwrap();
                 Blocker::Postgres(connection)
             }
         }
+    }
+
+    /// On PostgreSQL: a connection of one's own to the database.
+    pub async fn connection(&self) -> sqlx::PgConnection {
+        let Place::Postgres(server, database) = &self.place else { panic!("not PostgreSQL") };
+        sqlx::PgConnection::connect(&server.url(database)).await.unwrap()
+    }
+
+    /// On PostgreSQL: waits until somebody waits for a lock.
+    pub async fn somebody_waits(&self) {
+        let Place::Postgres(server, database) = &self.place else { panic!("not PostgreSQL") };
+        let waiting = format!(
+            "select count(*) from pg_stat_activity where datname = '{database}' and wait_event_type = 'Lock'"
+        );
+        until("somebody waits for a lock", async || server.psql("postgres", &waiting) != "0").await;
     }
 
     async fn sqlite_connection(&self) -> SqliteConnection {

@@ -1,7 +1,10 @@
 //! Which hosts are online, with one relay and with several, the same on both databases.
 
+use std::time::Duration;
+
 use relay_protocol::api::HostStatus;
 use relay_server::store::Store;
+use sqlx::{AssertSqlSafe, Executor};
 use uuid::Uuid;
 
 use crate::bench::{Bench, user};
@@ -172,4 +175,46 @@ async fn opens_and_closes_in_any_order_end_with_the_truth(bench: Bench) {
             bench.store.tunnel_closed("a", survivor, host).await.unwrap();
         }
     }
+}
+
+/// Another relay's open is under way, not committed, when the last tunnel of this relay closes: the
+/// close must wait for it and then see it.
+#[tokio::test]
+async fn a_close_sees_the_successor_that_is_just_being_written() {
+    let bench = Bench::postgres().await;
+    let (ann, host) = host(&bench).await;
+    let old = Uuid::new_v4();
+    bench.store.tunnel_opened("a", old, host).await.unwrap();
+    let mut opening = bench.connection().await;
+    let written = format!(
+        "begin; update relay.hosts set status = 'online' where id = '{host}'; \
+         insert into relay.tunnels values ('{}', 'b', '{host}', now(), now())",
+        Uuid::new_v4()
+    );
+    opening.execute(AssertSqlSafe(written)).await.unwrap();
+    let store = bench.store.clone();
+    let closing = tokio::spawn(async move { store.tunnel_closed("a", old, host).await });
+    bench.somebody_waits().await;
+    opening.execute("commit").await.unwrap();
+    closing.await.unwrap().unwrap();
+    assert!(online(&bench.store, ann).await);
+}
+
+/// A tunnel closes while its confirmation is on the way, and the close itself is given up before the
+/// database took it: the confirmation must not leave it open.
+#[tokio::test]
+async fn a_confirmation_looks_again_for_what_closed_meanwhile() {
+    let bench = Bench::postgres().await;
+    let (ann, host) = host(&bench).await;
+    let connection = Uuid::new_v4();
+    bench.store.tunnel_opened("a", connection, host).await.unwrap();
+    let blocker = bench.block_hosts().await;
+    let store = bench.store.clone();
+    let confirming = tokio::spawn(async move { store.tunnels_alive("a", &[(connection, host)]).await });
+    bench.somebody_waits().await;
+    let closing = bench.store.tunnel_closed("a", connection, host);
+    assert!(tokio::time::timeout(Duration::from_millis(50), closing).await.is_err());
+    blocker.release().await;
+    confirming.await.unwrap().unwrap();
+    assert!(!online(&bench.store, ann).await);
 }

@@ -100,6 +100,63 @@ async fn presence_is_kept_in_the_process() {
     assert!(!online(&store, user).await);
     store.tunnels_alive("a", &[(new, host)]).await.unwrap();
     assert!(!online(&store, user).await, "a list from before the close");
+
+    // A close that the database did not take is made good by the next confirmation.
+    let other = store.upsert_host(user, "m2", "Other", None).await.unwrap();
+    store.tunnel_opened("a", Uuid::new_v4(), other).await.unwrap();
+    shared.sql("update public.hosts set status = 'online'");
+    store.tunnels_alive("a", &[]).await.unwrap();
+    let listed = store.hosts(user).await.unwrap();
+    let status: Vec<_> = listed.iter().map(|host| (host.name.as_str(), host.status)).collect();
+    assert_eq!(status, [("Laptop", HostStatus::Offline), ("Other", HostStatus::Online)]);
+}
+
+#[tokio::test]
+async fn a_schema_whose_history_is_somebody_elses_is_not_upgraded() {
+    let (shared, role) = restricted();
+    drop(shared.open_as("postgres", SOON).await);
+    shared.sql(TABLES);
+    grant(&shared, &role);
+    shared.sql(&format!("grant usage, create on schema relay to {role}"));
+    the_relay_works(&shared, &shared.open_as(&role, SOON).await).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn opens_and_closes_in_any_order_end_with_the_truth_in_the_process_too() {
+    let (shared, role) = restricted();
+    shared.sql(TABLES);
+    grant(&shared, &role);
+    let store = shared.open_as(&role, SOON).await;
+    let (user, _) = shared.web_user("ann");
+    let host = store.upsert_host(user, "m", "Laptop", None).await.unwrap();
+    for round in 0..20 {
+        let mut tasks = tokio::task::JoinSet::new();
+        for _ in 0..4 {
+            let store = store.clone();
+            tasks.spawn(async move {
+                let connection = Uuid::new_v4();
+                store.tunnel_opened("a", connection, host).await.unwrap();
+                let confirmed = [(connection, host)];
+                let (closed, alive) = tokio::join!(
+                    store.tunnel_closed("a", connection, host),
+                    store.tunnels_alive("a", &confirmed)
+                );
+                closed.unwrap();
+                alive.unwrap();
+            });
+        }
+        let survivor = Uuid::new_v4();
+        let one_stays = round % 2 == 0;
+        if one_stays {
+            let store = store.clone();
+            tasks.spawn(async move { store.tunnel_opened("a", survivor, host).await.unwrap() });
+        }
+        tasks.join_all().await;
+        assert_eq!(online(&store, user).await, one_stays, "round {round}");
+        if one_stays {
+            store.tunnel_closed("a", survivor, host).await.unwrap();
+        }
+    }
 }
 
 #[tokio::test]

@@ -1,0 +1,49 @@
+#!/usr/bin/env bash
+# `make bench`: builds everything optimised, compares side by side, rewrites benches/RESULTS.md.
+#
+#   BENCH_ROUNDS (3), BENCH_SECONDS (5), BENCH_MIB (2048), BENCH_IDLE (1000,10000)
+#   BENCH_OUT    where the tables go, benches/RESULTS.md unless given
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+target=${CARGO_TARGET_DIR:-target}
+tools=$target/tools
+
+have() { command -v "$1" >/dev/null; }
+fail() { printf 'bench: %s\n' "$*" >&2; exit 1; }
+
+[ "$(uname -s)" = Linux ] || fail "memory and CPU are read from Linux's /proc"
+have cargo || fail "cargo is needed: https://rustup.rs"
+if ! have nginx; then
+  if [ "$(id -u)" = 0 ] && have apt-get; then
+    apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends nginx
+  else
+    fail "nginx is needed (Debian's package nginx)"
+  fi
+fi
+rathole=$(command -v rathole || true)
+if [ -z "$rathole" ]; then
+  rathole=$tools/bin/rathole
+  # Not --locked: its own lock file holds a version of `time` that current compilers refuse.
+  [ -x "$rathole" ] ||
+    cargo install rathole --no-default-features --features server,client,websocket --root "$tools"
+fi
+
+cargo build --release -p relay-server -p local-agent-client -p benches --bins
+
+# One descriptor for each of ten thousand tunnels, on both sides.
+ulimit -n "$(ulimit -Hn)"
+if [ "$(ulimit -n)" != unlimited ] && [ "$(ulimit -n)" -lt 11000 ] && [ "$(id -u)" = 0 ] && have prlimit; then
+  prlimit --pid $$ --nofile=65536:65536
+fi
+
+commit=$(git rev-parse --short HEAD 2>/dev/null || echo unknown)
+git diff --quiet HEAD -- . ':!benches/RESULTS.md' 2>/dev/null || commit="$commit with changes"
+notes=()
+[ ! -f benches/NOTES.md ] || notes=(--notes benches/NOTES.md)
+
+"$target/release/benches" compare \
+  --relay "$target/release/relay-server" --agent "$target/release/local-agent-client" \
+  --nginx "$(command -v nginx)" --rathole "$rathole" \
+  --rounds "${BENCH_ROUNDS:-3}" --seconds "${BENCH_SECONDS:-5}" --mib "${BENCH_MIB:-2048}" \
+  --idle "${BENCH_IDLE:-1000,10000}" --commit "$commit" --date "$(date -u +%F)" \
+  "${notes[@]}" --out "${BENCH_OUT:-benches/RESULTS.md}"

@@ -1,0 +1,98 @@
+#!/usr/bin/env bash
+# `make test`: everything that must hold. Runs every step even when one has failed, so that one run
+# shows the whole picture, and fails when any of them did.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+[ -z "${CI:-}" ] || export CARGO_TERM_COLOR=never
+
+# ---- what must be here -------------------------------------------------------------------------
+
+# The database server's programs live outside PATH on Debian.
+have_postgres() { command -v postgres >/dev/null || compgen -G '/usr/lib/postgresql/*/bin/postgres' >/dev/null; }
+have() { command -v "$1" >/dev/null; }
+
+missing() {
+  have cc || echo build-essential
+  have curl || echo curl
+  have nginx || echo nginx
+  have_postgres || echo postgresql
+}
+
+have cargo || { echo "test: cargo is needed: https://rustup.rs" >&2; exit 1; }
+packages=$(missing | tr '\n' ' ')
+if [ -n "$packages" ]; then
+  if [ "$(id -u)" = 0 ] && have apt-get; then
+    echo "Installing what the tests use: $packages"
+    export DEBIAN_FRONTEND=noninteractive
+    apt-get update -q
+    # shellcheck disable=SC2086 # one word each
+    apt-get install -q -y --no-install-recommends $packages
+  fi
+  packages=$(missing | tr '\n' ' ')
+  [ -z "$packages" ] || { echo "test: missing, by the names of Debian's packages: $packages" >&2; exit 1; }
+fi
+for component in rustfmt clippy; do
+  case $component in rustfmt) probe=rustfmt ;; clippy) probe=cargo-clippy ;; esac
+  "$probe" --version >/dev/null 2>&1 || rustup component add "$component"
+done
+
+# ---- the steps ---------------------------------------------------------------------------------
+
+logs=${CARGO_TARGET_DIR:-target}/test-logs
+mkdir -p "$logs"
+summary=()
+failed=0
+
+# step NAME COMMAND…: runs it, keeps its output, remembers how it ended and its closing lines.
+step() {
+  local name=$1 status=0 began=$SECONDS log
+  shift
+  log=$logs/${name// /-}.log
+  printf '\n=== %s: %s\n' "$name" "$*"
+  { "$@" 2>&1 || status=$?; echo "$status" >"$log.status"; } | tee "$log"
+  status=$(cat "$log.status")
+  local word=ok
+  [ "$status" = 0 ] || { word=FAILED; failed=1; }
+  summary+=("$(printf '%-7s %-22s %5d s' "$word" "$name" $((SECONDS - began)))")
+  while IFS= read -r line; do
+    summary+=("          | $line")
+  done < <(closing "$status" <"$log")
+  return "$status"
+}
+
+# What a runner said last about the whole; after a failure a little more.
+closing() {
+  local lines=3
+  [ "$1" = 0 ] || lines=8
+  sed 's/\x1b\[[0-9;]*m//g' | { grep -E 'test result:|Summary \[|tests? run|Finished|FAIL |error(\[|:)|panicked|lists the settings|Generated' || true; } |
+    cut -c1-160 | tail -n "$lines"
+}
+
+run_tests() {
+  if cargo nextest --version >/dev/null 2>&1; then
+    cargo nextest run --workspace --all-targets --no-tests=fail
+  else
+    # Two at a time: most of them wait for other processes, some of them move gibibytes.
+    RUST_TEST_THREADS=${RUST_TEST_THREADS:-2} cargo test --workspace --all-targets --no-fail-fast
+  fi
+}
+format() { cargo fmt --all --check && cargo fmt --manifest-path fuzz/Cargo.toml --check; }
+docs() { RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps; }
+
+step "format" format || true
+step "lints" cargo clippy --workspace --all-targets -- -D warnings || true
+if step "build" cargo build --workspace --bins --examples; then
+  step "tests" run_tests || true
+  step "doc tests" cargo test --workspace --doc || true
+  step "settings table" deploy/scripts/settings.sh --check || true
+fi
+step "documentation" docs || true
+
+printf '\n=== summary\n'
+printf '%s\n' "${summary[@]}"
+if [ "$failed" = 0 ]; then
+  echo "all green"
+else
+  echo "something failed: the logs are in $logs" >&2
+  exit 1
+fi

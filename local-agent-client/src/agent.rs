@@ -1,0 +1,339 @@
+//! The agent as a whole: what it is made of, and its run from start to end.
+
+use crate::{
+    clock,
+    dial::{DialError, Dialed, Dialer, RelayUrl, tls},
+    forward::{Forwarder, LocalTarget, Settings},
+    platform,
+    session::{Connect, Session},
+    state::{self, StateDir, StateError},
+    status::{Reporter, Status, now},
+    token::{Token, TokenSource},
+};
+use hyper_util::client::proxy::matcher::Matcher;
+use parking_lot::Mutex;
+use std::{net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
+use tokio::sync::watch;
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
+use uuid::Uuid;
+
+/// Characters of a host's name.
+const MAX_NAME: usize = 200;
+/// How often a refused token's file is looked at.
+const TOKEN_LOOK: Duration = Duration::from_secs(2);
+
+/// Whose requests reach the local server.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Trust {
+    /// Those that the relay authorised, for local servers that verify for themselves.
+    #[default]
+    Relay,
+    /// Those that a paired browser signed. Not in this version.
+    Paired,
+}
+
+/// Why an agent cannot be made.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    /// The state folder is of no use.
+    #[error("the state folder is of no use: {0}")]
+    State(#[from] StateError),
+    /// TLS cannot be set up.
+    #[error(transparent)]
+    Tls(#[from] tls::TlsError),
+    /// Neither a state folder nor a machine id was given.
+    #[error("the agent needs a state folder or a machine id, so that the relay knows the host again")]
+    NoIdentity,
+    /// The name is not one.
+    #[error("the host's name must have 1 to {MAX_NAME} characters and no control characters")]
+    Name,
+    /// The target has no address.
+    #[error("the local server's address cannot be used")]
+    Target,
+    /// Not checking certificates is for this machine only.
+    #[error(
+        "an unchecked certificate is accepted only from this machine (localhost, 127.0.0.0/8, ::1); for another one give its CA with --ca"
+    )]
+    InsecureRemote,
+    /// Pairing comes later.
+    #[error("pairing is not in this version: use --trust relay, and let the local server verify for itself")]
+    PairingUnavailable,
+}
+
+/// Collects what an agent needs.
+pub struct Builder {
+    relay: RelayUrl,
+    token: TokenSource,
+    target: LocalTarget,
+    name: Option<String>,
+    state_dir: Option<PathBuf>,
+    machine_id: Option<Uuid>,
+    ca: Option<PathBuf>,
+    insecure_local: bool,
+    preserve_host: bool,
+    trust: Trust,
+    proxies: Option<Matcher>,
+}
+
+impl Builder {
+    /// The name under which people see the host. Otherwise the machine's.
+    #[must_use]
+    pub fn name(mut self, name: impl Into<String>) -> Self {
+        self.name = Some(name.into());
+        self
+    }
+
+    /// A folder that keeps the machine's id, and the status for `local-agent-client status`.
+    #[must_use]
+    pub fn state_dir(mut self, path: impl Into<PathBuf>) -> Self {
+        self.state_dir = Some(path.into());
+        self
+    }
+
+    /// The machine's id, for programs that keep it themselves. It must stay the same from start to start.
+    #[must_use]
+    pub fn machine_id(mut self, id: Uuid) -> Self {
+        self.machine_id = Some(id);
+        self
+    }
+
+    /// A PEM file with further roots to trust, beside the operating system's.
+    #[must_use]
+    pub fn ca(mut self, path: impl Into<PathBuf>) -> Self {
+        self.ca = Some(path.into());
+        self
+    }
+
+    /// Does not check the certificate of an `https` local server on this machine. Never concerns the relay.
+    #[must_use]
+    pub fn insecure_local(mut self, yes: bool) -> Self {
+        self.insecure_local = yes;
+        self
+    }
+
+    /// Leaves `Host`, `Origin` and `Referer` as the browser sent them.
+    #[must_use]
+    pub fn preserve_host(mut self, yes: bool) -> Self {
+        self.preserve_host = yes;
+        self
+    }
+
+    /// Whose requests reach the local server.
+    #[must_use]
+    pub fn trust(mut self, trust: Trust) -> Self {
+        self.trust = trust;
+        self
+    }
+
+    /// The proxies to dial through. Otherwise those of `HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY` and `NO_PROXY`.
+    #[must_use]
+    pub fn proxies(mut self, proxies: Matcher) -> Self {
+        self.proxies = Some(proxies);
+        self
+    }
+
+    /// Makes the agent: reads certificates, opens and locks the state folder. Nothing is dialled yet.
+    ///
+    /// # Errors
+    /// See [`BuildError`].
+    pub fn build(self) -> Result<Agent, BuildError> {
+        if self.trust == Trust::Paired {
+            return Err(BuildError::PairingUnavailable);
+        }
+        tls::install_provider();
+        let name = self.name.or_else(platform::machine_name).unwrap_or_else(|| "unnamed".to_owned());
+        let name = name.trim();
+        if name.is_empty() || name.chars().count() > MAX_NAME || name.chars().any(char::is_control) {
+            return Err(BuildError::Name);
+        }
+        let https_local = matches!(&self.target, LocalTarget::Http(url) if url.scheme() == "https");
+        if self.insecure_local && https_local && !is_loopback(&self.target) {
+            return Err(BuildError::InsecureRemote);
+        }
+        let verified = match tls::verified(self.ca.as_deref()) {
+            Ok(config) => config,
+            // A machine without roots may still speak plain HTTP to a relay beside it.
+            Err(tls::TlsError::Setup(error)) if !self.relay.is_secure() && !https_local => {
+                tracing::debug!(%error, "there are no roots, and none are needed");
+                tls::nobody()?
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let local_tls =
+            if self.insecure_local && https_local { tls::unverified()? } else { verified.clone() };
+        let state = self.state_dir.as_deref().map(StateDir::open).transpose()?;
+        let machine_id = match (self.machine_id, &state) {
+            (Some(id), _) => id,
+            (None, Some(state)) => state.machine_id()?,
+            (None, None) => return Err(BuildError::NoIdentity),
+        };
+        let status = Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            started_at: now(),
+            relay: self.relay.to_string(),
+            local: self.target.to_string(),
+            name: name.to_owned(),
+            machine_id: machine_id.to_string(),
+            connected: false,
+            connected_since: None,
+            host_id: None,
+            form: None,
+            rtt_ms: None,
+            requests: Default::default(),
+            last_error: None,
+            next_retry_at: None,
+        };
+        let settings = Settings {
+            target: self.target,
+            tls: local_tls,
+            relay_origin: self.relay.origin(),
+            preserve_host: self.preserve_host,
+        };
+        let dialer = Dialer {
+            relay: self.relay,
+            machine_id: machine_id.to_string(),
+            name: name.to_owned(),
+            tls: Arc::new(verified),
+            proxies: self.proxies.unwrap_or_else(Matcher::from_env),
+        };
+        Ok(Agent {
+            dial: Dial { dialer, source: self.token, used: Mutex::default() },
+            forwarder: Forwarder::new(settings).ok_or(BuildError::Target)?,
+            status: watch::channel(status).0,
+            state,
+        })
+    }
+}
+
+/// An agent that is ready to run.
+pub struct Agent {
+    dial: Dial,
+    forwarder: Arc<Forwarder>,
+    status: watch::Sender<Status>,
+    state: Option<StateDir>,
+}
+
+impl Agent {
+    /// Begins to make an agent that reaches `relay` with `token` and serves from `target`.
+    pub fn builder(relay: RelayUrl, token: TokenSource, target: LocalTarget) -> Builder {
+        Builder {
+            relay,
+            token,
+            target,
+            name: None,
+            state_dir: None,
+            machine_id: None,
+            ca: None,
+            insecure_local: false,
+            preserve_host: false,
+            trust: Trust::default(),
+            proxies: None,
+        }
+    }
+
+    /// The status, to read or to wait for its changes.
+    pub fn status(&self) -> watch::Receiver<Status> {
+        self.status.subscribe()
+    }
+
+    /// Runs until `shutdown`, then lets the requests under way finish for up to 30 s and leaves.
+    /// Dropping the future ends everything at once.
+    pub async fn run(self, shutdown: CancellationToken) {
+        let relay = &self.dial.dialer.relay;
+        tracing::info!(%relay, local = %self.status.borrow().local, name = %self.status.borrow().name, "the agent starts");
+        if !relay.is_secure() && !relay.is_loopback() {
+            tracing::warn!(%relay, "the way to the relay is not encrypted: anybody on it can read the token; use https");
+        }
+        let (jumped, jumps) = watch::channel(0);
+        let _clock = AbortOnDropHandle::new(tokio::spawn(clock::watch(jumped)));
+        let reporter = Arc::new(Mutex::new(Reporter::new(self.status.clone())));
+        let session = Session {
+            connect: self.dial,
+            forwarder: self.forwarder.clone(),
+            reporter: reporter.clone(),
+            jumps,
+            stop: shutdown,
+            chance: Box::new(rand::random::<f64>),
+        };
+        match self.state {
+            Some(state) => {
+                tokio::select! {
+                    () = session.run() => {}
+                    () = state::keep_status(&state, self.status.subscribe()) => {}
+                }
+            }
+            None => session.run().await,
+        }
+        reporter.lock().refresh(self.forwarder.stats(), None);
+        tracing::info!("the agent has ended");
+    }
+}
+
+fn is_loopback(target: &LocalTarget) -> bool {
+    let LocalTarget::Http(url) = target else { return true };
+    let host = url.host_str().unwrap_or_default();
+    let ip: Option<IpAddr> = host.trim_matches(['[', ']']).parse().ok();
+    ip.map_or_else(|| host == "localhost" || host.ends_with(".localhost"), |ip| ip.is_loopback())
+}
+
+/// Dials with the token as it is at that moment.
+struct Dial {
+    dialer: Dialer,
+    source: TokenSource,
+    used: Mutex<Option<Token>>,
+}
+
+impl Connect for Dial {
+    async fn connect(&self) -> Result<Dialed, DialError> {
+        let token = self.source.read().await.inspect_err(|_| *self.used.lock() = None)?;
+        *self.used.lock() = Some(token.clone());
+        self.dialer.dial(&token).await
+    }
+
+    async fn token_changed(&self) {
+        if !self.source.may_change() {
+            return std::future::pending().await;
+        }
+        loop {
+            tokio::time::sleep(TOKEN_LOOK).await;
+            // A file that cannot be read is no new token; the next attempt says why.
+            if let Ok(token) = self.source.read().await
+                && self.used.lock().as_ref() != Some(&token)
+            {
+                return;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn builder(relay: &str, target: &str) -> Builder {
+        let token = TokenSource::Fixed(Token::new("t").unwrap());
+        Agent::builder(relay.parse().unwrap(), token, target.parse().unwrap()).machine_id(Uuid::nil())
+    }
+
+    #[test]
+    fn what_cannot_work_is_refused_at_the_start() {
+        let (relay, local) = ("http://127.0.0.1:1", "http://127.0.0.1:2");
+        assert!(builder(relay, local).build().is_ok());
+        assert!(matches!(
+            builder(relay, local).trust(Trust::Paired).build(),
+            Err(BuildError::PairingUnavailable)
+        ));
+        for name in ["", "  ", "a\nb", &"x".repeat(201)] {
+            assert!(matches!(builder(relay, local).name(name).build(), Err(BuildError::Name)), "{name:?}");
+        }
+        let remote = builder(relay, "https://10.0.0.1").insecure_local(true);
+        assert!(matches!(remote.build(), Err(BuildError::InsecureRemote)));
+        assert!(builder(relay, "https://[::1]:3").insecure_local(true).build().is_ok());
+        assert!(matches!(builder(relay, local).ca("/does/not/exist").build(), Err(BuildError::Tls(_))));
+        let mut nobody = builder(relay, local);
+        nobody.machine_id = None;
+        assert!(matches!(nobody.build(), Err(BuildError::NoIdentity)));
+    }
+}

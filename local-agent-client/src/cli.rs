@@ -1,0 +1,267 @@
+//! The command line: what can be said, and what it comes to. Flags win over the environment.
+
+use anyhow::{Context, bail};
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use local_agent_client::{Agent, LocalTarget, RelayUrl, Token, TokenSource, Trust, platform};
+use std::{
+    ffi::OsString,
+    path::{Path, PathBuf},
+};
+
+/// Serves a local HTTP server through a relay.
+#[derive(Debug, Parser)]
+#[command(version, about, long_about = None)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Connect to the relay and serve until told to end.
+    ///
+    /// The token comes from --token-file, RELAY_TOKEN or RELAY_TOKEN_FILE; the file is read again at every connect.
+    Run(Box<Run>),
+    /// Tell whether the agent of this state folder is connected. Ends with 0 when it is, with 1 when not.
+    Status(Status),
+}
+
+#[derive(Debug, Args)]
+pub struct Run {
+    /// Base URL of the relay, such as https://relay.example [env: RELAY_URL, VK_SHARED_RELAY_API_BASE]
+    #[arg(long, value_name = "URL")]
+    pub relay: Option<String>,
+    /// The local server: http://…, https://… or unix:/path [env: LOCAL_URL]
+    #[arg(long, value_name = "URL")]
+    pub to: Option<String>,
+    /// File that holds the token and nothing else [env: RELAY_TOKEN_FILE]
+    #[arg(long, value_name = "FILE")]
+    pub token_file: Option<PathBuf>,
+    /// Name under which people see this host; otherwise the machine's [env: RELAY_AGENT_NAME]
+    #[arg(long)]
+    pub name: Option<String>,
+    /// Whose requests reach the local server [default: relay] [env: RELAY_TRUST]
+    #[arg(long, value_enum)]
+    pub trust: Option<TrustArg>,
+    /// Folder for the machine's id and the status [env: RELAY_AGENT_STATE_DIR]
+    #[arg(long, value_name = "DIR")]
+    pub state_dir: Option<PathBuf>,
+    /// PEM file with further roots to trust, beside the system's [env: RELAY_CA_FILE]
+    #[arg(long, value_name = "FILE")]
+    pub ca: Option<PathBuf>,
+    /// Do not check the certificate of an https local server on this machine
+    #[arg(long)]
+    pub insecure_local: bool,
+    /// Leave Host, Origin and Referer as the browser sent them
+    #[arg(long)]
+    pub preserve_host: bool,
+    /// How the log is written to standard error; RUST_LOG says how much
+    #[arg(long, value_enum, default_value = "text")]
+    pub log_format: LogFormat,
+}
+
+#[derive(Debug, Args)]
+pub struct Status {
+    /// The state folder of the agent in question [env: RELAY_AGENT_STATE_DIR]
+    #[arg(long, value_name = "DIR")]
+    pub state_dir: Option<PathBuf>,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum TrustArg {
+    /// What the relay authorised, for local servers that verify for themselves
+    Relay,
+    /// What a paired browser signed; comes with pairing
+    Paired,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    Text,
+    Json,
+}
+
+/// The environment; an empty variable is one that is not set.
+pub struct Env<F>(pub F);
+
+impl<F: Fn(&str) -> Option<OsString>> Env<F> {
+    fn os(&self, name: &str) -> Option<OsString> {
+        (self.0)(name).filter(|value| !value.is_empty())
+    }
+
+    fn text(&self, name: &str) -> anyhow::Result<Option<String>> {
+        let value = self.os(name).map(OsString::into_string).transpose();
+        value.map_err(|_| anyhow::anyhow!("{name} is not valid UTF-8"))
+    }
+
+    /// The state folder that a flag or the environment names, or this system's.
+    pub fn state_dir(&self, flag: Option<&Path>) -> anyhow::Result<PathBuf> {
+        if let Some(path) = flag {
+            return Ok(path.to_owned());
+        }
+        let named = self.os("RELAY_AGENT_STATE_DIR").map(PathBuf::from);
+        named
+            .or_else(|| platform::default_state_dir(|name| self.os(name)))
+            .context("there is no home folder to keep the state in; name a folder with --state-dir")
+    }
+
+    /// Makes the agent that the flags and the environment describe.
+    pub fn agent(&self, run: &Run) -> anyhow::Result<Agent> {
+        let relay = match &run.relay {
+            Some(url) => url.clone(),
+            None => match self.text("RELAY_URL")? {
+                Some(url) => url,
+                None => self
+                    .text("VK_SHARED_RELAY_API_BASE")?
+                    .context("which relay? Give --relay URL or set RELAY_URL")?,
+            },
+        };
+        let relay: RelayUrl = relay.parse().context("the relay's URL")?;
+        let to = match &run.to {
+            Some(to) => to.clone(),
+            None => self.text("LOCAL_URL")?.context("which local server? Give --to URL or set LOCAL_URL")?,
+        };
+        let target: LocalTarget = to.parse().context("the local server's address")?;
+        let mut builder = Agent::builder(relay, self.token(run)?, target)
+            .trust(self.trust(run)?)
+            .insecure_local(run.insecure_local)
+            .preserve_host(run.preserve_host)
+            .state_dir(self.state_dir(run.state_dir.as_deref())?);
+        if let Some(name) =
+            run.name.clone().map_or_else(|| self.text("RELAY_AGENT_NAME"), |name| Ok(Some(name)))?
+        {
+            builder = builder.name(name);
+        }
+        if let Some(ca) = run.ca.clone().or_else(|| self.os("RELAY_CA_FILE").map(PathBuf::from)) {
+            builder = builder.ca(ca);
+        }
+        Ok(builder.build()?)
+    }
+
+    fn trust(&self, run: &Run) -> anyhow::Result<Trust> {
+        let named = match run.trust {
+            Some(trust) => Some(trust),
+            None => match self.text("RELAY_TRUST")? {
+                Some(text) => match TrustArg::from_str(&text, false) {
+                    Ok(trust) => Some(trust),
+                    Err(_) => bail!("RELAY_TRUST is `{text}`; it can be `relay` or `paired`"),
+                },
+                None => None,
+            },
+        };
+        Ok(match named {
+            Some(TrustArg::Paired) => Trust::Paired,
+            Some(TrustArg::Relay) | None => Trust::Relay,
+        })
+    }
+
+    fn token(&self, run: &Run) -> anyhow::Result<TokenSource> {
+        if let Some(path) = &run.token_file {
+            return Ok(TokenSource::File(path.clone()));
+        }
+        match (self.text("RELAY_TOKEN")?, self.os("RELAY_TOKEN_FILE")) {
+            (Some(_), Some(_)) => bail!("RELAY_TOKEN and RELAY_TOKEN_FILE are both set; which one is meant?"),
+            (Some(token), None) => Ok(TokenSource::Fixed(Token::new(&token).context("RELAY_TOKEN")?)),
+            (None, Some(path)) => Ok(TokenSource::File(path.into())),
+            (None, None) => {
+                bail!("there is no token: give --token-file FILE, or set RELAY_TOKEN_FILE or RELAY_TOKEN")
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn agent(args: &[&str], env: &[(&str, &str)]) -> Result<String, String> {
+        let dir = tempfile::tempdir().unwrap();
+        let cli = Cli::try_parse_from(["local-agent-client", "run"].iter().chain(args))
+            .map_err(|error| error.to_string())?;
+        let Command::Run(run) = cli.command else { return Err("not run".into()) };
+        let state = dir.path().to_str().unwrap().to_owned();
+        let env = |name: &str| {
+            let state = ("RELAY_AGENT_STATE_DIR", state.as_str());
+            env.iter().chain([&state]).find(|(n, _)| *n == name).map(|(_, value)| OsString::from(value))
+        };
+        let agent = Env(env).agent(&run).map_err(|error| format!("{error:#}"))?;
+        let status = agent.status().borrow().clone();
+        Ok(format!("{} {}", status.relay, status.local))
+    }
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        use clap::CommandFactory;
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn flags_win_over_the_environment_and_it_has_aliases() {
+        let token = ("RELAY_TOKEN", "t");
+        let local = ("LOCAL_URL", "http://127.0.0.1:2");
+        for (args, env, expected) in [
+            (
+                vec!["--relay", "https://a.example", "--to", "http://127.0.0.1:1"],
+                vec![("RELAY_URL", "https://b.example"), local, token],
+                "https://a.example http://127.0.0.1:1",
+            ),
+            (
+                vec![],
+                vec![
+                    ("RELAY_URL", "https://b.example"),
+                    ("VK_SHARED_RELAY_API_BASE", "https://c.example"),
+                    local,
+                    token,
+                ],
+                "https://b.example http://127.0.0.1:2",
+            ),
+            (
+                vec![],
+                vec![("RELAY_URL", ""), ("VK_SHARED_RELAY_API_BASE", "https://c.example/"), local, token],
+                "https://c.example http://127.0.0.1:2",
+            ),
+            (
+                vec!["--token-file", "/t"],
+                vec![
+                    ("RELAY_URL", "ws://127.0.0.1:1"),
+                    ("LOCAL_URL", "unix:/s"),
+                    token,
+                    ("RELAY_TOKEN_FILE", "/u"),
+                ],
+                "http://127.0.0.1:1 unix:/s",
+            ),
+        ] {
+            assert_eq!(agent(&args, &env).unwrap(), expected);
+        }
+    }
+
+    #[test]
+    fn what_is_missing_or_wrong_is_named() {
+        let relay = ("RELAY_URL", "https://a.example");
+        let local = ("LOCAL_URL", "http://127.0.0.1:2");
+        let token = ("RELAY_TOKEN", "secret-token");
+        for (env, says) in [
+            (vec![local, token], "RELAY_URL"),
+            (vec![relay, token], "LOCAL_URL"),
+            (vec![relay, local], "RELAY_TOKEN_FILE"),
+            (vec![relay, local, token, ("RELAY_TOKEN_FILE", "/t")], "both set"),
+            (vec![relay, local, token, ("RELAY_TRUST", "nobody")], "RELAY_TRUST"),
+            (vec![relay, local, token, ("RELAY_TRUST", "paired")], "pairing is not in this version"),
+            (vec![relay, local, token, ("RELAY_CA_FILE", "/does/not/exist")], "/does/not/exist"),
+            (vec![relay, local, ("RELAY_TOKEN", "two words")], "RELAY_TOKEN"),
+            (vec![("RELAY_URL", "relay"), local, token], "the relay's URL"),
+        ] {
+            let error = agent(&[], &env).unwrap_err();
+            assert!(error.contains(says), "{says}: {error}");
+            assert!(!error.contains("secret") && !error.contains("two words"), "{error}");
+        }
+        assert!(
+            agent(&["--token", "x"], &[]).unwrap_err().contains("unexpected argument"),
+            "no token on the command line"
+        );
+    }
+}

@@ -1,0 +1,208 @@
+//! What the agent tells about itself: to the program that embeds it, and through a file to `status`.
+
+use crate::{forward::Counts, forward::Stats};
+use serde::{Deserialize, Serialize};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use tokio::sync::watch;
+
+/// An agent's state at one moment. Times are Unix seconds.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// The agent's version.
+    pub version: String,
+    /// Its process.
+    pub pid: u32,
+    /// When it started.
+    pub started_at: i64,
+    /// The relay's URL.
+    pub relay: String,
+    /// The local server.
+    pub local: String,
+    /// The name under which people see this host.
+    pub name: String,
+    /// This machine's id.
+    pub machine_id: String,
+    /// Whether a tunnel is up.
+    pub connected: bool,
+    /// Since when.
+    pub connected_since: Option<i64>,
+    /// The id that the relay gave the host, once it is known.
+    pub host_id: Option<String>,
+    /// `plain` or `relay.tunnel.v1`, while connected.
+    pub form: Option<String>,
+    /// The round-trip time of the last ping.
+    pub rtt_ms: Option<f64>,
+    /// What was forwarded.
+    pub requests: Counts,
+    /// The last thing that went wrong.
+    pub last_error: Option<LastError>,
+    /// When the next attempt to connect comes, while there is none under way.
+    pub next_retry_at: Option<i64>,
+}
+
+/// Something that went wrong.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LastError {
+    /// When.
+    pub at: i64,
+    /// What, and what to do about it.
+    pub message: String,
+}
+
+/// Seconds since 1970.
+pub fn now() -> i64 {
+    unix(SystemTime::now())
+}
+
+fn unix(time: SystemTime) -> i64 {
+    time.duration_since(UNIX_EPOCH).map_or(0, |since| i64::try_from(since.as_secs()).unwrap_or(i64::MAX))
+}
+
+/// Writes the status. A tunnel that was replaced does not write any more.
+#[derive(Debug)]
+pub struct Reporter {
+    status: watch::Sender<Status>,
+    current: Option<u64>,
+}
+
+impl Reporter {
+    /// Reports into `status`.
+    pub fn new(status: watch::Sender<Status>) -> Self {
+        Self { status, current: None }
+    }
+
+    /// Tunnel number `tunnel` is up.
+    pub fn connected(&mut self, tunnel: u64, form: &str, host_id: Option<String>) {
+        let was = self.current.replace(tunnel).is_some();
+        self.status.send_modify(|status| {
+            // A tunnel that takes over from a drained one continues the same connection.
+            if !was || status.connected_since.is_none() {
+                status.connected_since = Some(now());
+            }
+            status.connected = true;
+            status.form = Some(form.to_owned());
+            status.rtt_ms = None;
+            status.next_retry_at = None;
+            if host_id.is_some() {
+                status.host_id = host_id;
+            }
+        });
+    }
+
+    /// Tunnel number `tunnel` has ended.
+    pub fn lost(&mut self, tunnel: u64, why: String) {
+        if self.current == Some(tunnel) {
+            self.current = None;
+            self.status.send_modify(|status| {
+                down(status);
+                status.last_error = Some(LastError { at: now(), message: why });
+            });
+        }
+    }
+
+    /// An attempt failed.
+    pub fn failed(&mut self, why: String) {
+        self.status.send_modify(|status| status.last_error = Some(LastError { at: now(), message: why }));
+    }
+
+    /// The next attempt comes after `wait`; `None` when it is under way.
+    pub fn waits(&mut self, wait: Option<Duration>) {
+        self.status
+            .send_modify(|status| status.next_retry_at = wait.map(|wait| unix(SystemTime::now() + wait)));
+    }
+
+    /// The agent ends.
+    pub fn ended(&mut self) {
+        self.current = None;
+        self.status.send_modify(down);
+    }
+
+    /// Takes over what is counted elsewhere. Wakes nobody when nothing changed.
+    pub fn refresh(&mut self, stats: &Stats, rtt: Option<Duration>) {
+        let (counts, error) = (stats.counts(), stats.take_error());
+        let rtt = rtt.map(|rtt| (rtt.as_secs_f64() * 1e5).round() / 100.0);
+        self.status.send_if_modified(|status| {
+            let before = (status.requests, status.rtt_ms);
+            status.requests = counts;
+            if status.connected && rtt.is_some() {
+                status.rtt_ms = rtt;
+            }
+            let failed = error.is_some();
+            if let Some(message) = error {
+                status.last_error = Some(LastError { at: now(), message });
+            }
+            failed || before != (status.requests, status.rtt_ms)
+        });
+    }
+}
+
+fn down(status: &mut Status) {
+    status.connected = false;
+    status.connected_since = None;
+    status.form = None;
+    status.rtt_ms = None;
+    status.next_retry_at = None;
+}
+
+#[cfg(test)]
+pub(crate) fn blank() -> Status {
+    Status {
+        version: "0.1.0".into(),
+        pid: 1,
+        started_at: 0,
+        relay: "https://relay.example".into(),
+        local: "http://127.0.0.1:1".into(),
+        name: "box".into(),
+        machine_id: "m".into(),
+        connected: false,
+        connected_since: None,
+        host_id: None,
+        form: None,
+        rtt_ms: None,
+        requests: Counts::default(),
+        last_error: None,
+        next_retry_at: None,
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_end_of_a_replaced_tunnel_does_not_hide_its_successor() {
+        let (sender, status) = watch::channel(blank());
+        let mut reporter = Reporter::new(sender);
+        reporter.connected(1, "plain", Some("h".into()));
+        reporter.connected(2, "relay.tunnel.v1", None);
+        reporter.lost(1, "drained".into());
+        assert!(status.borrow().connected && status.borrow().last_error.is_none());
+        assert_eq!(status.borrow().host_id.as_deref(), Some("h"));
+        reporter.lost(2, "gone".into());
+        reporter.waits(Some(Duration::from_secs(5)));
+        let now = status.borrow().clone();
+        assert!(
+            !now.connected
+                && now.connected_since.is_none()
+                && now.form.is_none()
+                && now.next_retry_at.is_some()
+        );
+        assert_eq!(now.last_error.as_ref().map(|error| error.message.as_str()), Some("gone"));
+    }
+
+    #[test]
+    fn nobody_is_woken_for_nothing() {
+        let (sender, mut status) = watch::channel(blank());
+        let mut reporter = Reporter::new(sender);
+        reporter.connected(1, "plain", None);
+        status.mark_unchanged();
+        let stats = Stats::default();
+        reporter.refresh(&stats, None);
+        assert!(!status.has_changed().unwrap());
+        stats.received(1);
+        reporter.refresh(&stats, Some(Duration::from_micros(1234)));
+        assert!(status.has_changed().unwrap());
+        assert_eq!(status.borrow().rtt_ms, Some(1.23));
+    }
+}

@@ -1,0 +1,152 @@
+//! One tunnel from its handshake to its end: takes the streams that the relay opens and serves
+//! each in a task that belongs to the tunnel.
+
+use crate::{
+    dial::{Dialed, tunnel_options},
+    forward::{Forwarder, Load},
+    serve,
+};
+use relay_protocol::tunnel::{self, Handle, Incoming, Stream};
+use std::{future::poll_fn, sync::Arc, task::Poll, time::Duration};
+use tokio::{
+    sync::watch,
+    task::JoinSet,
+    time::{Instant, MissedTickBehavior},
+};
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
+
+/// What a tunnel that was told to end gives the requests under way.
+pub const FINISH: Duration = Duration::from_secs(30);
+/// How long a drained tunnel may live on for its streams.
+const RETIRED_MOST: Duration = Duration::from_secs(300);
+/// A drained tunnel that carried no request for so long has nothing left to come: the relay opens new
+/// streams on the newer one.
+const RETIRED_IDLE: Duration = Duration::from_secs(10);
+/// How often a drained tunnel looks, and how often a stream is asked whether it still lives. An abort
+/// has to reach the local server within a second.
+const LOOK: Duration = Duration::from_millis(250);
+/// For the closing handshake.
+const CLOSE: Duration = Duration::from_secs(2);
+
+/// WebSocket close codes of RFC 6455 section 7.4.1.
+const NORMAL: u16 = 1000;
+const GOING_AWAY: u16 = 1001;
+
+/// What a tunnel is to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// Serve.
+    Serve,
+    /// Serve what is under way, then close: a newer tunnel has taken over.
+    Retire,
+    /// Take nothing more, finish what is under way, then close: the agent ends.
+    Stop,
+}
+
+/// A tunnel that runs in a task of its own. Dropping it ends it at once.
+#[derive(Debug)]
+pub struct Live {
+    /// The handle on it.
+    pub handle: Handle,
+    /// When it came up.
+    pub since: Instant,
+    mode: watch::Sender<Mode>,
+    task: AbortOnDropHandle<()>,
+}
+
+impl Live {
+    /// Starts to serve.
+    pub fn start(dialed: Dialed, forwarder: Arc<Forwarder>) -> Self {
+        let (handle, incoming, driver) = tunnel::start(dialed.socket, tunnel_options(dialed.form));
+        let driver = AbortOnDropHandle::new(tokio::spawn(driver.run()));
+        let (mode, told) = watch::channel(Mode::Serve);
+        let task = run(handle.clone(), incoming, forwarder, told);
+        let task = AbortOnDropHandle::new(tokio::spawn(async move {
+            task.await;
+            // The driver ends with the tunnel; what cannot be said in time stays unsaid.
+            let _ = tokio::time::timeout(CLOSE, driver).await;
+        }));
+        Self { handle, since: Instant::now(), mode, task }
+    }
+
+    /// Changes what it is to do, and waits for its end.
+    pub async fn end(self, mode: Mode) {
+        self.mode.send_replace(mode);
+        // A panic in a stream's task is that task's; here is nothing more to do about it.
+        let _ = self.task.await;
+    }
+}
+
+async fn run(
+    handle: Handle,
+    mut incoming: Incoming,
+    forwarder: Arc<Forwarder>,
+    mut told: watch::Receiver<Mode>,
+) {
+    let load = Arc::new(Load::default());
+    let stop = CancellationToken::new();
+    let mut streams = JoinSet::new();
+    let mut look = tokio::time::interval(LOOK);
+    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let (mut retired, mut busy) = (None, Instant::now());
+    loop {
+        tokio::select! {
+            stream = incoming.next() => match stream {
+                Some(stream) => {
+                    let (forwarder, load, stop) = (forwarder.clone(), load.clone(), stop.clone());
+                    streams.spawn(async move {
+                        let gone = gone(&stream);
+                        serve::connection(stream, gone, forwarder, &load, stop).await;
+                    });
+                }
+                None => break,
+            },
+            _ = streams.join_next(), if !streams.is_empty() => {}
+            changed = told.changed() => match changed.map(|()| *told.borrow_and_update()) {
+                Ok(Mode::Serve) => {}
+                Ok(Mode::Retire) => {
+                    retired = Some(Instant::now());
+                    busy = Instant::now();
+                }
+                Ok(Mode::Stop) | Err(_) => break,
+            },
+            _ = look.tick(), if retired.is_some() => {
+                if !load.is_idle(handle.streams()) {
+                    busy = Instant::now();
+                }
+                let too_long = retired.is_some_and(|since: Instant| since.elapsed() >= RETIRED_MOST);
+                if too_long || handle.streams() == 0 || busy.elapsed() >= RETIRED_IDLE {
+                    handle.close(NORMAL, "a newer tunnel has taken over");
+                    return;
+                }
+            }
+        }
+    }
+    // Streams that come now are refused, because nobody takes them.
+    drop(incoming);
+    stop.cancel();
+    let finished = async { while streams.join_next().await.is_some() {} };
+    tokio::select! {
+        () = finished => {}
+        () = tokio::time::sleep(FINISH) => tracing::info!("requests that did not finish in time are cut off"),
+        _ = handle.closed() => {}
+    }
+    streams.shutdown().await;
+    handle.close(GOING_AWAY, "the agent ends");
+}
+
+/// Completes when the relay has reset the stream, or the tunnel is lost. The stream itself tells only
+/// those who read or write just then, and a request whose upload nobody takes does neither.
+fn gone(stream: &Stream) -> impl Future<Output = ()> + Send + use<> {
+    // It may be asked again after it has answered: it looks at the stream's state each time.
+    let mut established = Box::pin(stream.established());
+    async move {
+        loop {
+            tokio::time::sleep(LOOK).await;
+            let state = poll_fn(|cx| Poll::Ready(established.as_mut().poll(cx))).await;
+            if matches!(state, Poll::Ready(Err(_))) {
+                return;
+            }
+        }
+    }
+}

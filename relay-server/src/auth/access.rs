@@ -1,0 +1,267 @@
+//! Which browser sessions may be used now, answered from memory.
+//!
+//! A session is asked for on every proxied request, and a database query would cost more than the whole
+//! request. So an entry lives in memory while the session is in use, one query every two seconds renews
+//! all entries in use, and an entry that was not renewed for five seconds counts for nothing: a
+//! revocation anywhere is felt within that time, one on this relay at once. When the database does not
+//! answer, what is under way goes on and what is new is refused.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use parking_lot::RwLock;
+use relay_protocol::api::AccessRole;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use crate::store::{BrowserSession, Store, StoreError};
+
+/// How often the entries in use are renewed.
+const RENEW: Duration = Duration::from_secs(2);
+/// How old an answer of the database may be.
+const VOID: Duration = Duration::from_secs(5);
+/// How long an entry stays that nobody uses.
+const KEEP: Duration = Duration::from_secs(60);
+/// How often `last_used_at` is written.
+const TOUCH: Duration = Duration::from_secs(60);
+/// Entries at the most; beyond it the database is asked each time.
+const MAX_ENTRIES: usize = 100_000;
+
+/// A live browser session.
+#[derive(Debug)]
+pub struct Session {
+    /// Its id.
+    pub id: Uuid,
+    /// The host that it reaches.
+    pub host: Uuid,
+    /// How its user comes to use the host.
+    pub role: AccessRole,
+    /// When it ends at the latest, in Unix seconds.
+    pub expires_at: i64,
+    /// Cancelled when the session ends: what is under way ends with it.
+    pub ended: CancellationToken,
+    /// Milliseconds since the cache was made.
+    checked: AtomicU64,
+    used: AtomicU64,
+    touched: AtomicU64,
+    under_way: AtomicUsize,
+    revoked: AtomicBool,
+}
+
+/// Why a session may not be used.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Refused {
+    /// Unknown, expired or revoked.
+    Ended,
+    /// The database does not answer.
+    Unavailable(String),
+}
+
+/// Something under way in a session. While it lives, the session is renewed.
+#[derive(Debug)]
+pub struct Exchange(Arc<Session>);
+
+impl Exchange {
+    /// The session.
+    pub fn session(&self) -> &Arc<Session> {
+        &self.0
+    }
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        self.0.under_way.fetch_sub(1, Relaxed);
+    }
+}
+
+/// The sessions in use.
+pub struct Sessions {
+    store: Store,
+    lifetime: Duration,
+    start: Instant,
+    entries: RwLock<HashMap<Uuid, Arc<Session>>>,
+    /// Sessions that ended here, and when: an answer that the database gave before does not count.
+    graves: parking_lot::Mutex<HashMap<Uuid, u64>>,
+}
+
+impl Sessions {
+    /// No sessions yet; each lives this long after it was made.
+    pub fn new(store: Store, lifetime: Duration) -> Arc<Self> {
+        Arc::new(Self { store, lifetime, start: Instant::now(), entries: RwLock::default(), graves: parking_lot::Mutex::default() })
+    }
+
+    /// When a session that was made then ends.
+    pub fn expires_at(&self, created_at: i64) -> i64 {
+        created_at.saturating_add(i64::try_from(self.lifetime.as_secs()).unwrap_or(i64::MAX))
+    }
+
+    fn now(&self) -> u64 {
+        u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// The session, without a query while it is warm. `admit` is asked before a query is made, so that
+    /// guessing costs the guesser's budget and not the database's.
+    ///
+    /// # Errors
+    /// [`Refused`].
+    pub async fn begin<E: From<Refused>>(&self, id: Uuid, admit: impl FnOnce() -> Result<(), E>) -> Result<Exchange, E> {
+        let now = self.now();
+        let warm = self.entries.read().get(&id).filter(|s| now.saturating_sub(s.checked.load(Relaxed)) < millis(VOID)).cloned();
+        let session = match warm {
+            Some(session) => session,
+            None => {
+                admit()?;
+                self.ask(id).await?
+            }
+        };
+        if session.revoked.load(Relaxed) || session.expires_at <= unix_now() {
+            return Err(Refused::Ended.into());
+        }
+        session.used.store(now, Relaxed);
+        session.under_way.fetch_add(1, Relaxed);
+        Ok(Exchange(session))
+    }
+
+    async fn ask(&self, id: Uuid) -> Result<Arc<Session>, Refused> {
+        let asked = self.now();
+        let found = self.store.live_browser_sessions(&[id]).await.map_err(unavailable)?;
+        let row = found.into_iter().find(|row| row.id == id);
+        match row {
+            Some(row) if self.expires_at(row.created_at) > unix_now() => self.keep(&row, asked).ok_or(Refused::Ended),
+            _ => {
+                self.forget(id);
+                Err(Refused::Ended)
+            }
+        }
+    }
+
+    /// Notes what the database said when it was asked at `asked`. `None` when the session has ended since.
+    fn keep(&self, row: &BrowserSession, asked: u64) -> Option<Arc<Session>> {
+        let mut entries = self.entries.write();
+        if self.graves.lock().get(&row.id).is_some_and(|ended| *ended >= asked) {
+            return None;
+        }
+        if let Some(known) = entries.get(&row.id).filter(|s| s.role == row.role) {
+            known.checked.fetch_max(asked, Relaxed);
+            return Some(known.clone());
+        }
+        let session = Arc::new(Session {
+            id: row.id,
+            host: row.host_id,
+            role: row.role,
+            expires_at: self.expires_at(row.created_at),
+            ended: CancellationToken::new(),
+            checked: AtomicU64::new(asked),
+            used: AtomicU64::new(asked),
+            touched: AtomicU64::new(0),
+            under_way: AtomicUsize::new(0),
+            revoked: AtomicBool::new(false),
+        });
+        if entries.len() < MAX_ENTRIES
+            && let Some(replaced) = entries.insert(row.id, session.clone())
+        {
+            // The role changed: what began under the other one ends.
+            end(&replaced);
+        }
+        Some(session)
+    }
+
+    /// Ends a session here at once: it was revoked.
+    pub fn end(&self, id: Uuid) {
+        self.graves.lock().insert(id, self.now());
+        self.forget(id);
+    }
+
+    fn forget(&self, id: Uuid) {
+        if let Some(session) = self.entries.write().remove(&id) {
+            end(&session);
+        }
+    }
+
+    /// Ends every session of a host that was deleted.
+    pub fn end_host(&self, host: Uuid) {
+        let now = self.now();
+        self.entries.write().retain(|id, session| {
+            let stays = session.host != host;
+            if !stays {
+                self.graves.lock().insert(*id, now);
+                end(session);
+            }
+            stays
+        });
+    }
+
+    /// Renews the entries in use until `stop`.
+    pub async fn renew(self: Arc<Self>, stop: CancellationToken) {
+        let mut tick = tokio::time::interval(RENEW);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                _ = tick.tick() => {}
+            }
+            if let Err(error) = self.renew_once().await {
+                tracing::warn!(%error, "browser sessions could not be renewed");
+            }
+        }
+    }
+
+    async fn renew_once(&self) -> Result<(), StoreError> {
+        let asked = self.now();
+        let since = |at: &AtomicU64| asked.saturating_sub(at.load(Relaxed));
+        // No query takes longer than an answer counts.
+        self.graves.lock().retain(|_, ended| asked.saturating_sub(*ended) < millis(KEEP));
+        let (mut in_use, mut to_touch) = (Vec::new(), Vec::new());
+        self.entries.write().retain(|id, session| {
+            let active = session.under_way.load(Relaxed) > 0;
+            if session.expires_at <= unix_now() {
+                end(session);
+                return false;
+            }
+            if active || since(&session.used) < millis(VOID) {
+                in_use.push(*id);
+                let touched = session.touched.load(Relaxed);
+                if touched == 0 || asked.saturating_sub(touched) >= millis(TOUCH) {
+                    session.touched.store(asked.max(1), Relaxed);
+                    to_touch.push(*id);
+                }
+            }
+            active || since(&session.used) < millis(KEEP)
+        });
+        if !to_touch.is_empty() {
+            self.store.touch_browser_sessions(&to_touch).await?;
+        }
+        for ids in in_use.chunks(500) {
+            let live: HashMap<Uuid, BrowserSession> =
+                self.store.live_browser_sessions(ids).await?.into_iter().map(|row| (row.id, row)).collect();
+            for id in ids {
+                match live.get(id) {
+                    Some(row) => drop(self.keep(row, asked)),
+                    None => self.forget(*id),
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn end(session: &Session) {
+    session.revoked.store(true, Relaxed);
+    session.ended.cancel();
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Seconds since 1970.
+pub fn unix_now() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| i64::try_from(d.as_secs()).unwrap_or(i64::MAX))
+}
+
+fn unavailable(error: StoreError) -> Refused {
+    Refused::Unavailable(error.to_string())
+}

@@ -1,0 +1,143 @@
+//! Tables for origins, preflights, and what becomes of a local server's own headers.
+#![allow(clippy::unwrap_used, clippy::indexing_slicing)]
+
+use super::super::client_addr::{Scheme, client_info};
+use super::*;
+
+fn policy(own: Option<&str>) -> Policy {
+    Policy {
+        allowed: vec!["https://app.example".into(), "http://localhost:3000".into()],
+        own: own.map(Into::into),
+    }
+}
+
+fn client(scheme: Scheme, host: &str) -> ClientInfo {
+    let mut headers = HeaderMap::new();
+    headers.insert(header::HOST, HeaderValue::from_str(host).unwrap());
+    let mut info = client_info("203.0.113.9:1".parse().unwrap(), None, &headers, &[]);
+    info.scheme = scheme;
+    info
+}
+
+fn with(pairs: &[(&str, &str)]) -> HeaderMap {
+    let mut map = HeaderMap::new();
+    for (name, value) in pairs {
+        map.append(HeaderName::from_bytes(name.as_bytes()).unwrap(), HeaderValue::from_str(value).unwrap());
+    }
+    map
+}
+
+#[test]
+fn an_origin_is_compared_and_never_mirrored() {
+    let https = client(Scheme::Https, "relay.example");
+    let http = client(Scheme::Http, "localhost:8082");
+    let cases: &[(Option<&str>, &ClientInfo, &str, bool)] = &[
+        (None, &https, "https://app.example", true),
+        (None, &https, "http://localhost:3000", true),
+        (None, &https, "https://relay.example", true),
+        (None, &https, "http://relay.example", false),
+        (None, &https, "https://relay.example:8443", false),
+        (None, &http, "http://localhost:8082", true),
+        (None, &http, "http://localhost", false),
+        (None, &https, "https://evil.example", false),
+        (None, &https, "https://app.example.evil", false),
+        (None, &https, "https://app.example/", false),
+        (None, &https, "HTTPS://APP.EXAMPLE", false),
+        (None, &https, "null", false),
+        (None, &https, "", false),
+        (None, &https, "*", false),
+        (Some("https://public.example"), &https, "https://public.example", true),
+        // Once the URL is known, what a request says of itself does not count.
+        (Some("https://public.example"), &https, "https://relay.example", false),
+    ];
+    for (own, client, origin, allowed) in cases {
+        let decision = policy(*own).decide(&with(&[("origin", origin)]), client);
+        let expected = if *allowed {
+            Decision::Allowed(HeaderValue::from_str(origin).unwrap())
+        } else {
+            Decision::Refused
+        };
+        assert_eq!(decision, expected, "{origin} {own:?}");
+    }
+    assert_eq!(policy(None).decide(&HeaderMap::new(), &https), Decision::NoOrigin);
+    let two = with(&[("origin", "https://app.example"), ("origin", "https://evil.example")]);
+    assert_eq!(policy(None).decide(&two, &https), Decision::Refused);
+    assert!(matches!(
+        policy(None).decide(
+            &with(&[("origin", "https://relay.example")]),
+            &client(Scheme::Https, "relay.example:443")
+        ),
+        Decision::Allowed(_)
+    ));
+}
+
+#[test]
+fn only_a_question_about_another_request_is_a_preflight() {
+    let asked = with(&[("origin", "https://a"), ("access-control-request-method", "PUT")]);
+    assert!(is_preflight(&Method::OPTIONS, &asked));
+    assert!(!is_preflight(&Method::GET, &asked));
+    assert!(!is_preflight(&Method::OPTIONS, &with(&[("origin", "https://a")])));
+    assert!(!is_preflight(&Method::OPTIONS, &with(&[("access-control-request-method", "PUT")])));
+}
+
+#[test]
+fn preflights_are_answered_for_allowed_origins_and_refused_to_others() {
+    let asked = with(&[
+        ("access-control-request-method", "PUT"),
+        ("access-control-request-headers", "content-type, X-VK-Sig-Ts, bad name, *, ,x-last"),
+    ]);
+    let allowed = preflight(&asked, &Decision::Allowed(HeaderValue::from_static("https://app.example")));
+    assert_eq!(allowed.status(), 204);
+    let headers = allowed.headers();
+    assert_eq!(headers["access-control-allow-origin"], "https://app.example");
+    assert_eq!(headers["access-control-allow-credentials"], "true");
+    assert_eq!(headers["access-control-allow-methods"], METHODS);
+    assert_eq!(headers["access-control-allow-headers"], "content-type, x-vk-sig-ts, x-last");
+    assert_eq!(headers["access-control-max-age"], "600");
+    assert!(headers.get_all("vary").iter().any(|line| line == "origin"));
+
+    let refused = preflight(&asked, &Decision::Refused);
+    assert_eq!(refused.status(), 403);
+    assert!(refused.headers().keys().all(|name| !name.as_str().starts_with("access-control-")));
+    assert!(refused.headers().get_all("vary").iter().any(|line| line == "origin"));
+}
+
+#[test]
+fn what_is_echoed_is_bounded() {
+    let many = (0..10_000).map(|n| format!("x-{n}")).collect::<Vec<_>>().join(",");
+    let names = requested_headers(&with(&[("access-control-request-headers", &many)])).unwrap();
+    assert_eq!(names.to_str().unwrap().split(", ").count(), MAX_REQUESTED);
+    let long = vec!["x".repeat(3000); 3].join(",");
+    let names = requested_headers(&with(&[("access-control-request-headers", &long)])).unwrap();
+    assert_eq!(names.len(), 3000);
+}
+
+#[test]
+fn a_local_server_sets_no_policy_and_keeps_what_it_exposes() {
+    let theirs = [
+        ("access-control-allow-origin", "*"),
+        ("access-control-allow-credentials", "true"),
+        ("access-control-allow-private-network", "true"),
+        ("access-control-expose-headers", "X-Total, *, bad name"),
+        ("content-type", "text/plain"),
+        ("vary", "accept-encoding"),
+    ];
+    let mut allowed = with(&theirs);
+    apply(&mut allowed, &Decision::Allowed(HeaderValue::from_static("https://app.example")));
+    assert_eq!(allowed["access-control-allow-origin"], "https://app.example");
+    assert_eq!(allowed["access-control-expose-headers"], format!("{EXPOSED}, x-total"));
+    assert!(!allowed.contains_key("access-control-allow-private-network"));
+    assert_eq!(allowed.get_all("vary").iter().collect::<Vec<_>>(), ["accept-encoding", "origin"]);
+
+    for (decision, vary) in [(Decision::Refused, 2), (Decision::NoOrigin, 1)] {
+        let mut headers = with(&theirs);
+        apply(&mut headers, &decision);
+        assert!(headers.keys().all(|name| !name.as_str().starts_with("access-control-")), "{decision:?}");
+        assert_eq!(headers["content-type"], "text/plain");
+        assert_eq!(headers.get_all("vary").iter().count(), vary, "{decision:?}");
+    }
+
+    let mut varied = with(&[("vary", "Accept, Origin")]);
+    apply(&mut varied, &Decision::Refused);
+    assert_eq!(varied.get_all("vary").iter().count(), 1);
+}

@@ -1,0 +1,351 @@
+//! The relay's own API (PROTOCOL.md section 1), except for tunnels and the proxied path.
+//!
+//! Whoever calls has a Bearer token or gets nothing. Nothing is changed before the token was
+//! verified and its session found alive; what the store cannot answer is refused.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use axum::body::Body;
+use axum::extract::{FromRequestParts, Path, State};
+use axum::response::{IntoResponse, Json};
+use axum::routing::{delete, get, patch, post};
+use axum::{Router, body};
+use http::request::Parts;
+use http::{HeaderMap, Request, Response, StatusCode, header};
+use relay_protocol::api::{CreatedSession, Health, Host, HostStatus, Hosts, PatchHost, Session, Sessions};
+use relay_protocol::problem::Code;
+use tower::ServiceExt;
+use uuid::Uuid;
+
+use super::front::{Context, HEALTH_PATH};
+use super::problem::{Refusal, refuse};
+use crate::auth::token::Verifier;
+use crate::config::Config;
+use crate::limits::Rate;
+use crate::shutdown::Shutdown;
+use crate::store::{Store, StoreError};
+
+/// A host's name has at most so many characters.
+const MAX_NAME_CHARS: usize = 200;
+
+/// What is open at this relay right now, which has to hear of what is revoked here.
+pub trait Live: Send + Sync + 'static {
+    /// The browser session was revoked: its requests and upgraded connections end.
+    fn session_revoked(&self, session: Uuid);
+    /// The host is gone: its tunnels end.
+    fn host_deleted(&self, host: Uuid);
+    /// Whether the host has a tunnel at this relay.
+    fn online(&self, host: Uuid) -> bool;
+}
+
+/// Who calls, once the token has been believed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Caller {
+    /// The user.
+    pub user: Uuid,
+    /// The auth session of the token.
+    pub auth_session: Uuid,
+}
+
+/// Verifies the Bearer token and that its auth session is alive.
+///
+/// # Errors
+/// `unauthorized` for every kind of bad token, so that nobody learns which; `store_unavailable`
+/// when the database does not answer.
+pub async fn authenticate(
+    headers: &HeaderMap,
+    verifier: &Verifier,
+    store: &Store,
+) -> Result<Caller, Refusal> {
+    let unauthorized =
+        || Refusal::new(Code::Unauthorized, "The token is missing, expired or revoked. Sign in again.");
+    let token = bearer(headers).ok_or_else(unauthorized)?;
+    let claims = verifier.verify(token, unix_now()).map_err(|reason| {
+        tracing::debug!(%reason, "a token was refused");
+        unauthorized()
+    })?;
+    if store.auth_session_live(claims.session_id, claims.sub).await.map_err(of_store)? {
+        Ok(Caller { user: claims.sub, auth_session: claims.session_id })
+    } else {
+        Err(unauthorized())
+    }
+}
+
+/// The one Bearer token of the request (RFC 6750 section 2.1). Several are none.
+pub fn bearer(headers: &HeaderMap) -> Option<&str> {
+    let mut values = headers.get_all(header::AUTHORIZATION).iter();
+    let (value, None) = (values.next()?, values.next()) else { return None };
+    let (scheme, token) = value.to_str().ok()?.split_once(' ')?;
+    let token = token.trim_matches(' ');
+    (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty() && !token.contains(' ')).then_some(token)
+}
+
+/// An id as it stands in paths, in either case. Only the form with hyphens: one id, one path.
+pub fn parse_id(text: &str) -> Option<Uuid> {
+    if text.len() == 36 { Uuid::try_parse(text).ok() } else { None }
+}
+
+/// Seconds since 1970.
+pub fn unix_now() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
+}
+
+/// What the store's errors are to a caller. Their texts are for the log.
+pub fn of_store(error: StoreError) -> Refusal {
+    match &error {
+        StoreError::Unavailable(_) | StoreError::NotReady(_) => {
+            tracing::warn!(%error, "the store does not answer");
+            Refusal::new(
+                Code::StoreUnavailable,
+                "The relay's database does not answer. Try again in a few seconds.",
+            )
+        }
+        StoreError::Conflict(_) | StoreError::Corrupt(_) => {
+            tracing::error!(%error, "the store failed");
+            Refusal::new(Code::Internal, "The relay could not do this. Its log says why.")
+        }
+    }
+}
+
+fn not_found() -> Refusal {
+    Refusal::new(Code::NotFound, "There is nothing at this address.")
+}
+
+/// What the handlers need.
+pub struct Api {
+    store: Store,
+    verifier: Verifier,
+    live: Arc<dyn Live>,
+    shutdown: Shutdown,
+    started: Instant,
+    session_lifetime: Duration,
+    max_body: usize,
+    rate: Rate,
+}
+
+impl Api {
+    /// With the parts that others own.
+    pub fn new(
+        config: &Config,
+        store: Store,
+        verifier: Verifier,
+        live: Arc<dyn Live>,
+        shutdown: Shutdown,
+    ) -> Self {
+        Self {
+            store,
+            verifier,
+            live,
+            shutdown,
+            started: Instant::now(),
+            session_lifetime: config.session_lifetime,
+            max_body: config.limits.max_api_body_bytes,
+            rate: Rate::per_minute(config.limits.api_rate_per_minute),
+        }
+    }
+
+    fn expires_at(&self, created_at: i64) -> i64 {
+        created_at.saturating_add(i64::try_from(self.session_lifetime.as_secs()).unwrap_or(i64::MAX))
+    }
+}
+
+/// The API as one service.
+#[derive(Clone)]
+pub struct Routes {
+    api: Arc<Api>,
+    router: Router,
+}
+
+impl Routes {
+    /// Lays out the paths.
+    pub fn new(api: Api) -> Self {
+        let api = Arc::new(api);
+        let router = Router::new()
+            .route(HEALTH_PATH, get(health))
+            .route("/v1/relay/create/{host_id}", post(create))
+            .route("/v1/relay/hosts", get(hosts))
+            .route("/v1/relay/hosts/{host_id}", patch(rename_host).delete(delete_host))
+            .route("/v1/relay/sessions", get(sessions))
+            .route("/v1/relay/sessions/{session_id}", delete(revoke_session))
+            .fallback(async || not_found())
+            .method_not_allowed_fallback(async || {
+                Refusal::new(
+                    Code::MethodNotAllowed,
+                    "This address does not take this method; `Allow` names those it takes.",
+                )
+            })
+            .with_state(Arc::clone(&api));
+        Self { api, router }
+    }
+
+    /// Answers one request.
+    pub async fn call(&self, mut request: Request<Body>, context: Context) -> Response<Body> {
+        // Probes come from one address and as often as they like; they cost nothing.
+        if request.uri().path() != HEALTH_PATH && !self.api.rate.check(context.rate_key()) {
+            return refuse(Code::RateLimited, "Too many calls from this address. Wait a little.");
+        }
+        request.extensions_mut().insert(context);
+        match self.router.clone().oneshot(request).await {
+            Ok(response) => response,
+            Err(never) => match never {},
+        }
+    }
+}
+
+impl FromRequestParts<Arc<Api>> for Caller {
+    type Rejection = Refusal;
+
+    async fn from_request_parts(parts: &mut Parts, api: &Arc<Api>) -> Result<Self, Refusal> {
+        authenticate(&parts.headers, &api.verifier, &api.store).await
+    }
+}
+
+/// The id in the path. What is no id names nothing.
+struct Id(Uuid);
+
+impl FromRequestParts<Arc<Api>> for Id {
+    type Rejection = Refusal;
+
+    async fn from_request_parts(parts: &mut Parts, api: &Arc<Api>) -> Result<Self, Refusal> {
+        let Path(text) = Path::<String>::from_request_parts(parts, api).await.map_err(|_| not_found())?;
+        parse_id(&text).map(Id).ok_or_else(not_found)
+    }
+}
+
+type Answer<T> = Result<T, Refusal>;
+
+async fn health(State(api): State<Arc<Api>>) -> Response<Body> {
+    let draining = api.shutdown.is_draining();
+    let health = Health {
+        status: if draining { "draining" } else { "ok" }.to_owned(),
+        ok: !draining,
+        service: "relay".to_owned(),
+        uptime_ms: u64::try_from(api.started.elapsed().as_millis()).unwrap_or(u64::MAX),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+    };
+    let status = if draining { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
+    (status, [(header::CACHE_CONTROL, "no-store")], Json(health)).into_response()
+}
+
+async fn create(State(api): State<Arc<Api>>, caller: Caller, Id(host): Id) -> Answer<Json<CreatedSession>> {
+    if api.store.host_access(host, caller.user).await.map_err(of_store)?.is_none() {
+        return Err(no_access(&api, host).await);
+    }
+    let made = api.store.create_browser_session(host, caller.user, caller.auth_session).await;
+    let session = match made {
+        // The host was deleted, or the token revoked, since it was looked at.
+        Err(StoreError::Conflict(_)) => return Err(no_access(&api, host).await),
+        made => made.map_err(of_store)?,
+    };
+    Ok(Json(CreatedSession { session_id: session.id, expires_at: api.expires_at(session.created_at) }))
+}
+
+/// Why the caller may not use this host: it is another's, or nobody's.
+async fn no_access(api: &Api, host: Uuid) -> Refusal {
+    match api.store.host(host).await {
+        Ok(None) => Refusal::new(Code::NotFound, "There is no host with this id."),
+        Ok(Some(_)) => Refusal::new(
+            Code::HostAccessDenied,
+            "This host belongs to somebody else and is not shared with you.",
+        ),
+        Err(error) => of_store(error),
+    }
+}
+
+async fn hosts(State(api): State<Arc<Api>>, caller: Caller) -> Answer<Json<Hosts>> {
+    let mut hosts = api.store.hosts(caller.user).await.map_err(of_store)?;
+    for host in &mut hosts {
+        tell_live(&api, host);
+    }
+    Ok(Json(Hosts { hosts }))
+}
+
+/// A tunnel that was opened a moment ago is known here before the store has it.
+fn tell_live(api: &Api, host: &mut Host) {
+    if api.live.online(host.id) {
+        host.status = HostStatus::Online;
+    }
+}
+
+async fn rename_host(
+    State(api): State<Arc<Api>>,
+    caller: Caller,
+    Id(id): Id,
+    request: Request<Body>,
+) -> Answer<Json<Host>> {
+    let body = body::to_bytes(request.into_body(), api.max_body).await.map_err(|error| {
+        let too_large =
+            std::error::Error::source(&error).is_some_and(|e| e.is::<http_body_util::LengthLimitError>());
+        if too_large {
+            Refusal::new(Code::BodyTooLarge, format!("The body may have {} bytes.", api.max_body))
+        } else {
+            Refusal::new(Code::BadRequest, "The body broke off.")
+        }
+    })?;
+    let new: PatchHost = serde_json::from_slice(&body)
+        .map_err(|_| Refusal::new(Code::BadRequest, "The body has to be JSON: {\"name\": \"…\"}."))?;
+    let name = new.name.trim();
+    if name.is_empty() || name.chars().count() > MAX_NAME_CHARS || name.chars().any(char::is_control) {
+        let detail =
+            format!("A name has 1 to {MAX_NAME_CHARS} characters, none of them a control character.");
+        return Err(Refusal::new(Code::BadRequest, detail));
+    }
+    if !api.store.rename_host(id, caller.user, name).await.map_err(of_store)? {
+        return Err(not_owner(&api, id, caller.user).await);
+    }
+    let hosts = api.store.hosts(caller.user).await.map_err(of_store)?;
+    let mut host = hosts.into_iter().find(|host| host.id == id).ok_or_else(not_found)?;
+    tell_live(&api, &mut host);
+    Ok(Json(host))
+}
+
+/// Why the caller may not change this host. Whether there is one is told to those who may use it.
+async fn not_owner(api: &Api, host: Uuid, user: Uuid) -> Refusal {
+    match api.store.host_access(host, user).await {
+        Ok(None) => not_found(),
+        Ok(Some(_)) => Refusal::new(Code::HostAccessDenied, "Only the host's owner can change it."),
+        Err(error) => of_store(error),
+    }
+}
+
+async fn delete_host(State(api): State<Arc<Api>>, caller: Caller, Id(id): Id) -> Answer<StatusCode> {
+    if !api.store.delete_host(id, caller.user).await.map_err(of_store)? {
+        return Err(not_owner(&api, id, caller.user).await);
+    }
+    api.live.host_deleted(id);
+    Ok(StatusCode::NO_CONTENT)
+}
+
+async fn sessions(State(api): State<Arc<Api>>, caller: Caller) -> Answer<Json<Sessions>> {
+    let now = unix_now();
+    let sessions = api.store.browser_sessions(caller.user).await.map_err(of_store)?;
+    let sessions = sessions
+        .into_iter()
+        .map(|session| Session {
+            id: session.id,
+            host_id: session.host_id,
+            created_at: session.created_at,
+            last_used_at: session.last_used_at,
+            expires_at: api.expires_at(session.created_at),
+        })
+        .filter(|session| session.expires_at > now)
+        .collect();
+    Ok(Json(Sessions { sessions }))
+}
+
+async fn revoke_session(State(api): State<Arc<Api>>, caller: Caller, Id(id): Id) -> Answer<StatusCode> {
+    if !api.store.revoke_browser_session(id, caller.user).await.map_err(of_store)? {
+        return Err(Refusal::new(
+            Code::NotFound,
+            "There is no such session of yours, or it has ended already.",
+        ));
+    }
+    api.live.session_revoked(id);
+    Ok(StatusCode::NO_CONTENT)
+}
+
+#[cfg(test)]
+#[path = "routes_tests.rs"]
+mod tests;

@@ -1,0 +1,184 @@
+//! Bodies on their way: they stream, and they end when they have to.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body::{Body as HttpBody, Frame, SizeHint};
+use hyper::body::Incoming;
+use tokio::sync::watch;
+use tokio::time::{Instant, Sleep, sleep_until};
+use tokio_util::sync::WaitForCancellationFutureOwned;
+
+use crate::auth::access::Exchange;
+use crate::tunnel::pool::Connection;
+
+/// Why a body broke off here.
+#[derive(Debug, thiserror::Error)]
+pub enum BodyError {
+    /// The other side broke off.
+    #[error(transparent)]
+    Broken(#[from] hyper::Error),
+    /// The browser session has ended.
+    #[error("the browser session has ended")]
+    SessionEnded,
+    /// Nothing moved for as long as is allowed.
+    #[error("nothing came for {} s", .0.as_secs())]
+    Idle(Duration),
+    /// The answer was there before the body was wanted.
+    #[error("the local server answered without the body")]
+    NotWanted,
+}
+
+/// Whether a request's body may be sent: with `Expect: 100-continue` it waits for the local server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Consent {
+    /// Not said yet.
+    Waiting,
+    /// Send it.
+    Given,
+    /// The exchange is over without it.
+    Refused,
+}
+
+/// A request's body on its way to the local server.
+pub struct RequestBody {
+    inner: Incoming,
+    /// Tells the wait for the response's head that the upload moves.
+    moved: Arc<AtomicBool>,
+    consent: Option<Pin<Box<dyn Future<Output = Consent> + Send>>>,
+}
+
+impl RequestBody {
+    /// Wraps a body; with `consent` it is not read before that says so.
+    pub fn new(inner: Incoming, moved: Arc<AtomicBool>, consent: Option<watch::Receiver<Consent>>) -> Self {
+        let consent = consent.map(|mut consent| {
+            Box::pin(async move {
+                match consent.wait_for(|c| *c != Consent::Waiting).await {
+                    Ok(said) => *said,
+                    Err(_) => Consent::Refused,
+                }
+            }) as Pin<Box<dyn Future<Output = Consent> + Send>>
+        });
+        Self { inner, moved, consent }
+    }
+}
+
+impl HttpBody for RequestBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        if let Some(consent) = &mut self.consent {
+            match ready!(consent.as_mut().poll(cx)) {
+                Consent::Refused => return Poll::Ready(Some(Err(BodyError::NotWanted))),
+                Consent::Given | Consent::Waiting => self.consent = None,
+            }
+        }
+        let frame = ready!(Pin::new(&mut self.inner).poll_frame(cx));
+        self.moved.store(true, Relaxed);
+        Poll::Ready(frame.map(|f| f.map_err(BodyError::from)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}
+
+/// A response's body on its way to the browser. Gives the connection back to its pool at the end.
+pub struct ResponseBody {
+    inner: Incoming,
+    connection: Option<Connection>,
+    exchange: Exchange,
+    ended: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
+    idle: Duration,
+    idle_timer: Option<Pin<Box<Sleep>>>,
+    /// Where a body that was never asked for is told that it will not be.
+    consent: Option<watch::Sender<Consent>>,
+}
+
+impl ResponseBody {
+    /// Wraps a body that may be silent for `idle`.
+    pub fn new(
+        inner: Incoming,
+        connection: Connection,
+        exchange: Exchange,
+        idle: Duration,
+        consent: Option<watch::Sender<Consent>>,
+    ) -> Self {
+        let connection = Some(connection);
+        let mut body = Self { inner, connection, exchange, ended: None, idle, idle_timer: None, consent };
+        if body.inner.is_end_stream() {
+            body.finish();
+        }
+        body
+    }
+
+    fn finish(&mut self) {
+        if let Some(connection) = self.connection.take() {
+            connection.give_back();
+        }
+    }
+
+    /// Nothing to send: wait for more, but not past the session's end and not for ever.
+    fn poll_waiting(&mut self, cx: &mut Context<'_>) -> Poll<BodyError> {
+        let token = &self.exchange.session().ended;
+        let ended = self.ended.get_or_insert_with(|| Box::pin(token.clone().cancelled_owned()));
+        if ended.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(BodyError::SessionEnded);
+        }
+        let idle = self.idle;
+        let timer = self.idle_timer.get_or_insert_with(|| Box::pin(sleep_until(Instant::now() + idle)));
+        timer.as_mut().poll(cx).map(|()| BodyError::Idle(idle))
+    }
+}
+
+impl Drop for ResponseBody {
+    fn drop(&mut self) {
+        if let Some(consent) = &self.consent {
+            consent.send_if_modified(|said| {
+                let waiting = *said == Consent::Waiting;
+                if waiting {
+                    *said = Consent::Refused;
+                }
+                waiting
+            });
+        }
+    }
+}
+
+impl HttpBody for ResponseBody {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        if self.exchange.session().ended.is_cancelled() {
+            return Poll::Ready(Some(Err(BodyError::SessionEnded)));
+        }
+        match Pin::new(&mut self.inner).poll_frame(cx) {
+            Poll::Ready(frame) => {
+                self.idle_timer = None;
+                if frame.is_none() || self.inner.is_end_stream() {
+                    self.finish();
+                }
+                Poll::Ready(frame.map(|f| f.map_err(BodyError::from)))
+            }
+            Poll::Pending => self.poll_waiting(cx).map(|error| Some(Err(error))),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.inner.size_hint()
+    }
+}

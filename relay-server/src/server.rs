@@ -1,0 +1,197 @@
+//! Puts the parts together, and takes them apart in order.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body;
+use http::{Request, Response};
+use hyper::body::Incoming;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use uuid::Uuid;
+
+use crate::auth::access::Sessions;
+use crate::auth::token::Verifier;
+use crate::config::Config;
+use crate::http::front::{Context, Front};
+use crate::http::guards::Guards;
+use crate::http::problem::{Refusal, respond};
+use crate::http::routes::{Api, Live, Routes, authenticate};
+use crate::http::serve::{self, Peer};
+use crate::proxy::{Proxy, path};
+use crate::shutdown::Shutdown;
+use crate::store::Store;
+use crate::tunnel::Registry;
+use crate::tunnel::connect::{Connect, DRAIN_SECONDS};
+use crate::tunnel::presence::Presence;
+
+/// The path on which agents connect.
+const CONNECT_PATH: &str = "/v1/relay/connect";
+/// How often the tokens of open tunnels are checked anew. With the query itself a revocation is felt
+/// within five seconds.
+const CHECK_TUNNELS: Duration = Duration::from_secs(4);
+/// Tunnels whose tokens are checked in one query.
+const CHECK_AT_ONCE: usize = 500;
+/// How long tunnels may take to close at the very end.
+const CLOSE_TUNNELS: Duration = Duration::from_secs(3);
+
+/// Why the relay could not serve.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// What the relay keeps for itself cannot be read or made.
+    #[error(transparent)]
+    Config(#[from] crate::config::OwnError),
+    /// The listener failed.
+    #[error("serving: {0}")]
+    Io(#[from] std::io::Error),
+}
+
+/// Everything that answers requests.
+struct App {
+    front: Front,
+    routes: Routes,
+    proxy: Proxy,
+    connect: Arc<Connect>,
+    verifier: Verifier,
+}
+
+/// What the API tells of revocations.
+struct LiveSide {
+    sessions: Arc<Sessions>,
+    registry: Arc<Registry>,
+}
+
+impl Live for LiveSide {
+    fn session_revoked(&self, session: Uuid) {
+        self.sessions.end(session);
+    }
+
+    fn host_deleted(&self, host: Uuid) {
+        self.sessions.end_host(host);
+        self.registry.close_host(host);
+    }
+
+    fn online(&self, host: Uuid) -> bool {
+        self.registry.online(host)
+    }
+}
+
+impl App {
+    async fn route(&self, request: Request<Incoming>, context: Context) -> Response<Body> {
+        let result = match request.uri().path() {
+            path if path.starts_with(path::PREFIX) => {
+                self.proxy.handle(request, &context.client, &context.request_id).await
+            }
+            CONNECT_PATH => self.connect(request, &context).await,
+            _ => return self.routes.call(request.map(Body::new), context).await,
+        };
+        result.unwrap_or_else(|Refusal(problem)| respond(problem))
+    }
+
+    async fn connect(&self, request: Request<Incoming>, context: &Context) -> Result<Response<Body>, Refusal> {
+        let guards = &self.proxy.guards;
+        guards.try_upgrade(context.client.addr)?;
+        let caller = authenticate(request.headers(), &self.verifier, &self.connect.store).await?;
+        let guard = guards.open(context.client.addr)?;
+        self.connect.accept(request, caller, guard).await
+    }
+}
+
+/// Serves until `shutdown` has drained or ended.
+///
+/// # Errors
+/// [`ServeError`]; nothing that a request or an agent does leads to one.
+pub async fn run(config: Config, store: Store, listener: TcpListener, shutdown: Shutdown) -> Result<(), ServeError> {
+    let config = Arc::new(config);
+    let verifier = Verifier::new(&config.load_jwt_secret()?);
+    let relay_id = config.load_relay_id()?;
+    match store.relay_started(&relay_id).await {
+        Ok(0) => {}
+        Ok(hosts) => tracing::info!(hosts, "hosts that were left as online are offline"),
+        Err(error) => tracing::warn!(%error, "the hosts' status could not be put right"),
+    }
+    let stop = CancellationToken::new();
+    let registry = Arc::new(Registry::default());
+    let sessions = Sessions::new(store.clone(), config.session_lifetime);
+    let (presence, presence_task) =
+        Presence::start(store.clone(), registry.clone(), relay_id.clone(), stop.child_token());
+    let renewing = tokio::spawn(sessions.clone().renew(stop.child_token()));
+    let checking = tokio::spawn(check_tunnels(store.clone(), registry.clone(), stop.child_token()));
+
+    let live = Arc::new(LiveSide { sessions: sessions.clone(), registry: registry.clone() });
+    let tunnels = TaskTracker::new();
+    let app = Arc::new(App {
+        front: Front::new(&config, shutdown.clone()),
+        routes: Routes::new(Api::new(&config, store.clone(), verifier.clone(), live, shutdown.clone())),
+        proxy: Proxy {
+            sessions,
+            registry: registry.clone(),
+            store: store.clone(),
+            verifier: verifier.clone(),
+            guards: Arc::new(Guards::new(&config.limits)),
+            config: config.clone(),
+            shutdown: shutdown.clone(),
+        },
+        connect: Arc::new(Connect {
+            store: store.clone(),
+            registry: registry.clone(),
+            presence,
+            limits: config.limits.clone(),
+            tasks: tunnels.clone(),
+        }),
+        verifier,
+    });
+    let draining = tokio::spawn(tell_agents(registry.clone(), shutdown.clone()));
+    let service = move |request: Request<Incoming>, peer: Peer| {
+        let app = app.clone();
+        async move { app.front.handle(request, peer, |request, context| app.route(request, context)).await }
+    };
+    let served = serve::serve(listener, service, serve::Options::new(&config), shutdown).await;
+
+    draining.abort();
+    for tunnel in registry.all() {
+        tunnel.handle.close(1012, "the relay is restarting");
+    }
+    tunnels.close();
+    if tokio::time::timeout(CLOSE_TUNNELS, tunnels.wait()).await.is_err() {
+        tracing::warn!("some tunnels did not close in time");
+    }
+    // Every task that could tell of a change is gone, so the queue's end is its emptiness.
+    let _ = tokio::time::timeout(CLOSE_TUNNELS, presence_task).await;
+    stop.cancel();
+    let _ = tokio::join!(renewing, checking);
+    Ok(served?)
+}
+
+/// Asks agents to reconnect elsewhere, or here once the relay is back, as soon as the drain begins.
+async fn tell_agents(registry: Arc<Registry>, shutdown: Shutdown) {
+    shutdown.draining().await;
+    for tunnel in registry.all() {
+        tunnel.drain(DRAIN_SECONDS);
+    }
+}
+
+/// Ends tunnels whose token was revoked.
+async fn check_tunnels(store: Store, registry: Arc<Registry>, stop: CancellationToken) {
+    let mut tick = tokio::time::interval(CHECK_TUNNELS);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            _ = tick.tick() => {}
+        }
+        for tunnels in registry.all().chunks(CHECK_AT_ONCE) {
+            let pairs: Vec<_> = tunnels.iter().map(|t| (t.auth_session, t.user)).collect();
+            match store.auth_sessions_live(&pairs).await {
+                Ok(live) => {
+                    for tunnel in tunnels.iter().filter(|t| !live.contains(&t.auth_session)) {
+                        tracing::info!(host_id = %tunnel.host, "a tunnel's token was revoked");
+                        tunnel.handle.close(1008, "the token was revoked");
+                    }
+                }
+                Err(error) => tracing::warn!(%error, "the tokens of open tunnels could not be checked"),
+            }
+        }
+    }
+}

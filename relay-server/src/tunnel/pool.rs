@@ -1,0 +1,125 @@
+//! Idle HTTP/1.1 connections over the streams of one tunnel.
+//!
+//! A handshake per request would cost a stream, two tasks and a connection to the local server; a warm
+//! connection costs none of it. The last one used is used first, so that the others can grow old and go.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body;
+use hyper::client::conn::http1::{Builder, SendRequest};
+use hyper_util::rt::TokioIo;
+use parking_lot::Mutex;
+use relay_protocol::tunnel::{Handle, OpenError, Stream};
+use tokio::time::Instant;
+
+/// Idle connections that one tunnel keeps: more are wanted only for bursts.
+const MAX_IDLE: usize = 64;
+/// The largest response head that a local server may send.
+const MAX_HEAD: usize = 256 * 1024;
+/// Headers in one response at the most.
+const MAX_HEADERS: usize = 256;
+
+struct Idle {
+    sender: SendRequest<Body>,
+    since: Instant,
+}
+
+/// The pool of one tunnel.
+pub struct Pool {
+    handle: Handle,
+    idle: Arc<Mutex<Vec<Idle>>>,
+    max_idle_time: Duration,
+}
+
+/// A connection that was taken out. It goes back by [`Connection::give_back`]; dropped, it is closed.
+pub struct Connection {
+    /// Sends the request.
+    pub sender: SendRequest<Body>,
+    /// Completes when the agent has acknowledged the stream; `None` for one that was used before.
+    pub opening: Option<Opening>,
+    idle: Arc<Mutex<Vec<Idle>>>,
+}
+
+/// The wait for a fresh stream to be acknowledged.
+pub type Opening = std::pin::Pin<Box<dyn Future<Output = std::io::Result<()>> + Send>>;
+
+impl Pool {
+    /// An empty pool whose connections are closed after this time without use.
+    pub fn new(handle: Handle, max_idle_time: Duration) -> Self {
+        Self { handle, idle: Arc::default(), max_idle_time }
+    }
+
+    /// A warm connection, if there is one.
+    pub fn reuse(&self) -> Option<Connection> {
+        let mut idle = self.idle.lock();
+        let mut not_ready = Vec::new();
+        let found = loop {
+            match idle.pop() {
+                Some(candidate) if candidate.sender.is_closed() => {}
+                Some(candidate) if candidate.sender.is_ready() => break Some(candidate.sender),
+                // Its last response is just being wound up.
+                Some(candidate) => not_ready.push(candidate),
+                None => break None,
+            }
+        };
+        idle.extend(not_ready.into_iter().rev());
+        found.map(|sender| Connection { sender, opening: None, idle: self.idle.clone() })
+    }
+
+    /// A connection over a fresh stream.
+    ///
+    /// # Errors
+    /// Those of [`Handle::open`].
+    pub async fn open(&self) -> Result<Connection, OpenError> {
+        let stream = self.handle.open().await?;
+        let opening: Opening = Box::pin(stream.established());
+        let sender = handshake(stream).await.map_err(|_| OpenError::Ended)?;
+        Ok(Connection { sender, opening: Some(opening), idle: self.idle.clone() })
+    }
+
+    /// Closes what nobody has used for a while. The oldest stand first.
+    pub fn sweep(&self, now: Instant) {
+        let mut idle = self.idle.lock();
+        let keep_from = idle
+            .iter()
+            .position(|i| now.saturating_duration_since(i.since) < self.max_idle_time && !i.sender.is_closed())
+            .unwrap_or(idle.len());
+        let gone: Vec<Idle> = idle.drain(..keep_from).collect();
+        if idle.is_empty() {
+            *idle = Vec::new();
+        }
+        drop(idle);
+        drop(gone);
+    }
+
+    /// Closes every idle connection: the tunnel is being given up.
+    pub fn clear(&self) {
+        let gone = std::mem::take(&mut *self.idle.lock());
+        drop(gone);
+    }
+}
+
+async fn handshake(stream: Stream) -> hyper::Result<SendRequest<Body>> {
+    let (sender, connection) = Builder::new()
+        .max_buf_size(MAX_HEAD)
+        .max_headers(MAX_HEADERS)
+        .handshake(TokioIo::new(stream))
+        .await?;
+    // Ends with the sender or with the stream, whichever goes first.
+    tokio::spawn(connection.with_upgrades());
+    Ok(sender)
+}
+
+impl Connection {
+    /// Puts the connection back once its response has been read to the end.
+    pub fn give_back(self) {
+        if self.sender.is_closed() {
+            return;
+        }
+        let mut idle = self.idle.lock();
+        if idle.len() < MAX_IDLE {
+            idle.push(Idle { sender: self.sender, since: Instant::now() });
+        }
+    }
+}
