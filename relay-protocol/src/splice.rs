@@ -31,15 +31,26 @@ where
     B: AsyncRead + AsyncWrite + Unpin,
 {
     let (mut there, mut back) = (Direction::new(), Direction::new());
+    let timer = tokio::time::sleep(idle);
+    tokio::pin!(timer);
+    let mut seen = 0;
     std::future::poll_fn(|cx| {
         // Both are polled each time: each registers its own wake-ups.
         let first = there.poll(cx, &mut a, &mut b)?;
         let second = back.poll(cx, &mut b, &mut a)?;
         if first.is_ready() || second.is_ready() {
-            Poll::Ready(Ok::<_, io::Error>(()))
-        } else {
-            Poll::Pending
+            return Poll::Ready(Ok(()));
         }
+        // The timer is not moved on every byte: when it fires, it asks whether anything was.
+        while timer.as_mut().poll(cx).is_ready() {
+            let moved = there.copied.wrapping_add(back.copied);
+            if moved == seen {
+                return Poll::Ready(Err(io::Error::from(io::ErrorKind::TimedOut)));
+            }
+            seen = moved;
+            timer.as_mut().reset(tokio::time::Instant::now() + idle);
+        }
+        Poll::Pending
     })
     .await?;
     let both = async { tokio::try_join!(a.shutdown(), b.shutdown()) };
@@ -152,7 +163,7 @@ mod tests {
         assert_eq!(spliced.await.unwrap().unwrap(), (200_000, 4));
     }
 
-    /// Reads what it is given, then breaks; remembers whether it was shut down.
+    /// Breaks at once; remembers whether it was shut down.
     struct Breaks(std::sync::Arc<std::sync::atomic::AtomicBool>);
     impl AsyncRead for Breaks {
         fn poll_read(self: Pin<&mut Self>, _: &mut Context<'_>, _: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {

@@ -18,13 +18,17 @@ const CSP: HeaderValue = HeaderValue::from_static(
 /// Whether the request is a person opening a page, and not a script or a program.
 pub fn is_navigation(method: &Method, headers: &HeaderMap) -> bool {
     let mode = headers.get("sec-fetch-mode").map(HeaderValue::as_bytes);
-    let accepts_html = headers
+    method == Method::GET && accepts_html(headers) && matches!(mode, None | Some(b"navigate"))
+}
+
+/// Whether `Accept` names HTML.
+pub fn accepts_html(headers: &HeaderMap) -> bool {
+    headers
         .get_all(header::ACCEPT)
         .iter()
         .flat_map(|line| line.as_bytes().split(|b| *b == b','))
         .filter_map(|item| item.split(|b| *b == b';').next())
-        .any(|media| media.trim_ascii().eq_ignore_ascii_case(b"text/html"));
-    method == Method::GET && accepts_html && matches!(mode, None | Some(b"navigate"))
+        .any(|media| media.trim_ascii().eq_ignore_ascii_case(b"text/html"))
 }
 
 /// The page. `last_seen` are Unix seconds, as is `now`.
