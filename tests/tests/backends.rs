@@ -128,7 +128,9 @@ async fn a_relay_behind_tls_is_checked_in_every_build() {
     let mut refused = Agent::spawn(AgentOptions::new(&url, &local.url(), &token, "refused"));
     let status = refused
         .status_becomes("the certificate is named", SOON, |s| {
-            s["last_error"]["message"].as_str().is_some_and(|e| e.to_ascii_lowercase().contains("certificate"))
+            s["last_error"]["message"]
+                .as_str()
+                .is_some_and(|e| e.to_ascii_lowercase().contains("certificate"))
         })
         .await;
     assert_eq!(status["connected"], json!(false));
@@ -149,7 +151,9 @@ async fn a_relay_behind_tls_is_checked_in_every_build() {
         AgentOptions::new(&wrong, &local.url(), &token, "wrong").arg("--ca").arg(ca.to_str().unwrap());
     let mut wrong = Agent::spawn(options);
     let status = wrong
-        .status_becomes("an error", SOON, |s| s["last_error"]["message"].as_str().is_some_and(|e| !e.is_empty()))
+        .status_becomes("an error", SOON, |s| {
+            s["last_error"]["message"].as_str().is_some_and(|e| !e.is_empty())
+        })
         .await;
     assert_eq!(status["connected"], json!(false));
 }
