@@ -109,7 +109,8 @@ async fn a_revoked_token_ends_its_tunnels_and_sessions_within_five_seconds() {
     let status = stack
         .agent
         .status_becomes("refused", SOON, |s| {
-            s["connected"] == json!(false) && s["last_error"]["message"].as_str().is_some_and(|e| !e.is_empty())
+            s["connected"] == json!(false)
+                && s["last_error"]["message"].as_str().is_some_and(|e| !e.is_empty())
         })
         .await;
     let error = status["last_error"]["message"].as_str().unwrap().to_ascii_lowercase();
