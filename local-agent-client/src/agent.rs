@@ -3,7 +3,7 @@
 use crate::{
     clock,
     dial::{DialError, Dialed, Dialer, RelayUrl, tls},
-    forward::{Forwarder, LocalTarget, Settings},
+    forward::{Forwarder, LocalTarget, Settings, insecure},
     platform,
     session::{Connect, Session},
     state::{self, StateDir, StateError},
@@ -160,7 +160,7 @@ impl Builder {
             Err(error) => return Err(error.into()),
         };
         let local_tls =
-            if self.insecure_local && https_local { tls::unverified()? } else { verified.clone() };
+            if self.insecure_local && https_local { insecure::unverified()? } else { verified.clone() };
         let state = self.state_dir.as_deref().map(StateDir::open).transpose()?;
         let machine_id = match (self.machine_id, &state) {
             (Some(id), _) => id,

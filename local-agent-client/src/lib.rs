@@ -27,7 +27,7 @@
 //! | [`serve`] | one stream: an HTTP/1.1 connection |
 //! | [`forward`] | one request: header and path policy, the pool to the local server |
 //! | [`dial`] | one WebSocket to the relay: proxy, TLS, handshake |
-//! | [`state`], [`status`], [`token`], [`backoff`], [`clock`], [`splice`] | what they stand on |
+//! | [`state`], [`status`], [`token`], [`backoff`], [`clock`] | what they stand on |
 //! | [`platform`] | the only place that asks which system this is |
 
 pub mod agent;
@@ -38,7 +38,6 @@ pub mod forward;
 pub mod platform;
 pub mod serve;
 pub mod session;
-pub mod splice;
 pub mod state;
 pub mod status;
 pub mod token;

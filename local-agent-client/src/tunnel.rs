@@ -6,8 +6,8 @@ use crate::{
     forward::{Forwarder, Load},
     serve,
 };
-use relay_protocol::tunnel::{self, Handle, Incoming, Stream};
-use std::{future::poll_fn, sync::Arc, task::Poll, time::Duration};
+use relay_protocol::tunnel::{self, Handle, Incoming};
+use std::{sync::Arc, time::Duration};
 use tokio::{
     sync::watch,
     task::JoinSet,
@@ -95,7 +95,7 @@ async fn run(
                 Some(stream) => {
                     let (forwarder, load, stop) = (forwarder.clone(), load.clone(), stop.clone());
                     streams.spawn(async move {
-                        let gone = gone(&stream);
+                        let gone = stream.aborted();
                         serve::connection(stream, gone, forwarder, &load, stop).await;
                     });
                 }
@@ -133,20 +133,4 @@ async fn run(
     }
     streams.shutdown().await;
     handle.close(GOING_AWAY, "the agent ends");
-}
-
-/// Completes when the relay has reset the stream, or the tunnel is lost. The stream itself tells only
-/// those who read or write just then, and a request whose upload nobody takes does neither.
-fn gone(stream: &Stream) -> impl Future<Output = ()> + Send + use<> {
-    // It may be asked again after it has answered: it looks at the stream's state each time.
-    let mut established = Box::pin(stream.established());
-    async move {
-        loop {
-            tokio::time::sleep(LOOK).await;
-            let state = poll_fn(|cx| Poll::Ready(established.as_mut().poll(cx))).await;
-            if matches!(state, Poll::Ready(Err(_))) {
-                return;
-            }
-        }
-    }
 }

@@ -65,7 +65,8 @@ where
 /// Accepts a WebSocket, selecting the sub-protocol when `select` says so, and gives the head that came.
 async fn accept(socket: &mut (impl AsyncRead + AsyncWrite + Unpin), select: Option<&str>) -> String {
     let head = head(socket).await;
-    let key = head.lines().find_map(|line| line.strip_prefix("sec-websocket-key: ")).unwrap_or_default().to_owned();
+    let key =
+        head.lines().find_map(|line| line.strip_prefix("sec-websocket-key: ")).unwrap_or_default().to_owned();
     let mut answer = format!(
         "HTTP/1.1 101 Switching Protocols\r\nupgrade: websocket\r\nconnection: Upgrade\r\nsec-websocket-accept: {}\r\nx-relay-host-id: h-1\r\n",
         derive_accept_key(key.as_bytes())
@@ -90,14 +91,21 @@ async fn a_relay_may_know_the_sub_protocol_or_not() {
             }
         })
         .await;
-        let dialed = soon(dialer(&format!("ws://{address}/base/"), None, direct()).dial(&token())).await.unwrap();
+        let dialed =
+            soon(dialer(&format!("ws://{address}/base/"), None, direct()).dial(&token())).await.unwrap();
         assert_eq!(dialed.form == Form::Plain, plain);
         assert_eq!(dialed.host_id.as_deref(), Some("h-1"));
         let head = seen.lock().unwrap().clone();
         let version = env!("CARGO_PKG_VERSION");
-        let line = format!("GET /base/v1/relay/connect?machine_id=m-1&name=my+box&agent_version={version} HTTP/1.1\r\n");
+        let line = format!(
+            "GET /base/v1/relay/connect?machine_id=m-1&name=my+box&agent_version={version} HTTP/1.1\r\n"
+        );
         assert!(head.starts_with(&line), "{head}");
-        for header in [format!("host: {address}"), "authorization: Bearer the-token".into(), format!("sec-websocket-protocol: {SUBPROTOCOL}")] {
+        for header in [
+            format!("host: {address}"),
+            "authorization: Bearer the-token".into(),
+            format!("sec-websocket-protocol: {SUBPROTOCOL}"),
+        ] {
             assert!(head.lines().any(|line| line == header), "{header} in {head}");
         }
     }
@@ -130,7 +138,13 @@ async fn refusals_are_told_apart_with_what_the_relay_says() {
         (401, Code::Unauthorized, "", refused, "refused the token (401)"),
         (403, Code::HostAccessDenied, "", refused, "(403)"),
         (426, Code::AgentOutdated, "", refused, "upgrade the older one"),
-        (429, Code::RateLimited, "retry-after: 3\r\n", Cause::Busy { retry_after: Some(Duration::from_secs(3)) }, "(429)"),
+        (
+            429,
+            Code::RateLimited,
+            "retry-after: 3\r\n",
+            Cause::Busy { retry_after: Some(Duration::from_secs(3)) },
+            "(429)",
+        ),
         (503, Code::Draining, "", Cause::Busy { retry_after: None }, "(503)"),
         (500, Code::Internal, "", Cause::Unreachable, "(500)"),
     ] {
@@ -145,7 +159,8 @@ async fn refusals_are_told_apart_with_what_the_relay_says() {
             }
         })
         .await;
-        let error = soon(dialer(&format!("http://{address}"), None, direct()).dial(&token())).await.unwrap_err();
+        let error =
+            soon(dialer(&format!("http://{address}"), None, direct()).dial(&token())).await.unwrap_err();
         assert_eq!(error.cause(), cause, "{error}");
         assert_eq!(error.is_about_the_token(), matches!(status, 401 | 403));
         let text = error.to_string();
@@ -163,7 +178,10 @@ async fn an_endless_refusal_is_not_read_to_its_end() {
     })
     .await;
     let error = soon(dialer(&format!("http://{address}"), None, direct()).dial(&token())).await.unwrap_err();
-    assert!(matches!(&error, DialError::Refused(refusal) if refusal.status == 401 && refusal.detail.is_none()), "{error:?}");
+    assert!(
+        matches!(&error, DialError::Refused(refusal) if refusal.status == 401 && refusal.detail.is_none()),
+        "{error:?}"
+    );
 }
 
 #[tokio::test]
@@ -195,9 +213,15 @@ fn certified() -> (Arc<rustls::ServerConfig>, String) {
     let ca_certificate = ca.self_signed(&ca_key).unwrap();
     let issuer = rcgen::Issuer::new(ca, ca_key);
     let key = rcgen::KeyPair::generate().unwrap();
-    let certificate = rcgen::CertificateParams::new(vec!["localhost".to_owned()]).unwrap().signed_by(&key, &issuer).unwrap();
+    let certificate = rcgen::CertificateParams::new(vec!["localhost".to_owned()])
+        .unwrap()
+        .signed_by(&key, &issuer)
+        .unwrap();
     let key = rustls::pki_types::PrivateKeyDer::try_from(key.serialize_der()).unwrap();
-    let config = rustls::ServerConfig::builder().with_no_client_auth().with_single_cert(vec![certificate.der().clone()], key).unwrap();
+    let config = rustls::ServerConfig::builder()
+        .with_no_client_auth()
+        .with_single_cert(vec![certificate.der().clone()], key)
+        .unwrap();
     (Arc::new(config), ca_certificate.pem())
 }
 
@@ -222,12 +246,16 @@ async fn only_a_certificate_that_verifies_is_accepted() {
     let ca = dir.path().join("ca.pem");
     std::fs::write(&ca, pem).unwrap();
 
-    let dialed = soon(dialer(&format!("wss://localhost:{port}"), Some(&ca), direct()).dial(&token())).await.unwrap();
+    let dialed =
+        soon(dialer(&format!("wss://localhost:{port}"), Some(&ca), direct()).dial(&token())).await.unwrap();
     assert!(matches!(dialed.form, Form::V1(_)));
-    let unknown = soon(dialer(&format!("https://localhost:{port}"), None, direct()).dial(&token())).await.unwrap_err();
+    let unknown =
+        soon(dialer(&format!("https://localhost:{port}"), None, direct()).dial(&token())).await.unwrap_err();
     assert!(matches!(unknown, DialError::Tls(_)), "{unknown:?}");
     // The right CA, and another name than the certificate's.
-    let name = soon(dialer(&format!("https://127.0.0.1:{port}"), Some(&ca), direct()).dial(&token())).await.unwrap_err();
+    let name = soon(dialer(&format!("https://127.0.0.1:{port}"), Some(&ca), direct()).dial(&token()))
+        .await
+        .unwrap_err();
     assert!(matches!(name, DialError::Tls(_)), "{name:?}");
 }
 
@@ -275,9 +303,79 @@ async fn proxies_are_used_and_no_proxy_is_honoured() {
     let environment = Matcher::builder().all(format!("http://user:pass@{refusing}")).build();
     let error = soon(dialer(&relay, Some(&ca), environment).dial(&token())).await.unwrap_err();
     let text = error.to_string();
-    assert!(matches!(error, DialError::Proxy { .. }) && text.contains("authorization") && !text.contains("pass"), "{text}");
+    assert!(
+        matches!(error, DialError::Proxy { .. }) && text.contains("authorization") && !text.contains("pass"),
+        "{text}"
+    );
 
     let socks = Matcher::builder().all("socks5://127.0.0.1:1").build();
     let error = soon(dialer(&relay, Some(&ca), socks).dial(&token())).await.unwrap_err();
     assert!(error.to_string().contains("only http and https proxies"), "{error}");
+}
+
+#[tokio::test]
+async fn an_https_local_server_is_checked_unless_told_otherwise() {
+    use local_agent_client::{Agent, Status, TokenSource};
+    // An agent whole, its relay plain, its local server behind a certificate of nobody's.
+    let (config, _) = certified();
+    let local = listen(move |socket| {
+        let acceptor = tokio_rustls::TlsAcceptor::from(config.clone());
+        async move {
+            if let Ok(mut socket) = acceptor.accept(socket).await {
+                head(&mut socket).await;
+                socket.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await.unwrap();
+            }
+        }
+    })
+    .await;
+    for (insecure, expected) in [(true, 200), (false, 502)] {
+        let (tunnels, mut tunnel) = tokio::sync::mpsc::unbounded_channel();
+        let relay = listen(move |mut socket| {
+            let tunnels = tunnels.clone();
+            async move {
+                use relay_protocol::tunnel::{Options, Role, start};
+                use tokio_tungstenite::{WebSocketStream, tungstenite::protocol};
+                accept(&mut socket, None).await;
+                let socket = WebSocketStream::from_raw_socket(socket, protocol::Role::Server, None).await;
+                let (handle, _, driver) = start(socket, Options::new(Role::Relay, Form::Plain));
+                tunnels.send(handle).unwrap();
+                driver.run().await;
+            }
+        })
+        .await;
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("token");
+        std::fs::write(&file, "the-token\n").unwrap();
+        let target = format!("https://localhost:{}", local.port()).parse().unwrap();
+        let agent =
+            Agent::builder(format!("http://{relay}").parse().unwrap(), TokenSource::File(file), target)
+                .state_dir(dir.path().join("state"))
+                .insecure_local(insecure)
+                .proxies(direct())
+                .build()
+                .unwrap();
+        let mut status = agent.status();
+        let stop = tokio_util::sync::CancellationToken::new();
+        let running = tokio::spawn(agent.run(stop.clone()));
+        let handle = soon(tunnel.recv()).await.unwrap();
+        let connected: Status = soon(status.wait_for(|status| status.connected)).await.unwrap().clone();
+        assert_eq!((connected.form.as_deref(), connected.host_id.as_deref()), (Some("plain"), Some("h-1")));
+        let mut stream = handle.open().await.unwrap();
+        stream.write_all(b"GET / HTTP/1.1\r\nhost: r\r\n\r\n").await.unwrap();
+        let answer = soon(head(&mut stream)).await;
+        assert!(answer.starts_with(&format!("HTTP/1.1 {expected}")), "{answer}");
+        // What `status` reads is there while the agent runs, and only then.
+        let read = || local_agent_client::state::read_status(&dir.path().join("state")).unwrap();
+        soon(async {
+            while read().is_none_or(|status| status.requests.total == 0) {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        })
+        .await;
+        assert!(read().unwrap().connected);
+        drop(stream);
+        stop.cancel();
+        soon(running).await.unwrap();
+        assert_eq!(read(), None);
+    }
 }

@@ -74,7 +74,12 @@ async fn bodies_of_unknown_length_pass_with_any_method() {
         let mut exchange = pair.exchange().await;
         let frames = ["ab", "cde"].map(|chunk| Ok(Frame::data(Bytes::from(chunk))));
         let body = StreamBody::new(futures_util::stream::iter(frames)).boxed_unsync();
-        let request = Request::builder().method(method).uri("/").header("transfer-encoding", "chunked").body(body).unwrap();
+        let request = Request::builder()
+            .method(method)
+            .uri("/")
+            .header("transfer-encoding", "chunked")
+            .body(body)
+            .unwrap();
         let response = soon(exchange.sender.send_request(request)).await.unwrap();
         let text = response.into_body().collect().await.unwrap().to_bytes();
         assert!(text.ends_with(b"body: 5"), "{method}: {text:?}");
@@ -116,7 +121,8 @@ async fn trailers_pass_both_ways() {
             let sum = came.trailers().unwrap()["x-sum"].clone();
             let mut trailers = HeaderMap::new();
             trailers.insert("x-answer", sum);
-            let frames = [Ok::<_, std::io::Error>(Frame::data(Bytes::from("body"))), Ok(Frame::trailers(trailers))];
+            let frames =
+                [Ok::<_, std::io::Error>(Frame::data(Bytes::from("body"))), Ok(Frame::trailers(trailers))];
             let body = AxumBody::new(StreamBody::new(futures_util::stream::iter(frames)));
             axum::response::Response::builder().header("trailer", "x-answer").body(body).unwrap()
         }),
@@ -184,7 +190,10 @@ async fn a_body_that_the_local_server_refuses_is_never_asked_for() {
         let closed = closed.clone();
         async move {
             head(&mut socket).await;
-            socket.write_all(b"HTTP/1.1 417 Expectation Failed\r\ncontent-length: 2\r\n\r\nno").await.unwrap();
+            socket
+                .write_all(b"HTTP/1.1 417 Expectation Failed\r\ncontent-length: 2\r\n\r\nno")
+                .await
+                .unwrap();
             let mut rest = Vec::new();
             let _ = socket.read_to_end(&mut rest).await;
             closed.send(rest).await.unwrap();
@@ -198,7 +207,11 @@ async fn a_body_that_the_local_server_refuses_is_never_asked_for() {
     let mut body = [0; 2];
     soon(stream.read_exact(&mut body)).await.unwrap();
     assert_eq!(&body, b"no");
-    assert_eq!(soon(was_closed.recv()).await.unwrap(), b"", "the connection is closed, without a byte of the body");
+    assert_eq!(
+        soon(was_closed.recv()).await.unwrap(),
+        b"",
+        "the connection is closed, without a byte of the body"
+    );
 }
 
 #[tokio::test]
@@ -349,7 +362,9 @@ async fn an_abandoned_upload_that_nobody_takes_frees_the_local_connection() {
     let mut stream = raw(&pair, "POST / HTTP/1.1\r\nhost: r\r\ncontent-length: 100000000\r\n\r\n").await;
     // Fill every buffer on the way.
     let chunk = vec![7; 64 * 1024];
-    while tokio::time::timeout(std::time::Duration::from_millis(500), stream.write_all(&chunk)).await.is_ok() {}
+    while tokio::time::timeout(std::time::Duration::from_millis(500), stream.write_all(&chunk)).await.is_ok()
+    {
+    }
     assert_eq!(pair.forwarder.stats().counts().active, 1);
     drop(stream);
     until_closed(was_closed, "the upload's connection").await;
@@ -358,7 +373,10 @@ async fn an_abandoned_upload_that_nobody_takes_frees_the_local_connection() {
 
 #[tokio::test]
 async fn a_response_that_breaks_off_is_an_error_to_the_caller() {
-    for answer in ["HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\npart", "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n4\r\npart\r\n"] {
+    for answer in [
+        "HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\npart",
+        "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n4\r\npart\r\n",
+    ] {
         let (target, _) = local(move |mut socket| async move {
             head(&mut socket).await;
             socket.write_all(answer.as_bytes()).await.unwrap();
@@ -386,7 +404,8 @@ async fn a_local_server_that_ends_before_it_answers_has_failed() {
     let response = soon(exchange.sender.send_request(request)).await.unwrap();
     assert_eq!(response.status(), StatusCode::BAD_GATEWAY);
     assert_eq!(response.headers()["content-type"], "application/problem+json");
-    let problem: Problem = serde_json::from_slice(&response.into_body().collect().await.unwrap().to_bytes()).unwrap();
+    let problem: Problem =
+        serde_json::from_slice(&response.into_body().collect().await.unwrap().to_bytes()).unwrap();
     assert_eq!((problem.code, problem.request_id.as_deref()), (Code::LocalServerFailed, Some("r-1")));
 }
 
@@ -408,8 +427,11 @@ async fn an_unreachable_local_server_is_told_and_works_again_by_itself() {
 #[tokio::test]
 async fn connections_to_the_local_server_are_reused() {
     let (target, accepted) = local(|socket| async move {
-        let service = hyper::service::service_fn(|_| async { Ok::<_, hyper::Error>(http::Response::new(full("ok"))) });
-        let _ = hyper::server::conn::http1::Builder::new().serve_connection(hyper_util::rt::TokioIo::new(socket), service).await;
+        let service =
+            hyper::service::service_fn(|_| async { Ok::<_, hyper::Error>(http::Response::new(full("ok"))) });
+        let _ = hyper::server::conn::http1::Builder::new()
+            .serve_connection(hyper_util::rt::TokioIo::new(socket), service)
+            .await;
     })
     .await;
     let pair = pair(target).await;
@@ -462,7 +484,10 @@ async fn the_agents_paths_are_never_forwarded() {
 async fn an_early_answer_to_an_unfinished_upload_passes() {
     let (target, _) = local(|mut socket| async move {
         head(&mut socket).await;
-        socket.write_all(b"HTTP/1.1 413 Too Large\r\ncontent-length: 3\r\nconnection: close\r\n\r\nbig").await.unwrap();
+        socket
+            .write_all(b"HTTP/1.1 413 Too Large\r\ncontent-length: 3\r\nconnection: close\r\n\r\nbig")
+            .await
+            .unwrap();
         let _ = socket.read_to_end(&mut Vec::new()).await;
     })
     .await;

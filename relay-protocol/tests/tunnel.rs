@@ -151,6 +151,24 @@ async fn a_close_carries_its_code_and_resets_what_is_open() {
 }
 
 #[tokio::test]
+async fn a_reset_reaches_who_neither_reads_nor_writes() {
+    let (relay, mut agent) = pair(4096).await;
+    let stream = relay.handle.open().await.unwrap();
+    let accepted = agent.incoming.next().await.unwrap();
+    let aborted = tokio::spawn(accepted.aborted());
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    assert!(!aborted.is_finished());
+    drop(stream);
+    timeout(SOON, aborted).await.expect("nobody was told").unwrap();
+
+    let stream = relay.handle.open().await.unwrap();
+    let accepted = agent.incoming.next().await.unwrap();
+    relay.task.abort();
+    timeout(SOON, stream.aborted()).await.expect("the tunnel's end was not told");
+    timeout(SOON, accepted.aborted()).await.expect("the tunnel's end was not told");
+}
+
+#[tokio::test]
 async fn one_stream_more_than_allowed_is_refused_and_room_comes_back() {
     let mut few = options(Role::Relay);
     few.max_streams = 2;

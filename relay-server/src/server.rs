@@ -20,7 +20,7 @@ use crate::http::problem::{Refusal, respond};
 use crate::http::routes::{Api, Live, Routes, authenticate};
 use crate::http::serve::{self, Peer};
 use crate::proxy::{Proxy, path};
-use crate::shutdown::Shutdown;
+use crate::shutdown::{Hold, Shutdown};
 use crate::store::Store;
 use crate::tunnel::Registry;
 use crate::tunnel::connect::{Connect, DRAIN_SECONDS};
@@ -33,6 +33,8 @@ const CONNECT_PATH: &str = "/v1/relay/connect";
 const CHECK_TUNNELS: Duration = Duration::from_secs(4);
 /// Tunnels whose tokens are checked in one query.
 const CHECK_AT_ONCE: usize = 500;
+/// How long the notices of a drain have to leave, when nothing else keeps the relay.
+const NOTICES: Duration = Duration::from_millis(200);
 /// How long tunnels may take to close at the very end.
 const CLOSE_TUNNELS: Duration = Duration::from_secs(3);
 
@@ -89,7 +91,11 @@ impl App {
         result.unwrap_or_else(|Refusal(problem)| respond(problem))
     }
 
-    async fn connect(&self, request: Request<Incoming>, context: &Context) -> Result<Response<Body>, Refusal> {
+    async fn connect(
+        &self,
+        request: Request<Incoming>,
+        context: &Context,
+    ) -> Result<Response<Body>, Refusal> {
         let guards = &self.proxy.guards;
         guards.try_upgrade(context.client.addr)?;
         let caller = authenticate(request.headers(), &self.verifier, &self.connect.store).await?;
@@ -102,7 +108,12 @@ impl App {
 ///
 /// # Errors
 /// [`ServeError`]; nothing that a request or an agent does leads to one.
-pub async fn run(config: Config, store: Store, listener: TcpListener, shutdown: Shutdown) -> Result<(), ServeError> {
+pub async fn run(
+    config: Config,
+    store: Store,
+    listener: TcpListener,
+    shutdown: Shutdown,
+) -> Result<(), ServeError> {
     let config = Arc::new(config);
     let verifier = Verifier::new(&config.load_jwt_secret()?);
     let relay_id = config.load_relay_id()?;
@@ -142,7 +153,7 @@ pub async fn run(config: Config, store: Store, listener: TcpListener, shutdown: 
         }),
         verifier,
     });
-    let draining = tokio::spawn(tell_agents(registry.clone(), shutdown.clone()));
+    let draining = tokio::spawn(tell_agents(registry.clone(), shutdown.clone(), shutdown.hold()));
     let service = move |request: Request<Incoming>, peer: Peer| {
         let app = app.clone();
         async move { app.front.handle(request, peer, |request, context| app.route(request, context)).await }
@@ -165,11 +176,12 @@ pub async fn run(config: Config, store: Store, listener: TcpListener, shutdown: 
 }
 
 /// Asks agents to reconnect elsewhere, or here once the relay is back, as soon as the drain begins.
-async fn tell_agents(registry: Arc<Registry>, shutdown: Shutdown) {
+async fn tell_agents(registry: Arc<Registry>, shutdown: Shutdown, _until_told: Hold) {
     shutdown.draining().await;
     for tunnel in registry.all() {
         tunnel.drain(DRAIN_SECONDS);
     }
+    tokio::time::sleep(NOTICES).await;
 }
 
 /// Ends tunnels whose token was revoked.

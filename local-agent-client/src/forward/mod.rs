@@ -8,6 +8,7 @@
 //! stream is reset, and the caller sees it.
 
 pub mod body;
+pub(crate) mod insecure;
 pub mod local;
 pub mod path;
 pub mod policy;
@@ -17,7 +18,6 @@ pub use body::{BodyError, RequestBody, ResponseBody};
 pub use local::{LocalTarget, TargetError};
 pub use stats::{Active, Counts, Load, Stats};
 
-use crate::splice::splice;
 use body::{EndsConnection, Wanted};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header, uri};
 use hyper::{body::Incoming, upgrade::OnUpgrade};
@@ -29,8 +29,9 @@ use policy::Policy;
 use relay_protocol::{
     headers::{X_REQUEST_ID, restore_hop},
     problem::{self, Code, Problem},
+    splice::splice,
 };
-use std::{error::Error as _, pin::Pin, sync::Arc};
+use std::{error::Error as _, pin::Pin, sync::Arc, time::Duration};
 use tokio::sync::watch;
 
 /// How an agent forwards.
@@ -286,7 +287,9 @@ impl Forwarder {
         let joined = async move {
             let joined = async {
                 let (browser, local) = tokio::try_join!(browser, local)?;
-                let (received, sent) = splice(TokioIo::new(browser), TokioIo::new(local)).await?;
+                // How long it may be silent is the relay's to say.
+                let (received, sent) =
+                    splice(TokioIo::new(browser), TokioIo::new(local), Duration::MAX).await?;
                 stats.received(usize::try_from(received).unwrap_or(usize::MAX));
                 stats.sent(usize::try_from(sent).unwrap_or(usize::MAX));
                 Ok::<(), BodyError>(())

@@ -50,6 +50,8 @@ struct Inner {
     reader: Option<Waker>,
     writer: Option<Waker>,
     opener: Option<Waker>,
+    /// Who waits for a reset.
+    mourner: Option<Waker>,
     /// The peer's end of file was seen while the tunnel lived.
     fin: bool,
     shut: bool,
@@ -127,6 +129,9 @@ impl Cell {
         if state != StreamState::SynSent || ended {
             wake(&mut inner.opener);
         }
+        if state == StreamState::Reset || ended || inner.crumbled {
+            wake(&mut inner.mourner);
+        }
     }
 
     /// The gate has room: the writer may try again.
@@ -156,13 +161,28 @@ impl Cell {
 
     /// Gives yamux's stream back; a reset goes out where yamux knows that one is due.
     pub(super) fn release(&self) {
-        if self.inner.lock().handle.take().is_some() {
+        let mut inner = self.inner.lock();
+        if inner.handle.take().is_some() {
             self.shared.stream_closed();
+            wake(&mut inner.mourner);
+            wake(&mut inner.opener);
         }
     }
 
     pub(super) fn id(&self) -> u32 {
         self.id
+    }
+
+    fn poll_aborted(&self, cx: &Context<'_>) -> Poll<()> {
+        let mut inner = self.inner.lock();
+        match inner.handle.as_ref().map(StreamHandle::state) {
+            None | Some(StreamState::Reset) => Poll::Ready(()),
+            _ if self.shared.has_ended() => Poll::Ready(()),
+            Some(_) => {
+                store(&mut inner.mourner, cx);
+                Poll::Pending
+            }
+        }
     }
 
     fn poll_established(&self, cx: &Context<'_>) -> Poll<io::Result<()>> {
@@ -191,6 +211,7 @@ impl Stream {
                 reader: None,
                 writer: None,
                 opener: None,
+                mourner: None,
                 fin: false,
                 shut: false,
                 waiting: false,
@@ -214,6 +235,13 @@ impl Stream {
     pub fn established(&self) -> impl Future<Output = io::Result<()>> + Send + use<> {
         let cell = self.cell.clone();
         std::future::poll_fn(move |cx| cell.poll_established(cx))
+    }
+
+    /// Completes once the peer has reset the stream, the tunnel is lost, or the stream is gone. Reads and
+    /// writes tell the same, but only to those who read or write just then.
+    pub fn aborted(&self) -> impl Future<Output = ()> + Send + use<> {
+        let cell = self.cell.clone();
+        std::future::poll_fn(move |cx| cell.poll_aborted(cx))
     }
 }
 

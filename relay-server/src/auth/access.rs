@@ -90,7 +90,13 @@ pub struct Sessions {
 impl Sessions {
     /// No sessions yet; each lives this long after it was made.
     pub fn new(store: Store, lifetime: Duration) -> Arc<Self> {
-        Arc::new(Self { store, lifetime, start: Instant::now(), entries: RwLock::default(), graves: parking_lot::Mutex::default() })
+        Arc::new(Self {
+            store,
+            lifetime,
+            start: Instant::now(),
+            entries: RwLock::default(),
+            graves: parking_lot::Mutex::default(),
+        })
     }
 
     /// When a session that was made then ends.
@@ -107,9 +113,18 @@ impl Sessions {
     ///
     /// # Errors
     /// [`Refused`].
-    pub async fn begin<E: From<Refused>>(&self, id: Uuid, admit: impl FnOnce() -> Result<(), E>) -> Result<Exchange, E> {
+    pub async fn begin<E: From<Refused>>(
+        &self,
+        id: Uuid,
+        admit: impl FnOnce() -> Result<(), E>,
+    ) -> Result<Exchange, E> {
         let now = self.now();
-        let warm = self.entries.read().get(&id).filter(|s| now.saturating_sub(s.checked.load(Relaxed)) < millis(VOID)).cloned();
+        let warm = self
+            .entries
+            .read()
+            .get(&id)
+            .filter(|s| now.saturating_sub(s.checked.load(Relaxed)) < millis(VOID))
+            .cloned();
         let session = match warm {
             Some(session) => session,
             None => {
@@ -130,7 +145,9 @@ impl Sessions {
         let found = self.store.live_browser_sessions(&[id]).await.map_err(unavailable)?;
         let row = found.into_iter().find(|row| row.id == id);
         match row {
-            Some(row) if self.expires_at(row.created_at) > unix_now() => self.keep(&row, asked).ok_or(Refused::Ended),
+            Some(row) if self.expires_at(row.created_at) > unix_now() => {
+                self.keep(&row, asked).ok_or(Refused::Ended)
+            }
             _ => {
                 self.forget(id);
                 Err(Refused::Ended)

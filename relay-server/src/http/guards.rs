@@ -34,7 +34,10 @@ impl Guards {
         if self.upgrades.check(RateKey::of(addr)) {
             return Ok(());
         }
-        Err(Refusal::new(Code::RateLimited, "Too many connections were opened from this address within a minute. Wait a little."))
+        Err(Refusal::new(
+            Code::RateLimited,
+            "Too many connections were opened from this address within a minute. Wait a little.",
+        ))
     }
 
     /// Counts an upgraded connection until the guard is dropped.
@@ -43,7 +46,10 @@ impl Guards {
     /// `too_many_connections`.
     pub fn open(&self, addr: IpAddr) -> Result<AddrGuard, Refusal> {
         self.open.enter(RateKey::of(addr)).ok_or_else(|| {
-            Refusal::new(Code::TooManyConnections, "This address has as many tunnels and WebSockets open as it may. Close one.")
+            Refusal::new(
+                Code::TooManyConnections,
+                "This address has as many tunnels and WebSockets open as it may. Close one.",
+            )
         })
     }
 
@@ -55,6 +61,9 @@ impl Guards {
         if self.look_ups.check(RateKey::of(addr)) {
             return Ok(());
         }
-        Err(Refusal::new(Code::RateLimited, "Too many unknown sessions were asked for from this address. Wait a little."))
+        Err(Refusal::new(
+            Code::RateLimited,
+            "Too many unknown sessions were asked for from this address. Wait a little.",
+        ))
     }
 }

@@ -28,10 +28,10 @@ use crate::auth::access::{Exchange, Refused, Sessions, unix_now};
 use crate::auth::token::Verifier;
 use crate::config::{Config, Limits};
 use crate::http::client_addr::ClientInfo;
+use crate::http::guards::Guards;
 use crate::http::offline;
 use crate::http::problem::Refusal;
 use crate::http::request_id::RequestId;
-use crate::http::guards::Guards;
 use crate::shutdown::Shutdown;
 use crate::store::Store;
 use crate::tunnel::pool::Connection;
@@ -45,8 +45,20 @@ const STALE_TRIES: usize = 3;
 
 /// Uses of a response that run as code or show as a page of the origin that they came from.
 const ACTIVE: [&str; 14] = [
-    "document", "iframe", "frame", "object", "embed", "fencedframe", "script", "worker", "sharedworker",
-    "serviceworker", "audioworklet", "paintworklet", "xslt", "manifest",
+    "document",
+    "iframe",
+    "frame",
+    "object",
+    "embed",
+    "fencedframe",
+    "script",
+    "worker",
+    "sharedworker",
+    "serviceworker",
+    "audioworklet",
+    "paintworklet",
+    "xslt",
+    "manifest",
 ];
 
 /// What proxying needs.
@@ -87,12 +99,12 @@ impl Proxy {
     ) -> Result<Response<Body>, Refusal> {
         let uri = request.uri().clone();
         let target = uri.path_and_query().and_then(|p| path::split(p.as_str())).ok_or_else(unknown_path)?;
-        let exchange = self
-            .sessions
-            .begin(target.session, || self.guards.look_up(client.addr))
-            .await?;
+        let exchange = self.sessions.begin(target.session, || self.guards.look_up(client.addr)).await?;
         if exchange.session().host != target.host {
-            return Err(Refusal::new(Code::HostAccessDenied, "This session belongs to another host; create one for this host."));
+            return Err(Refusal::new(
+                Code::HostAccessDenied,
+                "This session belongs to another host; create one for this host.",
+            ));
         }
         self.check_shared_origin(request.headers(), &exchange)?;
         if target.lacks_slash() && offline::is_navigation(request.method(), request.headers()) {
@@ -118,16 +130,20 @@ impl Proxy {
             Some(host) => format!("{}://{host}", client.scheme.as_str()),
             None => String::new(),
         };
-        let policy = ResponsePolicy { prefix: target.prefix, public_prefix: target.public_prefix(), origin: &origin };
+        let policy =
+            ResponsePolicy { prefix: target.prefix, public_prefix: target.public_prefix(), origin: &origin };
         let back = headers::response(response.headers_mut(), policy);
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
             let (Some(guard), Some(on_browser)) = (upgrade_guard, on_browser) else {
-                return Err(Refusal::new(Code::LocalServerFailed, "The local server switched protocols unasked."));
+                return Err(Refusal::new(
+                    Code::LocalServerFailed,
+                    "The local server switched protocols unasked.",
+                ));
             };
             restore_hop(response.headers_mut(), &back);
             let on_agent = hyper::upgrade::on(&mut response);
             let idle = self.limits().stream_idle_timeout;
-            upgrade::join(on_browser, on_agent, exchange, guard, idle, id.as_str().into());
+            upgrade::join(on_browser, (on_agent, connection), exchange, guard, idle, id.as_str().into());
             return Ok(response.map(|_| Body::empty()));
         }
         let idle = self.limits().stream_idle_timeout;
@@ -157,7 +173,11 @@ impl Proxy {
         ))
     }
 
-    async fn offline(&self, request: &Request<Incoming>, target: Target<'_>) -> Result<Response<Body>, Refusal> {
+    async fn offline(
+        &self,
+        request: &Request<Incoming>,
+        target: Target<'_>,
+    ) -> Result<Response<Body>, Refusal> {
         if !offline::is_navigation(request.method(), request.headers()) {
             return Err(Refusal::new(
                 Code::HostOffline,
@@ -199,8 +219,13 @@ impl Proxy {
         headers.insert(header::HOST, host.unwrap_or(HeaderValue::from_static("localhost")));
         restore_hop(&mut headers, &hop);
 
-        let expects = headers.get(header::EXPECT).is_some_and(|v| v.as_bytes().eq_ignore_ascii_case(b"100-continue"));
+        let expects =
+            headers.get(header::EXPECT).is_some_and(|v| v.as_bytes().eq_ignore_ascii_case(b"100-continue"));
         let has_body = !http_body::Body::is_end_stream(&body);
+        if has_body && !headers.contains_key(header::CONTENT_LENGTH) {
+            // Without it hyper drops the body of a method that seldom has one.
+            headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+        }
         let moved = Arc::new(AtomicBool::new(false));
         let (consent, word) = if expects && has_body {
             let (sender, receiver) = watch::channel(Consent::Waiting);
@@ -208,7 +233,8 @@ impl Proxy {
         } else {
             (None, None)
         };
-        let body = if has_body { Body::new(RequestBody::new(body, moved.clone(), word)) } else { Body::empty() };
+        let body =
+            if has_body { Body::new(RequestBody::new(body, moved.clone(), word)) } else { Body::empty() };
         let mut request = Request::new(body);
         *request.method_mut() = parts.method;
         *request.uri_mut() = Uri::from(local);
@@ -266,7 +292,7 @@ impl Proxy {
         let limits = self.limits();
         let now = Instant::now();
         let mut opening = connection.opening.take();
-        let sending = connection.sender.try_send_request(request);
+        let sending = connection.sender().try_send_request(request);
         let head_deadline = sleep_until(now + limits.response_head_timeout);
         tokio::pin!(sending, head_deadline);
         loop {
@@ -306,7 +332,10 @@ enum Opened {
     Refused,
 }
 
-async fn wait_open(opening: &mut Option<crate::tunnel::pool::Opening>, deadline: Instant) -> Result<(), Opened> {
+async fn wait_open(
+    opening: &mut Option<crate::tunnel::pool::Opening>,
+    deadline: Instant,
+) -> Result<(), Opened> {
     match opening {
         None => std::future::pending().await,
         Some(opening) => match tokio::time::timeout_at(deadline, opening).await {
@@ -355,7 +384,10 @@ impl From<Refused> for Refusal {
             ),
             Refused::Unavailable(why) => {
                 tracing::warn!(error = %why, "a browser session could not be looked up");
-                Refusal::new(Code::StoreUnavailable, "The relay cannot reach its database; try again in a moment.")
+                Refusal::new(
+                    Code::StoreUnavailable,
+                    "The relay cannot reach its database; try again in a moment.",
+                )
             }
         }
     }
@@ -378,7 +410,10 @@ fn redirect_to_slash(target: Target<'_>) -> Result<Response<Body>, Refusal> {
 }
 
 fn too_many_streams() -> Refusal {
-    Refusal::new(Code::TooManyStreams, "Every stream that this host may have is in use; try again in a moment.")
+    Refusal::new(
+        Code::TooManyStreams,
+        "Every stream that this host may have is in use; try again in a moment.",
+    )
 }
 
 fn unresponsive() -> Refusal {
@@ -391,7 +426,10 @@ fn unresponsive() -> Refusal {
 fn lost(tunnel: &Tunnel) -> Refusal {
     match tunnel.handle.ended() {
         Some(Ended::Silent) => unresponsive(),
-        _ => Refusal::new(Code::TunnelLost, "The connection to the host was lost. The agent reconnects by itself; try again."),
+        _ => Refusal::new(
+            Code::TunnelLost,
+            "The connection to the host was lost. The agent reconnects by itself; try again.",
+        ),
     }
 }
 
@@ -400,6 +438,8 @@ fn broke_off(tunnel: &Tunnel, error: &hyper::Error) -> Refusal {
         return lost(tunnel);
     }
     tracing::debug!(%error, "an exchange broke off");
-    Refusal::new(Code::TunnelLost, "The agent broke off before it had answered; what was sent may have had an effect.")
+    Refusal::new(
+        Code::TunnelLost,
+        "The agent broke off before it had answered; what was sent may have had an effect.",
+    )
 }
-

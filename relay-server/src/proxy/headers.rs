@@ -6,8 +6,8 @@
 
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use relay_protocol::headers::{
-    Hop, X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PREFIX, X_FORWARDED_PROTO, X_RELAYED, X_REQUEST_ID, X_VK_RELAYED,
-    strip_hop_by_hop,
+    Hop, X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PREFIX, X_FORWARDED_PROTO, X_RELAYED, X_REQUEST_ID,
+    X_VK_RELAYED, strip_hop_by_hop,
 };
 
 use super::path;
@@ -110,7 +110,9 @@ fn withhold_cookies(headers: &mut HeaderMap, withheld: impl Fn(&str) -> bool) {
     let mut kept = Vec::new();
     let mut changed = headers.get_all(header::COOKIE).iter().count() > 1;
     for line in headers.get_all(header::COOKIE) {
-        for pair in line.as_bytes().split(|b| *b == b';').map(<[u8]>::trim_ascii).filter(|pair| !pair.is_empty()) {
+        for pair in
+            line.as_bytes().split(|b| *b == b';').map(<[u8]>::trim_ascii).filter(|pair| !pair.is_empty())
+        {
             let name = pair.split(|b| *b == b'=').next().unwrap_or_default().trim_ascii();
             if std::str::from_utf8(name).is_ok_and(&withheld) {
                 changed = true;
@@ -133,8 +135,11 @@ fn withhold_cookies(headers: &mut HeaderMap, withheld: impl Fn(&str) -> bool) {
 /// A referring page under a session's prefix is told as the local server knows it: the origin stays the
 /// relay's (the agent maps it), the prefix goes.
 fn cut_prefixes(referer: &str) -> String {
-    let path_at = referer.find("://").and_then(|at| referer.get(at + 3..)?.find('/').map(|slash| at + 3 + slash));
-    let Some((origin, path)) = path_at.and_then(|at| referer.split_at_checked(at)) else { return referer.to_owned() };
+    let path_at =
+        referer.find("://").and_then(|at| referer.get(at + 3..)?.find('/').map(|slash| at + 3 + slash));
+    let Some((origin, path)) = path_at.and_then(|at| referer.split_at_checked(at)) else {
+        return referer.to_owned();
+    };
     match path::split(path) {
         Some(target) if target.lacks_slash() => format!("{origin}/{}", target.rest),
         Some(target) => format!("{origin}{}", target.rest),
@@ -150,7 +155,8 @@ fn withhold_session(headers: &mut HeaderMap, session: uuid::Uuid) {
     let telling: Vec<HeaderName> = headers
         .iter()
         .filter(|(_, value)| {
-            value.len() >= text.len() && value.as_bytes().windows(text.len()).any(|part| part.eq_ignore_ascii_case(text))
+            value.len() >= text.len()
+                && value.as_bytes().windows(text.len()).any(|part| part.eq_ignore_ascii_case(text))
         })
         .map(|(name, _)| name.clone())
         .collect();
@@ -194,7 +200,9 @@ pub fn response(headers: &mut HeaderMap, response: Response<'_>) -> Hop {
     // The path of every page here holds a session id: no other site may be sent it.
     let telling = |v: &HeaderValue| {
         let text = v.as_bytes().to_ascii_lowercase();
-        [&b"unsafe-url"[..], b"no-referrer-when-downgrade"].iter().any(|bad| text.windows(bad.len()).any(|w| w == *bad))
+        [&b"unsafe-url"[..], b"no-referrer-when-downgrade"]
+            .iter()
+            .any(|bad| text.windows(bad.len()).any(|w| w == *bad))
     };
     if headers.get_all(header::REFERRER_POLICY).iter().any(telling) {
         headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("strict-origin-when-cross-origin"));
@@ -204,7 +212,10 @@ pub fn response(headers: &mut HeaderMap, response: Response<'_>) -> Hop {
 
 /// A path of the local server as the browser has to ask for it; `None` where nothing is to be changed.
 fn map_path(path: &str, response: Response<'_>) -> Option<String> {
-    let under = |prefix: &str| path.strip_prefix(prefix).filter(|rest| matches!(rest.as_bytes().first(), None | Some(b'/' | b'?' | b'#')));
+    let under = |prefix: &str| {
+        path.strip_prefix(prefix)
+            .filter(|rest| matches!(rest.as_bytes().first(), None | Some(b'/' | b'?' | b'#')))
+    };
     if under(response.prefix).is_some() {
         return None;
     }
@@ -217,7 +228,8 @@ fn map_location(location: &str, response: Response<'_>) -> Option<String> {
     let host = response.origin.split_once("://").map(|(_, host)| host).unwrap_or_default();
     if let Some(after) = location.strip_prefix("//") {
         // A network path: the same scheme, possibly our own host.
-        let (authority, path) = after.find(['/', '?', '#']).and_then(|at| after.split_at_checked(at)).unwrap_or((after, ""));
+        let (authority, path) =
+            after.find(['/', '?', '#']).and_then(|at| after.split_at_checked(at)).unwrap_or((after, ""));
         return authority.eq_ignore_ascii_case(host).then(|| map_path(path, response)).flatten();
     }
     if location.starts_with('/') {
@@ -225,7 +237,8 @@ fn map_location(location: &str, response: Response<'_>) -> Option<String> {
     }
     let head = location.get(..response.origin.len())?;
     let path = location.get(response.origin.len()..)?;
-    let ours = head.eq_ignore_ascii_case(response.origin) && matches!(path.as_bytes().first(), None | Some(b'/' | b'?' | b'#'));
+    let ours = head.eq_ignore_ascii_case(response.origin)
+        && matches!(path.as_bytes().first(), None | Some(b'/' | b'?' | b'#'));
     if ours { map_path(path, response).map(|path| format!("{}{path}", response.origin)) } else { None }
 }
 
@@ -249,7 +262,9 @@ fn map_cookie(cookie: &HeaderValue, response: Response<'_>) -> Option<HeaderValu
         }
         if key.eq_ignore_ascii_case(b"path") {
             // Without a leading slash it is ignored (RFC 6265 section 5.2.4): the default path is under the prefix.
-            let Some(path) = std::str::from_utf8(value).ok().filter(|path| path.starts_with('/')) else { continue };
+            let Some(path) = std::str::from_utf8(value).ok().filter(|path| path.starts_with('/')) else {
+                continue;
+            };
             mapped.extend_from_slice(b"; Path=");
             mapped.extend_from_slice(map_path(path, response).as_deref().unwrap_or(path).as_bytes());
             continue;

@@ -53,7 +53,11 @@ fn a_request_loses_what_is_the_relays_and_keeps_what_is_the_apps() {
         (("x-forwarded-for", "1.2.3.4"), "x-forwarded-for", vec!["203.0.113.9"]),
         (("x-forwarded-proto", "http"), "x-forwarded-proto", vec!["https"]),
         (("x-forwarded-host", "evil"), "x-forwarded-host", vec!["relay.example"]),
-        (("x-forwarded-prefix", "/evil"), "x-forwarded-prefix", vec!["/v1/relay/h/0d1f0c57-3b4e-4a7f-9e38-0a4b4c5d6e7f"]),
+        (
+            ("x-forwarded-prefix", "/evil"),
+            "x-forwarded-prefix",
+            vec!["/v1/relay/h/0d1f0c57-3b4e-4a7f-9e38-0a4b4c5d6e7f"],
+        ),
         (("x-request-id", "mine"), "x-request-id", vec!["mine"]),
         (("accept", "*/*"), "x-request-id", vec!["req-1"]),
     ] {
@@ -90,16 +94,26 @@ fn the_session_id_stays_here_in_whatever_header_it_came() {
 
 #[test]
 fn an_upgrade_and_trailers_are_told_to_the_next_hop() {
-    let (headers, hop) = requested(&[("connection", "Upgrade, x-gone"), ("upgrade", "websocket"), ("x-gone", "1"), ("te", "trailers")]);
+    let (headers, hop) = requested(&[
+        ("connection", "Upgrade, x-gone"),
+        ("upgrade", "websocket"),
+        ("x-gone", "1"),
+        ("te", "trailers"),
+    ]);
     assert_eq!(hop, Hop { upgrade: Some(HeaderValue::from_static("websocket")), trailers: true });
-    assert!(!headers.contains_key("x-gone") && !headers.contains_key("connection") && !headers.contains_key("te"));
+    assert!(
+        !headers.contains_key("x-gone") && !headers.contains_key("connection") && !headers.contains_key("te")
+    );
 }
 
 fn responded(pairs: &[(&str, &str)]) -> HeaderMap {
     let mut headers = map(pairs);
     let prefix = format!("/v1/relay/h/{H}/s/{S}");
     let public_prefix = format!("/v1/relay/h/{H}");
-    response(&mut headers, Response { prefix: &prefix, public_prefix: &public_prefix, origin: "https://relay.example" });
+    response(
+        &mut headers,
+        Response { prefix: &prefix, public_prefix: &public_prefix, origin: "https://relay.example" },
+    );
     headers
 }
 
@@ -125,8 +139,15 @@ fn locations_are_mapped_under_the_prefix() {
         ("https://elsewhere.example/x".to_owned(), "https://elsewhere.example/x".to_owned()),
         ("//elsewhere.example/x".to_owned(), "//elsewhere.example/x".to_owned()),
     ] {
-        assert_eq!(values(&responded(&[("location", &given)]), "location"), [mapped.as_str()], "from {given}");
-        assert_eq!(values(&responded(&[("content-location", &given)]), "content-location"), [mapped.as_str()]);
+        assert_eq!(
+            values(&responded(&[("location", &given)]), "location"),
+            [mapped.as_str()],
+            "from {given}"
+        );
+        assert_eq!(
+            values(&responded(&[("content-location", &given)]), "content-location"),
+            [mapped.as_str()]
+        );
     }
 }
 
@@ -139,12 +160,19 @@ fn cookies_are_kept_under_the_prefix() {
         ("a=1; path=/sub; HttpOnly; Secure", Some(format!("a=1; Path={p}/sub; HttpOnly; Secure"))),
         ("a=1; Domain=example.com; SameSite=Lax", Some("a=1; SameSite=Lax".to_owned())),
         ("a=1; Path=relative; Max-Age=3", Some("a=1; Max-Age=3".to_owned())),
-        ("a=b=c; Expires=Wed, 21 Oct 2026 07:28:00 GMT", Some("a=b=c; Expires=Wed, 21 Oct 2026 07:28:00 GMT".to_owned())),
+        (
+            "a=b=c; Expires=Wed, 21 Oct 2026 07:28:00 GMT",
+            Some("a=b=c; Expires=Wed, 21 Oct 2026 07:28:00 GMT".to_owned()),
+        ),
         ("relay_session=x; Path=/", None),
         (" __Host-relay_session=x; Path=/", None),
     ] {
         let headers = responded(&[("set-cookie", given)]);
-        assert_eq!(values(&headers, "set-cookie"), mapped.iter().map(String::as_str).collect::<Vec<_>>(), "from {given}");
+        assert_eq!(
+            values(&headers, "set-cookie"),
+            mapped.iter().map(String::as_str).collect::<Vec<_>>(),
+            "from {given}"
+        );
     }
     let two = responded(&[("set-cookie", "a=1"), ("set-cookie", "b=2")]);
     assert_eq!(values(&two, "set-cookie"), ["a=1", "b=2"]);
@@ -153,14 +181,27 @@ fn cookies_are_kept_under_the_prefix() {
 #[test]
 fn nothing_rules_the_relays_origin() {
     for name in [
-        "strict-transport-security", "clear-site-data", "service-worker-allowed", "alt-svc", "public-key-pins",
-        "public-key-pins-report-only", "report-to", "reporting-endpoints", "nel", "connection", "keep-alive",
+        "strict-transport-security",
+        "clear-site-data",
+        "service-worker-allowed",
+        "alt-svc",
+        "public-key-pins",
+        "public-key-pins-report-only",
+        "report-to",
+        "reporting-endpoints",
+        "nel",
+        "connection",
+        "keep-alive",
     ] {
         let headers = responded(&[(name, "x-named"), ("x-vk-resp-signature", "s")]);
         assert!(!headers.contains_key(name), "{name} passed");
         assert!(headers.contains_key("x-vk-resp-signature"));
     }
-    for (given, left) in [("unsafe-url", "strict-origin-when-cross-origin"), ("no-referrer, Unsafe-URL", "strict-origin-when-cross-origin"), ("no-referrer", "no-referrer")] {
+    for (given, left) in [
+        ("unsafe-url", "strict-origin-when-cross-origin"),
+        ("no-referrer, Unsafe-URL", "strict-origin-when-cross-origin"),
+        ("no-referrer", "no-referrer"),
+    ] {
         assert_eq!(values(&responded(&[("referrer-policy", given)]), "referrer-policy"), [left]);
     }
 }

@@ -9,11 +9,12 @@ use relay_protocol::splice;
 use crate::auth::access::Exchange;
 use crate::limits::AddrGuard;
 use crate::shutdown::Hold;
+use crate::tunnel::pool::Connection;
 
 /// Joins both ends until either ends, the session ends, or nothing moves for too long.
 pub(super) fn join(
     browser: OnUpgrade,
-    agent: OnUpgrade,
+    (agent, connection): (OnUpgrade, Connection),
     exchange: Exchange,
     guard: (AddrGuard, Hold),
     idle: std::time::Duration,
@@ -21,7 +22,10 @@ pub(super) fn join(
 ) {
     tokio::spawn(async move {
         let _counted = guard;
-        let (browser, agent) = match tokio::try_join!(browser, agent) {
+        // The connection's task hands the stream over, so it lives until then.
+        let upgraded = async { tokio::try_join!(browser, agent) }.await;
+        drop(connection);
+        let (browser, agent) = match upgraded {
             Ok(both) => both,
             Err(error) => {
                 tracing::debug!(%error, %request_id, "an upgrade did not complete");

@@ -102,7 +102,14 @@ impl Connect {
     }
 
     /// The life of one tunnel.
-    async fn serve(self: Arc<Self>, on_upgrade: OnUpgrade, form: Form, host: Uuid, owner: Caller, guard: AddrGuard) {
+    async fn serve(
+        self: Arc<Self>,
+        on_upgrade: OnUpgrade,
+        form: Form,
+        host: Uuid,
+        owner: Caller,
+        guard: AddrGuard,
+    ) {
         let _counted = guard;
         let Ok(upgraded) = on_upgrade.await else { return };
         let config = WebSocketConfig::default()
@@ -170,7 +177,9 @@ async fn keep_house(tunnel: &Tunnel) {
 
 /// The relay's clock in Unix milliseconds.
 fn now_ms() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX))
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX))
 }
 
 fn form(headers: &HeaderMap) -> Form {
@@ -186,13 +195,21 @@ fn form(headers: &HeaderMap) -> Form {
 fn websocket_key(method: &Method, headers: &HeaderMap) -> Result<String, Refusal> {
     let lists = |name: header::HeaderName, token: &str| {
         let values = headers.get_all(name);
-        values.iter().filter_map(|v| v.to_str().ok()).flat_map(|v| v.split(',')).any(|t| t.trim().eq_ignore_ascii_case(token))
+        values
+            .iter()
+            .filter_map(|v| v.to_str().ok())
+            .flat_map(|v| v.split(','))
+            .any(|t| t.trim().eq_ignore_ascii_case(token))
     };
-    if method != Method::GET || !lists(header::CONNECTION, "upgrade") || !lists(header::UPGRADE, "websocket") {
+    if method != Method::GET || !lists(header::CONNECTION, "upgrade") || !lists(header::UPGRADE, "websocket")
+    {
         return Err(no_upgrade());
     }
     if headers.get(header::SEC_WEBSOCKET_VERSION).is_none_or(|v| v.as_bytes() != b"13") {
-        return Err(Refusal::new(Code::UpgradeRequired, "Only version 13 of the WebSocket protocol is spoken here."));
+        return Err(Refusal::new(
+            Code::UpgradeRequired,
+            "Only version 13 of the WebSocket protocol is spoken here.",
+        ));
     }
     let key = headers.get(header::SEC_WEBSOCKET_KEY).ok_or_else(|| bad("Sec-WebSocket-Key is missing."))?;
     Ok(derive_accept_key(key.as_bytes()))
@@ -208,14 +225,17 @@ fn machine(query: &str) -> Result<Machine, Refusal> {
             _ => {}
         }
     }
-    let id = id.ok_or_else(|| bad("The query has no machine_id: it tells this machine from the user's others."))?;
+    let id =
+        id.ok_or_else(|| bad("The query has no machine_id: it tells this machine from the user's others."))?;
     Ok(Machine { name: name.unwrap_or_else(|| id.clone()), id, version })
 }
 
 fn text(what: &str, value: &str) -> Result<String, Refusal> {
     let value = value.trim();
     if value.is_empty() || value.chars().count() > MAX_TEXT || value.chars().any(char::is_control) {
-        return Err(bad(&format!("{what} has to have 1 to {MAX_TEXT} characters and no control characters.")));
+        return Err(bad(&format!(
+            "{what} has to have 1 to {MAX_TEXT} characters and no control characters."
+        )));
     }
     Ok(value.to_owned())
 }
@@ -225,11 +245,17 @@ fn bad(detail: &str) -> Refusal {
 }
 
 fn no_upgrade() -> Refusal {
-    Refusal::new(Code::UpgradeRequired, "Agents connect here by a WebSocket; check that the proxies in between pass Upgrade.")
+    Refusal::new(
+        Code::UpgradeRequired,
+        "Agents connect here by a WebSocket; check that the proxies in between pass Upgrade.",
+    )
 }
 
 fn too_many(max: usize) -> Refusal {
-    Refusal::new(Code::TooManyTunnels, format!("This host has {max} tunnels already. Dead ones are found out now; try again."))
+    Refusal::new(
+        Code::TooManyTunnels,
+        format!("This host has {max} tunnels already. Dead ones are found out now; try again."),
+    )
 }
 
 #[cfg(test)]
@@ -260,13 +286,21 @@ mod tests {
 
     #[test]
     fn only_a_websocket_handshake_passes() {
-        let good = [("connection", "keep-alive, Upgrade"), ("upgrade", "WebSocket"), ("sec-websocket-version", "13"), ("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ==")];
+        let good = [
+            ("connection", "keep-alive, Upgrade"),
+            ("upgrade", "WebSocket"),
+            ("sec-websocket-version", "13"),
+            ("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ=="),
+        ];
         let headers = |without: Option<&str>| -> HeaderMap {
             let kept = good.iter().filter(|(name, _)| Some(*name) != without);
             kept.map(|(n, v)| (header::HeaderName::from_static(n), HeaderValue::from_static(v))).collect()
         };
         // The key and its answer are the example of RFC 6455 section 1.3.
-        assert_eq!(websocket_key(&Method::GET, &headers(None)).ok().as_deref(), Some("s3pPLMBiTxaQ9kYGzzhZRbK+xOo="));
+        assert_eq!(
+            websocket_key(&Method::GET, &headers(None)).ok().as_deref(),
+            Some("s3pPLMBiTxaQ9kYGzzhZRbK+xOo=")
+        );
         for (name, _) in good {
             assert!(websocket_key(&Method::GET, &headers(Some(name))).is_err(), "without {name}");
         }
@@ -275,9 +309,16 @@ mod tests {
 
     #[test]
     fn the_sub_protocol_is_selected_only_when_offered() {
-        for (offer, v1) in [(None, false), (Some("other"), false), (Some("a, relay.tunnel.v1"), true), (Some("relay.tunnel.v10"), false)] {
-            let headers: HeaderMap =
-                offer.into_iter().map(|o| (header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(o))).collect();
+        for (offer, v1) in [
+            (None, false),
+            (Some("other"), false),
+            (Some("a, relay.tunnel.v1"), true),
+            (Some("relay.tunnel.v10"), false),
+        ] {
+            let headers: HeaderMap = offer
+                .into_iter()
+                .map(|o| (header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(o)))
+                .collect();
             assert_eq!(form(&headers) != Form::Plain, v1, "{offer:?}");
         }
     }

@@ -11,6 +11,7 @@ use hyper::client::conn::http1::{Builder, SendRequest};
 use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
 use relay_protocol::tunnel::{Handle, OpenError, Stream};
+use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
 /// Idle connections that one tunnel keeps: more are wanted only for bursts.
@@ -20,8 +21,21 @@ const MAX_HEAD: usize = 256 * 1024;
 /// Headers in one response at the most.
 const MAX_HEADERS: usize = 256;
 
-struct Idle {
+/// A connection's sender and its task. Dropped, the task is aborted: hyper would first flush what the
+/// peer may never take, so that the stream could outlive its use for ever. Aborting resets the stream.
+struct Live {
     sender: SendRequest<Body>,
+    task: AbortHandle,
+}
+
+impl Drop for Live {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+struct Idle {
+    live: Live,
     since: Instant,
 }
 
@@ -32,10 +46,9 @@ pub struct Pool {
     max_idle_time: Duration,
 }
 
-/// A connection that was taken out. It goes back by [`Connection::give_back`]; dropped, it is closed.
+/// A connection that was taken out. It goes back by [`Connection::give_back`]; dropped, its stream is reset.
 pub struct Connection {
-    /// Sends the request.
-    pub sender: SendRequest<Body>,
+    live: Live,
     /// Completes when the agent has acknowledged the stream; `None` for one that was used before.
     pub opening: Option<Opening>,
     idle: Arc<Mutex<Vec<Idle>>>,
@@ -56,15 +69,15 @@ impl Pool {
         let mut not_ready = Vec::new();
         let found = loop {
             match idle.pop() {
-                Some(candidate) if candidate.sender.is_closed() => {}
-                Some(candidate) if candidate.sender.is_ready() => break Some(candidate.sender),
+                Some(candidate) if candidate.live.sender.is_closed() => {}
+                Some(candidate) if candidate.live.sender.is_ready() => break Some(candidate.live),
                 // Its last response is just being wound up.
                 Some(candidate) => not_ready.push(candidate),
                 None => break None,
             }
         };
         idle.extend(not_ready.into_iter().rev());
-        found.map(|sender| Connection { sender, opening: None, idle: self.idle.clone() })
+        found.map(|live| Connection { live, opening: None, idle: self.idle.clone() })
     }
 
     /// A connection over a fresh stream.
@@ -74,8 +87,8 @@ impl Pool {
     pub async fn open(&self) -> Result<Connection, OpenError> {
         let stream = self.handle.open().await?;
         let opening: Opening = Box::pin(stream.established());
-        let sender = handshake(stream).await.map_err(|_| OpenError::Ended)?;
-        Ok(Connection { sender, opening: Some(opening), idle: self.idle.clone() })
+        let live = handshake(stream).await.map_err(|_| OpenError::Ended)?;
+        Ok(Connection { live, opening: Some(opening), idle: self.idle.clone() })
     }
 
     /// Closes what nobody has used for a while. The oldest stand first.
@@ -83,7 +96,9 @@ impl Pool {
         let mut idle = self.idle.lock();
         let keep_from = idle
             .iter()
-            .position(|i| now.saturating_duration_since(i.since) < self.max_idle_time && !i.sender.is_closed())
+            .position(|i| {
+                now.saturating_duration_since(i.since) < self.max_idle_time && !i.live.sender.is_closed()
+            })
             .unwrap_or(idle.len());
         let gone: Vec<Idle> = idle.drain(..keep_from).collect();
         if idle.is_empty() {
@@ -100,26 +115,27 @@ impl Pool {
     }
 }
 
-async fn handshake(stream: Stream) -> hyper::Result<SendRequest<Body>> {
+async fn handshake(stream: Stream) -> hyper::Result<Live> {
     let (sender, connection) = Builder::new()
         .max_buf_size(MAX_HEAD)
         .max_headers(MAX_HEADERS)
         .handshake(TokioIo::new(stream))
         .await?;
-    // Ends with the sender or with the stream, whichever goes first.
-    tokio::spawn(connection.with_upgrades());
-    Ok(sender)
+    let task = tokio::spawn(connection.with_upgrades()).abort_handle();
+    Ok(Live { sender, task })
 }
 
 impl Connection {
+    /// Sends the request.
+    pub fn sender(&mut self) -> &mut SendRequest<Body> {
+        &mut self.live.sender
+    }
+
     /// Puts the connection back once its response has been read to the end.
     pub fn give_back(self) {
-        if self.sender.is_closed() {
-            return;
-        }
         let mut idle = self.idle.lock();
         if idle.len() < MAX_IDLE {
-            idle.push(Idle { sender: self.sender, since: Instant::now() });
+            idle.push(Idle { live: self.live, since: Instant::now() });
         }
     }
 }
