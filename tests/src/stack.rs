@@ -47,7 +47,7 @@ impl Stack {
     ) -> Self {
         let relay = Relay::start(relay).await;
         let token = relay.user_with_token(EMAIL).await;
-        let agent = Agent::start(agent(AgentOptions::new(&relay.url(), to, &token, HOST))).await;
+        let agent = Agent::spawn(agent(AgentOptions::new(&relay.url(), to, &token, HOST)));
         let host = relay.await_host(&token, HOST, HostStatus::Online).await.id;
         let session = relay.create_session(&token, host).await;
         Self { agent, relay, token, host, session }

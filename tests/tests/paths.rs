@@ -39,7 +39,7 @@ const EXACT: &[(&str, &str)] = &[
     ("/a|b", "/a|b"),
     ("/a\\b", "/a\\b"),
     ("/[x]^", "/[x]^"),
-    ("/a?q={\"k\":[1]}", "/a?q={\"k\":[1]}"),
+    ("/a?q={k:[1]}|\\^", "/a?q={k:[1]}|\\^"),
     ("/http://x.example/y", "/http://x.example/y"),
     ("/v1/relay/hosts", "/v1/relay/hosts"),
     ("/%C3%A9", "/%C3%A9"),
@@ -65,7 +65,8 @@ async fn the_path_behind_the_prefix_arrives_byte_for_byte() {
 async fn bytes_that_no_target_may_hold_are_refused_or_kept_but_never_changed() {
     let recorder = Recorder::start().await;
     let stack = Stack::start(&recorder.server.url()).await;
-    for byte in (0x01..=0x20_u8).chain(0x7f..=0xff).chain(*b"\"<>`{}#") {
+    // Not the number sign: a target has no fragment, and a parser may stop there.
+    for byte in (0x01..=0x20_u8).chain(0x7f..=0xff).chain(*b"\"<>`{}") {
         let before = recorder.count();
         let mut request = format!("GET {}/a", stack.prefix()).into_bytes();
         request.push(byte);

@@ -93,7 +93,8 @@ async fn the_first_event_arrives_before_the_second_is_produced() {
             // Only now may the next one come into being.
             produce.notify_one();
         }
-        assert!(within("the end", SOON, next_data(&mut events)).await.is_none(), "{protocol}");
+        let end = within("the end", SOON, next_data(&mut events)).await;
+        assert!(end.is_none(), "{protocol}: {end:?}");
     }
 }
 
