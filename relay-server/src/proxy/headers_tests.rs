@@ -112,7 +112,7 @@ fn responded(pairs: &[(&str, &str)]) -> HeaderMap {
     let public_prefix = format!("/v1/relay/h/{H}");
     response(
         &mut headers,
-        Response { prefix: &prefix, public_prefix: &public_prefix, origin: "https://relay.example" },
+        Response { prefix: &prefix, public_prefix: &public_prefix, scheme: "https", host: "relay.example" },
     );
     headers
 }
