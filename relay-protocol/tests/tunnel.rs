@@ -93,6 +93,43 @@ async fn many_streams_over_several_threads() {
     .expect("streams were not given back");
 }
 
+/// A wake-up that is lost once in a gigabyte shows as a pause until the next ping.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn writers_on_other_threads_are_never_left_waiting() {
+    let (mut relay, mut agent) = (options(Role::Relay), options(Role::Agent));
+    // Nothing but the streams may wake a driver.
+    relay.ping_interval = Duration::from_secs(3600);
+    agent.ping_interval = Duration::from_secs(3600);
+    let (relay, mut agent) = pair_with(16 * 1024, relay, agent).await;
+    let (streams, each) = (4usize, 128usize << 20);
+    let mut tasks = Vec::new();
+    for _ in 0..streams {
+        let mut reader = relay.handle.open().await.unwrap();
+        let mut writer = agent.incoming.next().await.unwrap();
+        tasks.push(tokio::spawn(async move {
+            let chunk = vec![7u8; 64 * 1024];
+            for _ in 0..each / chunk.len() {
+                writer.write_all(&chunk).await.unwrap();
+            }
+            writer.shutdown().await.unwrap();
+        }));
+        tasks.push(tokio::spawn(async move {
+            let mut chunk = vec![0u8; 64 * 1024];
+            let mut got = 0;
+            loop {
+                match reader.read(&mut chunk).await.unwrap() {
+                    0 => break,
+                    count => got += count,
+                }
+            }
+            assert_eq!(got, each);
+        }));
+    }
+    for task in tasks {
+        timeout(Duration::from_secs(120), task).await.expect("a wake-up was lost").unwrap();
+    }
+}
+
 #[tokio::test]
 async fn both_hellos_arrive_and_the_plain_form_has_none() {
     let (relay, agent) = pair(4096).await;

@@ -11,7 +11,7 @@
 use parking_lot::Mutex;
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed, Ordering::SeqCst};
 
 /// What one write adds at the most: a small request waits for one slice of each other stream.
 pub(super) const SLICE: usize = 32 * 1024;
@@ -97,20 +97,32 @@ impl<W> Gate<W> {
         self.line.lock().push_back(who);
     }
 
-    /// Counts what a stream wrote.
-    pub(super) fn wrote(&self, burst: &mut Burst, bytes: usize) {
+    /// Counts what a stream is about to write. Before, because what is counted only after the session
+    /// has taken it would stay counted when the driver has gone to sleep.
+    pub(super) fn announce(&self, bytes: usize) {
+        self.pending.fetch_add(bytes, SeqCst);
+    }
+
+    /// What was announced came to this: the rest is taken back.
+    pub(super) fn wrote(&self, burst: &mut Burst, announced: usize, bytes: usize) {
         burst.add(self.epoch.load(Relaxed), bytes);
-        self.pending.fetch_add(bytes, Relaxed);
+        if announced > bytes {
+            // The driver may have settled it already.
+            let less = |pending: usize| Some(pending.saturating_sub(announced - bytes));
+            let _ = self.pending.fetch_update(SeqCst, SeqCst, less);
+        }
     }
 
-    /// What streams have written and the driver has not accounted for. Read before the session runs.
+    /// What streams have announced and the driver has not settled. Read before the session is found dry.
     pub(super) fn pending(&self) -> usize {
-        self.pending.load(Relaxed)
+        self.pending.load(SeqCst)
     }
 
-    /// The session has run dry: those bytes stand in the outbound buffer now.
+    /// The session was dry after `pending` was read: those bytes stand in the outbound buffer, or their
+    /// writer is about to wake the driver.
     pub(super) fn settle(&self, pending: usize) {
-        self.pending.fetch_sub(pending, Relaxed);
+        let less = |now: usize| Some(now.saturating_sub(pending));
+        let _ = self.pending.fetch_update(SeqCst, SeqCst, less);
     }
 
     /// The driver's exact knowledge of what the socket has not taken.
@@ -186,7 +198,9 @@ mod tests {
     fn the_line_is_served_in_order_and_emptied_when_there_is_no_backlog() {
         let gate = Gate::<u32>::new();
         let mut burst = Burst::default();
-        gate.wrote(&mut burst, SOFT);
+        gate.announce(SOFT + 5);
+        gate.wrote(&mut burst, SOFT + 5, SOFT);
+        assert_eq!(gate.backlog(), SOFT);
         for who in 0..10 {
             gate.wait(Arc::new(who));
         }

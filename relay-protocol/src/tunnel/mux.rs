@@ -459,8 +459,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> Driver<S> {
     fn run_session(&mut self) -> Result<(), Ended> {
         let waker = Waker::from(self.wake.clone());
         let mut cx = Context::from_waker(&waker);
-        let pending = self.shared.gate.pending();
         for _ in 0..TURNS {
+            let pending = self.shared.gate.pending();
             if !self.wake.woken.swap(false, Ordering::SeqCst) {
                 self.shared.gate.settle(pending);
                 return Ok(());

@@ -305,16 +305,20 @@ impl AsyncWrite for Stream {
         }
         debug_assert!(allowed <= SLICE);
         let slice = buf.get(..allowed).unwrap_or(buf);
+        let announced = slice.len().saturating_add(HEADER);
+        cell.shared.gate.announce(announced);
         let written = Pin::new(&mut *handle).poll_write(cx, slice);
         if cell.shared.has_ended() {
             // yamux may have taken frames here and found nobody to tell the reader any more.
             wake(&mut inner.reader);
         }
+        let taken = match &written {
+            Poll::Ready(Ok(count)) => count.saturating_add(HEADER),
+            _ => 0,
+        };
+        cell.shared.gate.wrote(&mut inner.burst, announced, taken);
         match written {
-            Poll::Ready(Ok(count)) => {
-                cell.shared.gate.wrote(&mut inner.burst, count.saturating_add(HEADER));
-                Poll::Ready(Ok(count))
-            }
+            Poll::Ready(Ok(count)) => Poll::Ready(Ok(count)),
             Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
             // After the peer's end of file no window update is read any more: waiting would be for ever.
             Poll::Pending if handle.state() == StreamState::RemoteClosing => {
