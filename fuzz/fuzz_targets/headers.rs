@@ -31,9 +31,11 @@ fn parse(data: &[u8]) -> HeaderMap {
     headers
 }
 
+/// The relay's own cookies have names that are text; others are somebody else's.
 fn own_cookie(pair: &[u8]) -> bool {
-    let pair = pair.trim_ascii();
-    [&b"relay_"[..], b"__Host-relay_", b"__Secure-relay_"].iter().any(|own| pair.starts_with(own))
+    let name = pair.split(|byte| *byte == b'=').next().unwrap_or_default().trim_ascii();
+    let Ok(name) = std::str::from_utf8(name) else { return false };
+    ["relay_", "__Host-relay_", "__Secure-relay_"].iter().any(|own| name.starts_with(own))
 }
 
 fn request(mut headers: HeaderMap, target: path::Target<'_>) {

@@ -57,7 +57,10 @@ where
 }
 
 fn log(format: LogFormat) {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    // The filter's parser panics on some texts beyond ASCII.
+    let wanted = std::env::var("RUST_LOG").ok().filter(|text| text.is_ascii() && !text.is_empty());
+    let filter =
+        wanted.and_then(|text| EnvFilter::try_new(text).ok()).unwrap_or_else(|| EnvFilter::new("info"));
     let registry = tracing_subscriber::registry().with(filter);
     let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_target(false);
     match format {

@@ -80,13 +80,14 @@ impl Live for LiveSide {
 }
 
 impl App {
+    /// Each way is boxed: together they would make a future of kilobytes, which moves for every request.
     async fn route(&self, request: Request<Incoming>, context: Context) -> Response<Body> {
         let result = match request.uri().path() {
             path if path.starts_with(path::PREFIX) => {
-                self.proxy.handle(request, &context.client, &context.request_id).await
+                Box::pin(self.proxy.handle(request, &context.client, &context.request_id)).await
             }
-            CONNECT_PATH => self.connect(request, &context).await,
-            _ => return self.routes.call(request.map(Body::new), context).await,
+            CONNECT_PATH => Box::pin(self.connect(request, &context)).await,
+            _ => return Box::pin(self.routes.call(request.map(Body::new), context)).await,
         };
         result.unwrap_or_else(|Refusal(problem)| respond(problem))
     }

@@ -424,7 +424,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> Driver<S> {
         match result {
             Ok(()) => {
                 // What came while `running` was set woke nobody.
-                if self.has_work() {
+                if self.has_work() || self.shared.gate.has_room_for_waiting() {
                     cx.waker().wake_by_ref();
                 }
                 Poll::Pending
@@ -437,7 +437,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> Driver<S> {
         self.wake.woken.load(Ordering::SeqCst)
             || self.shared.ready.lock().as_ref().is_some_and(|ready| !ready.is_empty())
             || !self.shared.lingering.lock().is_empty()
-            || self.shared.gate.has_room_for_waiting()
     }
 
     fn run_turns(&mut self, cx: &mut Context<'_>) -> Result<(), Ended> {

@@ -93,7 +93,8 @@ impl Kind {
             Kind::Networks => list(text, network).is_some(),
             Kind::Cookies => list(text, cookie_name).is_some(),
             Kind::Flag => flag(text).is_some(),
-            Kind::LogFilter => tracing_subscriber::EnvFilter::try_new(text).is_ok(),
+            // Its parser panics on some texts beyond ASCII.
+            Kind::LogFilter => text.is_ascii() && tracing_subscriber::EnvFilter::try_new(text).is_ok(),
             Kind::Choice(choices) => choices.contains(&text),
             Kind::Count { .. } | Kind::Size { .. } | Kind::Duration { .. } => self.number(text).is_some(),
         }

@@ -11,8 +11,8 @@ use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::sync::watch;
 use tokio::time::{Instant, Sleep, sleep_until};
-use tokio_util::sync::WaitForCancellationFutureOwned;
 
+use super::forward::TICK;
 use crate::auth::access::Exchange;
 use crate::tunnel::pool::Connection;
 
@@ -100,9 +100,10 @@ pub struct ResponseBody {
     inner: Incoming,
     connection: Option<Connection>,
     exchange: Exchange,
-    ended: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
     idle: Duration,
-    idle_timer: Option<Pin<Box<Sleep>>>,
+    /// Since when nothing came, once something had to be waited for.
+    waiting_since: Option<Instant>,
+    tick: Option<Pin<Box<Sleep>>>,
     /// Where a body that was never asked for is told that it will not be.
     consent: Option<watch::Sender<Consent>>,
 }
@@ -117,7 +118,7 @@ impl ResponseBody {
         consent: Option<watch::Sender<Consent>>,
     ) -> Self {
         let connection = Some(connection);
-        let mut body = Self { inner, connection, exchange, ended: None, idle, idle_timer: None, consent };
+        let mut body = Self { inner, connection, exchange, idle, waiting_since: None, tick: None, consent };
         if body.inner.is_end_stream() {
             body.finish();
         }
@@ -132,14 +133,20 @@ impl ResponseBody {
 
     /// Nothing to send: wait for more, but not past the session's end and not for ever.
     fn poll_waiting(&mut self, cx: &mut Context<'_>) -> Poll<BodyError> {
-        let token = &self.exchange.session().ended;
-        let ended = self.ended.get_or_insert_with(|| Box::pin(token.clone().cancelled_owned()));
-        if ended.as_mut().poll(cx).is_ready() {
-            return Poll::Ready(BodyError::SessionEnded);
+        let now = Instant::now();
+        let deadline = *self.waiting_since.get_or_insert(now) + self.idle;
+        let tick = self.tick.get_or_insert_with(|| Box::pin(sleep_until((now + TICK).min(deadline))));
+        while tick.as_mut().poll(cx).is_ready() {
+            let now = Instant::now();
+            if self.exchange.session().ended.is_cancelled() {
+                return Poll::Ready(BodyError::SessionEnded);
+            }
+            if now >= deadline {
+                return Poll::Ready(BodyError::Idle(self.idle));
+            }
+            tick.as_mut().reset((now + TICK).min(deadline));
         }
-        let idle = self.idle;
-        let timer = self.idle_timer.get_or_insert_with(|| Box::pin(sleep_until(Instant::now() + idle)));
-        timer.as_mut().poll(cx).map(|()| BodyError::Idle(idle))
+        Poll::Pending
     }
 }
 
@@ -170,7 +177,7 @@ impl HttpBody for ResponseBody {
         }
         match Pin::new(&mut self.inner).poll_frame(cx) {
             Poll::Ready(frame) => {
-                self.idle_timer = None;
+                self.waiting_since = None;
                 if frame.is_none() || self.inner.is_end_stream() {
                     self.finish();
                 }

@@ -40,6 +40,8 @@ use crate::tunnel::{Registry, Tunnel};
 /// How long a body with `Expect: 100-continue` waits for the local server's word. The agent waits for one
 /// second and is nearer; this is for agents that never say it.
 const CONTINUE_FALLBACK: Duration = Duration::from_secs(3);
+/// How often a wait looks whether its session still lives. Being told would take a lock per request.
+pub(super) const TICK: Duration = Duration::from_secs(1);
 /// Warm connections that may turn out to be closed before a fresh one is opened.
 const STALE_TRIES: usize = 3;
 
@@ -126,12 +128,12 @@ impl Proxy {
         let Outgoing { request, moved, consent } = outgoing;
         let (mut response, connection) = self.send(tunnel, request, &moved, &exchange).await?;
 
-        let origin = match &client.host {
-            Some(host) => format!("{}://{host}", client.scheme.as_str()),
-            None => String::new(),
+        let policy = ResponsePolicy {
+            prefix: target.prefix,
+            public_prefix: target.public_prefix(),
+            scheme: client.scheme.as_str(),
+            host: client.host.as_ref().map(|h| h.as_str()).unwrap_or_default(),
         };
-        let policy =
-            ResponsePolicy { prefix: target.prefix, public_prefix: target.public_prefix(), origin: &origin };
         let back = headers::response(response.headers_mut(), policy);
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
             let (Some(guard), Some(on_browser)) = (upgrade_guard, on_browser) else {
@@ -293,8 +295,9 @@ impl Proxy {
         let now = Instant::now();
         let mut opening = connection.opening.take();
         let sending = connection.sender().try_send_request(request);
-        let head_deadline = sleep_until(now + limits.response_head_timeout);
-        tokio::pin!(sending, head_deadline);
+        let tick = sleep_until((now + TICK).min(now + limits.response_head_timeout));
+        let mut head_deadline = now + limits.response_head_timeout;
+        tokio::pin!(sending, tick);
         loop {
             tokio::select! {
                 biased;
@@ -311,17 +314,24 @@ impl Proxy {
                     Err(Opened::Refused) if tunnel.handle.ended().is_some() => return Err(lost(tunnel)),
                     Err(Opened::Refused) => return Err(too_many_streams()),
                 },
-                () = &mut head_deadline => {
+                () = &mut tick => {
+                    if exchange.session().ended.is_cancelled() {
+                        return Err(Refused::Ended.into());
+                    }
+                    let now = Instant::now();
                     // An upload that moves is no silence.
-                    if !moved.swap(false, Relaxed) {
+                    if moved.swap(false, Relaxed) {
+                        head_deadline = now + limits.response_head_timeout;
+                    }
+                    if now >= head_deadline {
+                        let seconds = limits.response_head_timeout.as_secs();
                         return Err(Refusal::new(
                             Code::ResponseTimeout,
-                            format!("The local server has not begun to answer for {} s.", limits.response_head_timeout.as_secs()),
+                            format!("The local server has not begun to answer for {seconds} s."),
                         ));
                     }
-                    head_deadline.as_mut().reset(Instant::now() + limits.response_head_timeout);
+                    tick.as_mut().reset((now + TICK).min(head_deadline));
                 }
-                () = exchange.session().ended.cancelled() => return Err(Refused::Ended.into()),
             }
         }
     }

@@ -74,7 +74,9 @@ pub fn request(
         headers.remove(header::AUTHORIZATION);
     }
     if headers.contains_key(header::COOKIE) {
-        withhold_cookies(headers, |name| is_own_cookie(name) || private_cookie(name));
+        withhold_cookies(headers, |name| {
+            is_own_cookie(name) || std::str::from_utf8(name).is_ok_and(&private_cookie)
+        });
     }
     if let Some(referer) = headers.get(header::REFERER).and_then(|v| v.to_str().ok()).map(cut_prefixes) {
         match HeaderValue::from_str(&referer) {
@@ -102,11 +104,11 @@ fn bearer(value: &HeaderValue) -> Option<&str> {
     scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
 }
 
-fn is_own_cookie(name: &str) -> bool {
-    OWN_COOKIES.iter().any(|own| name.starts_with(own))
+fn is_own_cookie(name: &[u8]) -> bool {
+    OWN_COOKIES.iter().any(|own| name.starts_with(own.as_bytes()))
 }
 
-fn withhold_cookies(headers: &mut HeaderMap, withheld: impl Fn(&str) -> bool) {
+fn withhold_cookies(headers: &mut HeaderMap, withheld: impl Fn(&[u8]) -> bool) {
     let mut kept = Vec::new();
     let mut changed = headers.get_all(header::COOKIE).iter().count() > 1;
     for line in headers.get_all(header::COOKIE) {
@@ -114,7 +116,7 @@ fn withhold_cookies(headers: &mut HeaderMap, withheld: impl Fn(&str) -> bool) {
             line.as_bytes().split(|b| *b == b';').map(<[u8]>::trim_ascii).filter(|pair| !pair.is_empty())
         {
             let name = pair.split(|b| *b == b'=').next().unwrap_or_default().trim_ascii();
-            if std::str::from_utf8(name).is_ok_and(&withheld) {
+            if withheld(name) {
                 changed = true;
             } else {
                 if !kept.is_empty() {
@@ -172,8 +174,10 @@ pub struct Response<'a> {
     pub prefix: &'a str,
     /// The prefix without the session, as the local server was told it.
     pub public_prefix: &'a str,
-    /// The relay's origin as the browser sees it, such as `https://relay.example`.
-    pub origin: &'a str,
+    /// `http` or `https`, as the browser used it.
+    pub scheme: &'a str,
+    /// The relay's authority as the browser used it; empty when it is not known.
+    pub host: &'a str,
 }
 
 /// Applies the policy to a response's headers. Returns what hop-by-hop headers said.
@@ -225,7 +229,7 @@ fn map_path(path: &str, response: Response<'_>) -> Option<String> {
 }
 
 fn map_location(location: &str, response: Response<'_>) -> Option<String> {
-    let host = response.origin.split_once("://").map(|(_, host)| host).unwrap_or_default();
+    let host = response.host;
     if let Some(after) = location.strip_prefix("//") {
         // A network path: the same scheme, possibly our own host.
         let (authority, path) =
@@ -235,11 +239,12 @@ fn map_location(location: &str, response: Response<'_>) -> Option<String> {
     if location.starts_with('/') {
         return map_path(location, response);
     }
-    let head = location.get(..response.origin.len())?;
-    let path = location.get(response.origin.len()..)?;
-    let ours = head.eq_ignore_ascii_case(response.origin)
+    let origin = format!("{}://{host}", response.scheme);
+    let head = location.get(..origin.len())?;
+    let path = location.get(origin.len()..)?;
+    let ours = head.eq_ignore_ascii_case(&origin)
         && matches!(path.as_bytes().first(), None | Some(b'/' | b'?' | b'#'));
-    if ours { map_path(path, response).map(|path| format!("{}{path}", response.origin)) } else { None }
+    if ours { map_path(path, response).map(|path| format!("{origin}{path}")) } else { None }
 }
 
 /// A cookie as the browser may keep it: on the relay's host only, under the session's prefix. `None` for
@@ -248,7 +253,7 @@ fn map_cookie(cookie: &HeaderValue, response: Response<'_>) -> Option<HeaderValu
     let mut parts = cookie.as_bytes().split(|b| *b == b';');
     let pair = parts.next()?.trim_ascii();
     let name = pair.split(|b| *b == b'=').next().unwrap_or_default().trim_ascii();
-    if std::str::from_utf8(name).map_or(true, is_own_cookie) {
+    if is_own_cookie(name) {
         return None;
     }
     let mut mapped = pair.to_vec();

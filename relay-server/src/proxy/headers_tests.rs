@@ -83,7 +83,7 @@ fn the_session_id_stays_here_in_whatever_header_it_came() {
         ("https://relay.example/other".to_owned(), Some("https://relay.example/other")),
         ("https://relay.example".to_owned(), Some("https://relay.example")),
         (format!("https://relay.example/?next={prefix}"), None),
-        (format!("{}", S.to_uppercase()), None),
+        (S.to_uppercase(), None),
     ] {
         let (headers, _) = requested(&[("referer", &given)]);
         assert_eq!(headers.get("referer").map(|v| v.to_str().unwrap()), left, "{given}");
@@ -112,7 +112,7 @@ fn responded(pairs: &[(&str, &str)]) -> HeaderMap {
     let public_prefix = format!("/v1/relay/h/{H}");
     response(
         &mut headers,
-        Response { prefix: &prefix, public_prefix: &public_prefix, origin: "https://relay.example" },
+        Response { prefix: &prefix, public_prefix: &public_prefix, scheme: "https", host: "relay.example" },
     );
     headers
 }
