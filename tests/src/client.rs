@@ -167,12 +167,14 @@ pub async fn h2(addr: SocketAddr) -> hyper::client::conn::http2::SendRequest<Bod
     sender
 }
 
-/// The next data of a body, without trailers. `None` at its end.
+/// The next data of a body, without trailers and empty pieces. `None` at its end.
 pub async fn next_data(body: &mut Incoming) -> Option<Result<Bytes, hyper::Error>> {
     loop {
         match body.frame().await? {
             Ok(frame) => {
-                if let Ok(data) = frame.into_data() {
+                if let Ok(data) = frame.into_data()
+                    && !data.is_empty()
+                {
                     return Some(Ok(data));
                 }
             }

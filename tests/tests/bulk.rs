@@ -30,6 +30,10 @@ const MIB: u64 = 1 << 20;
 /// What a transfer may add to the resident memory of each process.
 const EXTRA: u64 = 64 * MIB;
 
+/// What a reader that has stalled may cost the relay or the agent: its window of 1 MiB, the buffers of
+/// the HTTP connections on either side of it, and what the allocator keeps around them.
+const PER_STALLED_READER: u64 = 4 * MIB;
+
 /// How long a gibibyte may take on a slow machine with unoptimised binaries.
 const TRANSFER: Duration = Duration::from_secs(300);
 
@@ -61,11 +65,11 @@ impl<'a> Watch<'a> {
         }
     }
 
-    fn bounded(&self, what: &str) {
+    fn bounded(&self, what: &str, limit: u64) {
         for (name, process, before) in &self.processes {
             let extra = process.peak_rss().saturating_sub(*before);
             println!("{what}: {name} grew by {} KiB at most", extra / 1024);
-            assert!(extra < EXTRA, "{what}: the {name} grew by {} MiB", extra / MIB);
+            assert!(extra < limit, "{what}: the {name} grew by {} MiB", extra / MIB);
         }
     }
 }
@@ -87,7 +91,7 @@ async fn heavy_a_gibibyte_goes_down_and_up_in_bounded_memory() {
         client::send(stack.addr(), client::get(&stack.path(&format!("/big/{GIB}")))).await.unwrap();
     assert_eq!(within("the download", TRANSFER, digest(response.into_body())).await, expected);
     println!("down: {:?}", begun.elapsed());
-    watch.bounded("down");
+    watch.bounded("down", EXTRA);
 
     let watch = Watch::start(&stack);
     let begun = Instant::now();
@@ -95,12 +99,12 @@ async fn heavy_a_gibibyte_goes_down_and_up_in_bounded_memory() {
     let reply = within("the upload", TRANSFER, client::try_fetch(stack.addr(), request)).await.unwrap();
     assert_eq!(reply.text(), expected);
     println!("up: {:?}", begun.elapsed());
-    watch.bounded("up");
+    watch.bounded("up", EXTRA);
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn heavy_slow_readers_and_writers_hold_no_more_than_their_windows() {
-    const READERS: usize = 16;
+async fn heavy_readers_that_stall_hold_no_more_than_their_windows() {
+    const READERS: usize = 64;
     let local = LocalServer::router(app()).await;
     let stack = Stack::start(&local.url()).await;
     assert_eq!(stack.get("/hello").await.text(), "hello");
@@ -116,7 +120,7 @@ async fn heavy_slow_readers_and_writers_hold_no_more_than_their_windows() {
     let response =
         client::send(stack.addr(), client::get(&stack.path(&format!("/big/{}", 64 * MIB)))).await.unwrap();
     assert_eq!(within("a download beside", TRANSFER, digest(response.into_body())).await, expected);
-    watch.bounded("16 stalled readers");
+    watch.bounded("64 stalled readers", READERS as u64 * PER_STALLED_READER);
     drop(stalled);
 }
 
@@ -143,6 +147,7 @@ async fn heavy_five_hundred_agents_that_leave_give_the_memory_back() {
     let fds = relay.process.fds();
     round(&relay, &token, AGENTS, AT_ONCE).await;
     println!("relay: {} MiB before, {} MiB right after", before / MIB, relay.process.rss() / MIB);
+    // Without a request in between: a relay that nobody uses must not hold on to it either.
     eventually("the memory comes back", Duration::from_secs(60), || async {
         relay.process.rss() < before + 64 * MIB
     })
@@ -181,6 +186,7 @@ async fn round(relay: &Relay, token: &str, agents: usize, at_once: usize) {
             assert_eq!(done.unwrap(), format!("{} {expected}", 4 * MIB));
         }
     }
+    println!("relay: {} MiB with {agents} agents that have served", relay.process.rss() / MIB);
     drop(connected);
     eventually("every host is offline", SOON, || async {
         relay.hosts(token).await.iter().all(|h| h.status == HostStatus::Offline)

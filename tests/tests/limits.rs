@@ -132,17 +132,38 @@ async fn a_body_that_is_too_large_for_the_relays_own_interface() {
         .header("content-type", "application/json")
         .body(full(json.clone()));
     fetch(relay.addr, fixed.unwrap()).await.is_problem(Code::BodyTooLarge);
-    let (sender, body) = client::channel();
-    let chunked =
-        bearer(Method::PATCH, &path, &token).header("content-type", "application/json").body(body).unwrap();
-    tokio::spawn(async move {
-        for piece in json.into_bytes().chunks(100) {
-            if sender.send(hyper::body::Frame::data(piece.to_vec().into())).await.is_err() {
-                return;
+    let mut chunked = format!(
+        "PATCH {path} HTTP/1.1\r\nhost: r\r\nauthorization: Bearer {token}\r\ntransfer-encoding: chunked\r\n\r\n"
+    );
+    for piece in json.as_bytes().chunks(100) {
+        chunked += &format!("{:x}\r\n{}\r\n", piece.len(), String::from_utf8_lossy(piece));
+    }
+    let (head, body) = exchange(relay.addr, chunked + "0\r\n\r\n").await.expect("an answer");
+    assert_eq!(head.status(), 413, "{}", head.text());
+    assert!(String::from_utf8_lossy(&body.bytes).contains("body_too_large"), "{body:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refusal_reaches_a_caller_that_goes_on_sending() {
+    // RFC 9112 section 9.6: a server that closes at once loses its answer to a reset.
+    let (relay, token) = relay_and_token(with("RELAY_MAX_API_BODY_BYTES", "2KiB")).await;
+    let path = format!("/v1/relay/hosts/{}", uuid::Uuid::new_v4());
+    for _ in 0..5 {
+        let mut conn = RawConn::connect(relay.addr).await;
+        let head = format!(
+            "PATCH {path} HTTP/1.1\r\nhost: r\r\nauthorization: Bearer {token}\r\ncontent-length: 262144\r\n\r\n"
+        );
+        conn.write(head).await.unwrap();
+        for _ in 0..64 {
+            // A caller that minds no answer until it has sent all.
+            if conn.write([b'x'; 4096]).await.is_err() {
+                break;
             }
+            tokio::task::yield_now().await;
         }
-    });
-    fetch(relay.addr, chunked).await.is_problem(Code::BodyTooLarge);
+        let head = within("an answer", SOON, conn.head()).await.expect("the answer was lost to a reset");
+        assert_eq!(head.status(), 413, "{}", head.text());
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
