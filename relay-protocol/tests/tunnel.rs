@@ -358,3 +358,34 @@ async fn small_writes_travel_together() {
     assert_eq!(bytes, 50 * (12 + 12 + 18));
     assert!(messages <= 55, "{messages} messages for 50 opens and 50 writes");
 }
+
+#[tokio::test]
+async fn vectored_writes_keep_every_byte_in_order() {
+    let (relay, mut agent) = pair(4096).await;
+    let mut writer = relay.handle.open().await.unwrap();
+    let mut reader = agent.incoming.next().await.unwrap();
+    let sent = pattern(11, 300_000);
+    let expected = sent.clone();
+    let writing = tokio::spawn(async move {
+        let mut at = 0;
+        let mut round = 0usize;
+        while at < sent.len() {
+            // Parts of every size, empty ones too.
+            let cuts = [round % 7, 0, 1 + round * 37 % 5000, round * 911 % 9000];
+            let mut parts = Vec::new();
+            let mut end = at;
+            for cut in cuts {
+                let next = (end + cut).min(sent.len());
+                parts.push(std::io::IoSlice::new(&sent[end..next]));
+                end = next;
+            }
+            at += writer.write_vectored(&parts).await.unwrap();
+            round += 1;
+        }
+        writer
+    });
+    let mut got = vec![0; expected.len()];
+    timeout(SOON, reader.read_exact(&mut got)).await.unwrap().unwrap();
+    assert!(got == expected);
+    writing.await.unwrap();
+}

@@ -98,8 +98,14 @@ impl App {
         context: &Context,
     ) -> Result<Response<Body>, Refusal> {
         let guards = &self.proxy.guards;
+        let caller = match authenticate(request.headers(), &self.verifier, &self.connect.store).await {
+            Ok(caller) => caller,
+            Err(refusal) => {
+                guards.bad_token(context.client.addr)?;
+                return Err(refusal);
+            }
+        };
         guards.try_upgrade(context.client.addr)?;
-        let caller = authenticate(request.headers(), &self.verifier, &self.connect.store).await?;
         let guard = guards.open(context.client.addr)?;
         self.connect.accept(request, caller, guard).await
     }

@@ -83,7 +83,7 @@ impl fmt::Display for Refusal {
             }
             (429, _) => "the relay asks for patience (429)",
             (503, _) => "the relay takes no connections at the moment (503)",
-            (404, _) => "there is no relay under this URL (404); is the URL right, its path included?",
+            (404, _) => "there is no relay under this URL (404): check the URL, its path included",
             _ => "the relay did not accept the connection",
         };
         f.write_str(what)?;

@@ -65,6 +65,8 @@ pub(super) struct Gate<W> {
     /// In the outbound buffer or in the message that the socket is taking. Set by the driver alone.
     queued: AtomicUsize,
     epoch: AtomicU64,
+    /// Writes since the last message went out.
+    writes: AtomicUsize,
     line: Mutex<VecDeque<Arc<W>>>,
 }
 
@@ -74,6 +76,7 @@ impl<W> Gate<W> {
             pending: AtomicUsize::new(0),
             queued: AtomicUsize::new(0),
             epoch: AtomicU64::new(0),
+            writes: AtomicUsize::new(0),
             line: Mutex::default(),
         }
     }
@@ -100,6 +103,7 @@ impl<W> Gate<W> {
     /// Counts what a stream is about to write. Before, because what is counted only after the session
     /// has taken it would stay counted when the driver has gone to sleep.
     pub(super) fn announce(&self, bytes: usize) {
+        self.writes.fetch_add(1, Relaxed);
         self.pending.fetch_add(bytes, SeqCst);
     }
 
@@ -130,9 +134,10 @@ impl<W> Gate<W> {
         self.queued.store(bytes, Relaxed);
     }
 
-    /// A message with the whole backlog went to the socket.
-    pub(super) fn next_epoch(&self) {
+    /// A message with the whole backlog went to the socket. Returns how many writes it carried.
+    pub(super) fn next_epoch(&self) -> usize {
         self.epoch.fetch_add(1, Relaxed);
+        self.writes.swap(0, Relaxed)
     }
 
     /// Takes from the line those who may write now: as many as there is room for, and everybody once

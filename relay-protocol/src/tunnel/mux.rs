@@ -1,8 +1,9 @@
 //! The driver of a tunnel: one task that owns the yamux session.
 //!
 //! A poll runs the session until it has nothing more to do, hands what it delivered to the streams, lets
-//! waiting writers in, and sends everything that was queued meanwhile as one message. A small batch is
-//! held for one more turn of the executor, because those that were just woken usually have more to say.
+//! waiting writers in, and sends everything that was queued meanwhile as one message. While several
+//! streams are busy a small batch is held for one more turn of the executor, because those that were just
+//! woken usually have more to say; a lone request does not wait for company.
 //!
 //! The session cannot be asked whether it is done, so it gets a waker of its own: no wake, no poll.
 
@@ -328,6 +329,8 @@ pub struct Driver<S> {
     lingering: Vec<(Arc<Cell>, Instant)>,
     linger_timer: Option<Pin<Box<Sleep>>>,
     held: bool,
+    /// Writes that the last message carried: with one at a time there is nothing to wait for.
+    company: usize,
 }
 
 impl<S> fmt::Debug for Driver<S> {
@@ -397,6 +400,7 @@ where
         lingering: Vec::new(),
         linger_timer: None,
         held: false,
+        company: 0,
     };
     (Handle { shared, commands }, Incoming { streams: accepted }, driver)
 }
@@ -648,13 +652,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> Driver<S> {
     fn send(&mut self, cx: &mut Context<'_>) -> Result<(), Ended> {
         let mut link = self.link.lock();
         let small = !link.outbound.is_empty() && link.outbound.len() < CORK;
-        let hold = small && !self.held;
+        let hold = small && !self.held && self.company > 1;
         self.held = hold;
         if hold {
             cx.waker().wake_by_ref();
         }
         if link.poll_send(cx, hold)? {
-            self.shared.gate.next_epoch();
+            self.company = self.shared.gate.next_epoch();
         }
         if let Closing::Wanted { code, reason } = &self.closing
             && link.drained()

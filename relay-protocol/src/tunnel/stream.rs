@@ -8,7 +8,7 @@
 use super::gate::{Burst, SLICE};
 use super::mux::Shared;
 use parking_lot::Mutex;
-use std::io;
+use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,6 +17,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_yamux::StreamHandle;
 use tokio_yamux::stream::StreamState;
 
+/// Parts of a vectored write are joined up to this: a copy of it costs less than a frame of its own.
+const JOIN: usize = 4 * 1024;
 /// A yamux frame's header.
 const HEADER: usize = 12;
 /// Times that frames may be taken for a user who reads nothing. A peer that fills the window with
@@ -326,6 +328,38 @@ impl AsyncWrite for Stream {
             }
             Poll::Pending => Poll::Pending,
         }
+    }
+
+    /// A head and a small body leave as one frame; larger parts one by one, without being joined first.
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let mut parts = bufs.iter().filter(|part| !part.is_empty());
+        let Some(first) = parts.next() else { return self.poll_write(cx, &[]) };
+        if first.len() >= JOIN {
+            return self.poll_write(cx, first);
+        }
+        let mut joined = [0u8; JOIN];
+        let mut len = 0;
+        for part in std::iter::once(first).chain(parts) {
+            let Some(room) = joined.get_mut(len..) else { break };
+            let count = room.len().min(part.len());
+            if let (Some(to), Some(from)) = (room.get_mut(..count), part.get(..count)) {
+                to.copy_from_slice(from);
+            }
+            len += count;
+            if count < part.len() {
+                break;
+            }
+        }
+        let joined = joined.get(..len).unwrap_or_default();
+        self.poll_write(cx, joined)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
     }
 
     /// Slices leave by themselves.

@@ -51,7 +51,7 @@ impl Entry {
             path = %self.path,
             status = response.status().as_u16(),
             bytes = bytes_out(&self.method, response),
-            ms = took.as_secs_f64() * 1000.0,
+            ms = (took.as_secs_f64() * 1e6).round() / 1e3,
             client = %client.addr,
             request_id = id.as_str(),
             host_id = host_id(&self.path),

@@ -81,8 +81,10 @@ impl Front {
         let origin = self.policy.decide(request.headers(), &client);
         let context = Context { client, request_id };
 
-        let mut response = if let Err(too_large) = head::check(&request, &self.limits) {
-            problem::respond(too_large)
+        let mut response = if let Err(refused) =
+            head::check(&request, &self.limits).and_then(|()| head::check_host(&request))
+        {
+            problem::respond(refused)
         } else if cors::is_preflight(request.method(), request.headers()) {
             let mut response = cors::preflight(request.headers(), &origin);
             Self::finish(&mut response, &context, entry, received);

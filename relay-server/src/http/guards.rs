@@ -12,6 +12,7 @@ use crate::limits::{AddrGuard, Open, Rate};
 /// Upgrades and look-ups of every address.
 pub struct Guards {
     upgrades: Rate,
+    bad_tokens: Rate,
     open: Open,
     look_ups: Rate,
 }
@@ -21,12 +22,28 @@ impl Guards {
     pub fn new(limits: &Limits) -> Self {
         Self {
             upgrades: Rate::per_minute(limits.upgrade_rate_per_minute),
+            bad_tokens: Rate::per_minute(limits.upgrade_rate_per_minute),
             open: Open::new(limits.max_connections_per_ip),
             look_ups: Rate::per_minute(limits.api_rate_per_minute),
         }
     }
 
-    /// One more try to upgrade a connection, whether or not it succeeds.
+    /// Somebody without a good token wanted a tunnel. Counted apart, because behind a proxy a stranger may
+    /// have the owner's address and must not use up what the owner needs.
+    ///
+    /// # Errors
+    /// `rate_limited`.
+    pub fn bad_token(&self, addr: IpAddr) -> Result<(), Refusal> {
+        if self.bad_tokens.check(RateKey::of(addr)) {
+            return Ok(());
+        }
+        Err(Refusal::new(
+            Code::RateLimited,
+            "Too many bad tokens came from this address within a minute. Wait a little.",
+        ))
+    }
+
+    /// One more upgrade by somebody who may ask for it, whether or not it succeeds.
     ///
     /// # Errors
     /// `rate_limited`.

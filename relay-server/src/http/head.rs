@@ -1,12 +1,28 @@
 //! Whether the head of a request is small enough to be looked at.
 
-use http::Request;
+use http::{Request, Version, header};
 use relay_protocol::problem::{Code, Problem};
 
 use crate::config::Limits;
 
 /// What a header costs besides its name and value: `": "` and the end of its line.
 const PER_HEADER: usize = 4;
+
+/// Refuses a request that does not say for which host it is, or says it twice (RFC 9112 section 3.2): what
+/// is in front of the relay may have read another one.
+pub fn check_host<B>(request: &Request<B>) -> Result<(), Problem> {
+    let mut hosts = request.headers().get_all(header::HOST).iter();
+    let clear = match (hosts.next(), hosts.next()) {
+        (Some(_), Some(_)) => false,
+        (Some(_), None) => true,
+        (None, _) => request.version() != Version::HTTP_11,
+    };
+    if clear {
+        Ok(())
+    } else {
+        Err(Problem::new(Code::BadRequest, "The request needs one Host header, and only one."))
+    }
+}
 
 /// Refuses a target or a header beyond the limits. Hyper has limits of its own behind these, wider,
 /// so that the answer here, which says what is wrong, comes first.
@@ -36,6 +52,26 @@ mod tests {
     use super::*;
     use crate::config::Config;
     use crate::config::sources::Sources;
+
+    #[test]
+    fn one_host_and_only_one() {
+        for (version, hosts, passes) in [
+            (Version::HTTP_11, &["a"][..], true),
+            (Version::HTTP_11, &[], false),
+            (Version::HTTP_11, &["a", "b"], false),
+            (Version::HTTP_11, &["a", "a"], false),
+            // HTTP/2 has it in `:authority`, HTTP/1.0 need not have it.
+            (Version::HTTP_2, &[], true),
+            (Version::HTTP_2, &["a", "b"], false),
+            (Version::HTTP_10, &[], true),
+        ] {
+            let mut request = Request::builder().version(version).uri("/");
+            for host in hosts {
+                request = request.header(header::HOST, *host);
+            }
+            assert_eq!(check_host(&request.body(()).unwrap()).is_ok(), passes, "{version:?} {hosts:?}");
+        }
+    }
 
     #[test]
     fn limits_are_exact() {

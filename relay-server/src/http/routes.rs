@@ -229,29 +229,24 @@ async fn health(State(api): State<Arc<Api>>) -> Response<Body> {
     (status, [(header::CACHE_CONTROL, "no-store")], Json(health)).into_response()
 }
 
-async fn create(State(api): State<Arc<Api>>, caller: Caller, Id(host): Id) -> Answer<Json<CreatedSession>> {
+async fn create(State(api): State<Arc<Api>>, caller: Caller, Id(host): Id) -> Answer<Response<Body>> {
     if api.store.host_access(host, caller.user).await.map_err(of_store)?.is_none() {
-        return Err(no_access(&api, host).await);
+        return Err(no_access());
     }
     let made = api.store.create_browser_session(host, caller.user, caller.auth_session).await;
     let session = match made {
         // The host was deleted, or the token revoked, since it was looked at.
-        Err(StoreError::Conflict(_)) => return Err(no_access(&api, host).await),
+        Err(StoreError::Conflict(_)) => return Err(no_access()),
         made => made.map_err(of_store)?,
     };
-    Ok(Json(CreatedSession { session_id: session.id, expires_at: api.expires_at(session.created_at) }))
+    let created = CreatedSession { session_id: session.id, expires_at: api.expires_at(session.created_at) };
+    // The id lets its bearer in: no cache may keep it.
+    Ok(([(header::CACHE_CONTROL, "no-store")], Json(created)).into_response())
 }
 
-/// Why the caller may not use this host: it is another's, or nobody's.
-async fn no_access(api: &Api, host: Uuid) -> Refusal {
-    match api.store.host(host).await {
-        Ok(None) => Refusal::new(Code::NotFound, "There is no host with this id."),
-        Ok(Some(_)) => Refusal::new(
-            Code::HostAccessDenied,
-            "This host belongs to somebody else and is not shared with you.",
-        ),
-        Err(error) => of_store(error),
-    }
+/// The same for another's host and for nobody's: who may not use a host does not learn that it exists.
+fn no_access() -> Refusal {
+    Refusal::new(Code::HostAccessDenied, "There is no host with this id that is yours or shared with you.")
 }
 
 async fn hosts(State(api): State<Arc<Api>>, caller: Caller) -> Answer<Json<Hosts>> {
