@@ -21,7 +21,7 @@ pub const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-ho
 
 /// Hop-by-hop header names of RFC 9110 section 7.6.1, with the older ones that still occur.
 /// `Trailer` is not one of them: it describes the message, not the connection.
-const HOP_BY_HOP: [HeaderName; 8] = [
+const HOP_BY_HOP: [HeaderName; 9] = [
     header::CONNECTION,
     HeaderName::from_static("proxy-connection"),
     HeaderName::from_static("keep-alive"),
@@ -30,18 +30,26 @@ const HOP_BY_HOP: [HeaderName; 8] = [
     header::UPGRADE,
     header::PROXY_AUTHENTICATE,
     header::PROXY_AUTHORIZATION,
+    // Goes with `Upgrade: h2c` (RFC 7540 section 3.2), which goes too.
+    HeaderName::from_static("http2-settings"),
 ];
 
 /// Headers that `Connection` may not name away, because the message would mean something else
 /// without them. A sender that tries is smuggling; the header stays.
-const NOT_BY_CONNECTION: [HeaderName; 6] = [
-    header::HOST,
-    header::CONTENT_LENGTH,
-    header::CONTENT_TYPE,
-    header::CONTENT_ENCODING,
-    header::AUTHORIZATION,
-    header::COOKIE,
-];
+fn describes_the_message(name: &HeaderName) -> bool {
+    [header::HOST, header::AUTHORIZATION, header::COOKIE].contains(name)
+        || name.as_str().starts_with("content-")
+}
+
+/// Whether an upgrade leads to another HTTP or to TLS: whoever follows would speak past everything that is
+/// checked per request, so it is not offered onwards. The request goes on without it.
+fn leads_past_checks(protocol: &HeaderValue) -> bool {
+    let mut tokens = protocol.as_bytes().split(|b| *b == b',').map(<[u8]>::trim_ascii);
+    tokens.any(|token| {
+        let name = token.split(|b| *b == b'/').next().unwrap_or_default();
+        [&b"h2c"[..], b"h2", b"http", b"tls"].iter().any(|bad| name.eq_ignore_ascii_case(bad))
+    })
+}
 
 /// What the hop-by-hop headers said that the next hop must be told again.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
@@ -65,14 +73,14 @@ pub fn strip_hop_by_hop(headers: &mut HeaderMap) -> Hop {
             } else if !token.eq_ignore_ascii_case(b"close")
                 && !token.eq_ignore_ascii_case(b"keep-alive")
                 && let Ok(name) = HeaderName::from_bytes(token)
-                && !NOT_BY_CONNECTION.contains(&name)
+                && !describes_the_message(&name)
             {
                 named.push(name);
             }
         }
     }
     if upgrade_named {
-        hop.upgrade = headers.get(header::UPGRADE).cloned();
+        hop.upgrade = headers.get(header::UPGRADE).filter(|protocol| !leads_past_checks(protocol)).cloned();
     }
     hop.trailers = headers.get_all(header::TE).iter().any(|value| {
         value.as_bytes().split(|b| *b == b',').any(|t| t.trim_ascii().eq_ignore_ascii_case(b"trailers"))
@@ -155,6 +163,23 @@ mod tests {
         let mut unnamed = map(&[("upgrade", "websocket")]);
         assert_eq!(strip_hop_by_hop(&mut unnamed), Hop::default());
         assert!(unnamed.is_empty());
+    }
+
+    #[test]
+    fn an_upgrade_past_the_checks_is_not_told_again() {
+        for protocol in ["h2c", "H2C", "h2", "HTTP/2.0", "TLS/1.2", "websocket, h2c"] {
+            let mut headers = map(&[
+                ("connection", "upgrade, http2-settings"),
+                ("upgrade", protocol),
+                ("http2-settings", "AAM"),
+            ]);
+            assert_eq!(strip_hop_by_hop(&mut headers).upgrade, None, "{protocol}");
+            assert!(headers.is_empty());
+        }
+        let mut unnamed =
+            map(&[("connection", "content-digest"), ("content-digest", "d"), ("http2-settings", "AAM")]);
+        strip_hop_by_hop(&mut unnamed);
+        assert_eq!(unnamed.keys().map(HeaderName::as_str).collect::<Vec<_>>(), ["content-digest"]);
     }
 
     #[test]

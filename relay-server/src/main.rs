@@ -34,6 +34,9 @@ fn main() -> ExitCode {
             return ExitCode::from(BAD_USAGE);
         }
     };
+    if matches!(cli.action, Action::Serve) {
+        return_memory_at_once();
+    }
     match run(cli.action, config) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -42,6 +45,26 @@ fn main() -> ExitCode {
         }
     }
 }
+
+/// mimalloc gives memory back a second after it was freed, and only when something is allocated then: after
+/// a crowd has left, an idle relay would keep what the crowd had. Its options are read from the environment
+/// before `main`, so the program starts itself once more, in the same process, with the option set.
+#[cfg(unix)]
+fn return_memory_at_once() {
+    use std::os::unix::process::CommandExt;
+    const OPTION: &str = "MIMALLOC_PURGE_DELAY";
+    let mut args = std::env::args_os();
+    let (Some(name), Ok(program), None) = (args.next(), std::env::current_exe(), std::env::var_os(OPTION))
+    else {
+        return;
+    };
+    // Comes back only when it fails, and then the relay serves as it is.
+    let _error = std::process::Command::new(program).arg0(name).args(args).env(OPTION, "0").exec();
+}
+
+/// Other systems keep mimalloc's default.
+#[cfg(not(unix))]
+fn return_memory_at_once() {}
 
 fn run(action: Action, config: Config) -> anyhow::Result<()> {
     let runtime =

@@ -349,6 +349,35 @@ async fn a_reader_that_stalls_slows_nobody_else_and_misses_nothing() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revoked_session_lets_go_of_what_its_stalled_readers_held() {
+    let local = LocalServer::router(app()).await;
+    let stack = Stack::start(&local.url()).await;
+    let mut stalled = Vec::new();
+    for _ in 0..4 {
+        let request = client::get(&stack.path(&format!("/big/{}", 256u64 << 20)));
+        stalled.push(client::send(stack.addr(), request).await.unwrap());
+    }
+    eventually("the downloads have begun", SOON, || async { local.counts.open() >= 4 }).await;
+    let path = format!("/v1/relay/sessions/{}", stack.session);
+    assert_eq!(stack.relay.api(http::Method::DELETE, &path, &stack.token).await.status, 204);
+    eventually("the local server's connections are free", FREED_WITHIN, || async {
+        local.counts.open() == 0
+    })
+    .await;
+    for response in stalled {
+        let mut body = response.into_body();
+        let mut ended = None;
+        while let Some(data) = next_data(&mut body).await {
+            if let Err(error) = data {
+                ended = Some(error);
+                break;
+            }
+        }
+        assert!(ended.is_some(), "what was cut off must not look complete");
+    }
+}
+
 async fn digest(mut body: hyper::body::Incoming) -> String {
     use sha2::Digest;
     let (mut hash, mut len) = (sha2::Sha256::new(), 0);

@@ -19,9 +19,13 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::{self, Message, protocol::CloseFrame};
 
-/// Outbound bytes from which on nothing more is read from the peer: only answers to its control
-/// frames can get there (streams are held at a quarter of it), so it is a peer that asks and does not read.
+/// Outbound bytes from which on nothing more is read from the peer: only answers to its yamux frames
+/// can get there (streams are held at a quarter of it), so it is a peer that asks and does not read.
+/// What it asks by WebSocket pings is bounded by `WRITE_BUFFER`.
 const STOP_READING: usize = 4 << 20;
+/// Bytes of one message at the most. Pings and their answers go between messages: on a line of 100 kB/s
+/// one may take a second, not ten.
+const MAX_BATCH: usize = 128 * 1024;
 /// Control messages that may wait for the driver; it takes them in the same poll that reads them.
 const MAX_CONTROLS: usize = 64;
 /// An idle outbound buffer larger than this is given back.
@@ -131,7 +135,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Link<S> {
                 Some(message) => message,
                 None => {
                     started = true;
-                    let batch = self.outbound.split().freeze();
+                    let len = self.outbound.len().min(MAX_BATCH);
+                    let batch = self.outbound.split_to(len).freeze();
                     self.in_flight = batch.len();
                     Message::Binary(batch)
                 }

@@ -25,12 +25,29 @@ pub use stream::Stream;
 
 use std::time::Duration;
 
+use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
+
 /// The sub-protocol that adds control messages. Without it the tunnel is in its plain form.
 pub const SUBPROTOCOL: &str = "relay.tunnel.v1";
 
 /// The largest WebSocket message that either end accepts. A peer in the plain form may put a whole
 /// window into one message; ours stay far below it.
 pub const MAX_MESSAGE: usize = 4 << 20;
+
+/// Read from the socket in one piece. tungstenite allocates and zeroes it for every idle connection.
+const READ_BUFFER: usize = 16 * 1024;
+/// What may wait to be written inside the WebSocket: our own batches stay far below it, so it is filled
+/// only by answers to a peer that pings and does not read. That ends the tunnel.
+const WRITE_BUFFER: usize = 2 * MAX_MESSAGE;
+
+/// How the WebSocket of a tunnel has to be set up, at either end.
+pub fn websocket_config() -> WebSocketConfig {
+    WebSocketConfig::default()
+        .read_buffer_size(READ_BUFFER)
+        .max_write_buffer_size(WRITE_BUFFER)
+        .max_message_size(Some(MAX_MESSAGE))
+        .max_frame_size(Some(MAX_MESSAGE))
+}
 
 /// Which end of the tunnel this is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

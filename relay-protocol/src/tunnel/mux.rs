@@ -157,8 +157,17 @@ impl Shared {
     }
 
     pub(super) fn linger(&self, cell: Arc<Cell>) {
+        if self.has_ended() {
+            cell.release();
+            return;
+        }
         self.lingering.lock().push(cell);
         self.wake_driver();
+        if self.has_ended() {
+            // The driver may have looked for the last time before the push.
+            let late = std::mem::take(&mut *self.lingering.lock());
+            late.iter().for_each(|cell| cell.release());
+        }
     }
 
     pub(super) fn stream_opened(&self) {
@@ -500,6 +509,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> Driver<S> {
     }
 
     fn accept(&mut self, handle: StreamHandle) {
+        self.shared.opened.fetch_add(1, Ordering::Relaxed);
         let stream = Stream::new(handle, &self.shared);
         // A full or closed queue drops the stream, which resets it.
         let _ = self.incoming.try_send(stream);
@@ -515,7 +525,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> Driver<S> {
                     let text = Control::Drain { reconnect_within }.to_text();
                     self.link.lock().send_first(Message::text(text));
                 }
-                Command::Probe(deadline) => self.send_ping(deadline, self.options.ping_interval),
+                Command::Probe(deadline) => self.probe(deadline),
                 Command::Close(code, reason) => {
                     if self.closing == Closing::No {
                         self.closing = Closing::Wanted { code, reason };
@@ -605,6 +615,19 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> Driver<S> {
             && timer.as_mut().poll(cx).is_ready()
         {
             cx.waker().wake_by_ref();
+        }
+    }
+
+    /// A ping that is under way is not asked again: its deadline only comes nearer, or a peer that is probed
+    /// often enough would never be found dead.
+    fn probe(&mut self, deadline: Duration) {
+        match self.ping {
+            Ping::Idle => self.send_ping(deadline, self.options.ping_interval),
+            Ping::Sent { .. } => {
+                let sooner = (Instant::now() + deadline).min(self.timer.deadline());
+                self.timer.as_mut().reset(sooner);
+            }
+            Ping::Closing => {}
         }
     }
 

@@ -21,9 +21,13 @@ use tokio_yamux::stream::StreamState;
 const JOIN: usize = 4 * 1024;
 /// A yamux frame's header.
 const HEADER: usize = 12;
-/// Times that frames may be taken for a user who reads nothing. A peer that fills the window with
-/// frames of one byte costs some forty times the window in memory; this ends it at a few megabytes.
-const MAX_UNREAD_PUMPS: u32 = 1 << 16;
+/// Frames that one pump takes at the most: what yamux's channel of eight holds.
+const FRAMES_PER_PUMP: u32 = 9;
+/// What a frame costs in memory beside its bytes, with room for growth of the list that holds it.
+const FRAME_COST: u32 = 64;
+/// What crumbs may cost while the user reads nothing: a peer that fills the window with frames of one byte
+/// costs many times the window. Messages of sixty bytes reach the window of 1 MiB before this.
+const MAX_CRUMBS: u32 = 8 << 20;
 
 /// One stream of a tunnel: a byte stream in both directions, usually one HTTP/1.1 connection.
 ///
@@ -60,7 +64,8 @@ struct Inner {
     /// In the gate's line.
     waiting: bool,
     burst: Burst,
-    unread_pumps: u32,
+    /// What unread frames cost beyond their bytes, estimated from above.
+    crumbs: u32,
     /// Reset by this end: the peer filled the window with crumbs.
     crumbled: bool,
 }
@@ -108,19 +113,20 @@ impl Cell {
         let mut inner = self.inner.lock();
         let inner = &mut *inner;
         let Some(handle) = inner.handle.as_mut() else { return };
+        let window = handle.recv_window();
         let delivered = handle.poll_peek(&mut cx, &mut ReadBuf::new(&mut []));
+        let bytes = window.saturating_sub(handle.recv_window());
         let state = handle.state();
         let over = matches!(state, StreamState::RemoteClosing | StreamState::Closed | StreamState::Reset);
         if state == StreamState::RemoteClosing && !ended {
             inner.fin = true;
         }
-        if delivered.is_ready() {
-            inner.unread_pumps = inner.unread_pumps.saturating_add(1);
-            if inner.unread_pumps > MAX_UNREAD_PUMPS {
-                inner.crumbled = true;
-                inner.handle = None;
-                self.shared.stream_closed();
-            }
+        let cost = FRAME_COST.saturating_mul(bytes.min(FRAMES_PER_PUMP)).saturating_sub(bytes);
+        inner.crumbs = inner.crumbs.saturating_add(cost);
+        if inner.crumbs > MAX_CRUMBS {
+            inner.crumbled = true;
+            inner.handle = None;
+            self.shared.stream_closed();
         }
         if delivered.is_ready() || over || ended {
             wake(&mut inner.reader);
@@ -218,7 +224,7 @@ impl Stream {
                 shut: false,
                 waiting: false,
                 burst: Burst::default(),
-                unread_pumps: 0,
+                crumbs: 0,
                 crumbled: false,
             }),
         });
@@ -263,7 +269,7 @@ impl AsyncRead for Stream {
         let polled = Pin::new(&mut *handle).poll_read(&mut Context::from_waker(&waker), buf);
         match ready!(polled) {
             Ok(()) if buf.filled().len() > before => {
-                inner.unread_pumps = 0;
+                inner.crumbs = 0;
                 Poll::Ready(Ok(()))
             }
             Ok(()) if inner.fin || !cell.shared.has_ended() => {
@@ -300,6 +306,8 @@ impl AsyncWrite for Stream {
                 // Room, or the end, may have come between the question and the line.
                 cell.shared.wake_driver();
                 if cell.shared.has_ended() {
+                    // The driver may have emptied the line for the last time: nobody else would.
+                    drop(cell.shared.gate.dismiss());
                     return Poll::Ready(Err(reset()));
                 }
             }

@@ -9,7 +9,7 @@ use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
 use tokio::task::JoinHandle;
 use tokio_tungstenite::WebSocketStream;
-use tokio_tungstenite::tungstenite::protocol::{Role as WsRole, WebSocketConfig};
+use tokio_tungstenite::tungstenite::protocol::Role as WsRole;
 
 /// Half of a pipe that now and then is not ready, takes less than offered, and gives less than it has.
 pub struct Moody<T> {
@@ -72,19 +72,12 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Moody<T> {
     }
 }
 
-pub fn config() -> WebSocketConfig {
-    WebSocketConfig::default()
-        .read_buffer_size(16 * 1024)
-        .max_message_size(Some(tunnel::MAX_MESSAGE))
-        .max_frame_size(Some(tunnel::MAX_MESSAGE))
-}
-
 pub async fn websocket<S: AsyncRead + AsyncWrite + Unpin>(io: S, role: Role) -> WebSocketStream<S> {
     let role = match role {
         Role::Agent => WsRole::Client,
         Role::Relay => WsRole::Server,
     };
-    WebSocketStream::from_raw_socket(io, role, Some(config())).await
+    WebSocketStream::from_raw_socket(io, role, Some(tunnel::websocket_config())).await
 }
 
 pub fn options(role: Role) -> Options {

@@ -213,7 +213,10 @@ async fn sessions_are_made_listed_and_revoked() {
 
     let (status, problem) = world.call("POST", &format!("/v1/relay/create/{host}"), &other, "").await;
     assert_eq!((status, &problem["code"]), (403, &json!("host_access_denied")));
-    for missing in [Uuid::new_v4().to_string(), "not-an-id".to_owned(), host.simple().to_string()] {
+    let nobodys = Uuid::new_v4();
+    let alike = world.call("POST", &format!("/v1/relay/create/{nobodys}"), &owner, "").await;
+    assert_eq!((alike.0, &alike.1["code"]), (403, &json!("host_access_denied")));
+    for missing in ["not-an-id".to_owned(), host.simple().to_string()] {
         let (status, problem) = world.call("POST", &format!("/v1/relay/create/{missing}"), &owner, "").await;
         assert_eq!((status, &problem["code"]), (404, &json!("not_found")), "{missing}");
     }

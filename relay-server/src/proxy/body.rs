@@ -10,7 +10,9 @@ use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
 use tokio::sync::watch;
+use tokio::task::AbortHandle;
 use tokio::time::{Instant, Sleep, sleep_until};
+use tokio_util::sync::CancellationToken;
 
 use super::forward::TICK;
 use crate::auth::access::Exchange;
@@ -95,6 +97,34 @@ impl HttpBody for RequestBody {
     }
 }
 
+/// A body up to this length leaves the tunnel at once, whether or not the browser reads.
+const SMALL: u64 = 64 * 1024;
+
+/// Ends a connection from outside: a body whose browser does not read is not polled, and would hold its
+/// stream, and what its session may no longer have, for as long as the browser likes.
+struct Watch {
+    moved: Arc<AtomicBool>,
+    task: AbortHandle,
+}
+
+impl Watch {
+    fn start(connection: AbortHandle, ended: CancellationToken, idle: Duration) -> Self {
+        let moved = Arc::new(AtomicBool::new(false));
+        let seen = moved.clone();
+        let task = tokio::spawn(async move {
+            while tokio::time::timeout(idle, ended.cancelled()).await.is_err() && seen.swap(false, Relaxed) {}
+            connection.abort();
+        });
+        Self { moved, task: task.abort_handle() }
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
 /// A response's body on its way to the browser. Gives the connection back to its pool at the end.
 pub struct ResponseBody {
     inner: Incoming,
@@ -104,6 +134,7 @@ pub struct ResponseBody {
     /// Since when nothing came, once something had to be waited for.
     waiting_since: Option<Instant>,
     tick: Option<Pin<Box<Sleep>>>,
+    watch: Option<Watch>,
     /// Where a body that was never asked for is told that it will not be.
     consent: Option<watch::Sender<Consent>>,
 }
@@ -117,8 +148,12 @@ impl ResponseBody {
         idle: Duration,
         consent: Option<watch::Sender<Consent>>,
     ) -> Self {
+        let small = inner.size_hint().exact().is_some_and(|length| length <= SMALL);
+        let watch =
+            (!small).then(|| Watch::start(connection.abort_handle(), exchange.session().ended.clone(), idle));
         let connection = Some(connection);
-        let mut body = Self { inner, connection, exchange, idle, waiting_since: None, tick: None, consent };
+        let mut body =
+            Self { inner, connection, exchange, idle, waiting_since: None, tick: None, watch, consent };
         if body.inner.is_end_stream() {
             body.finish();
         }
@@ -126,6 +161,7 @@ impl ResponseBody {
     }
 
     fn finish(&mut self) {
+        self.watch = None;
         if let Some(connection) = self.connection.take() {
             connection.give_back();
         }
@@ -178,6 +214,9 @@ impl HttpBody for ResponseBody {
         match Pin::new(&mut self.inner).poll_frame(cx) {
             Poll::Ready(frame) => {
                 self.waiting_since = None;
+                if let Some(watch) = &self.watch {
+                    watch.moved.store(true, Relaxed);
+                }
                 if frame.is_none() || self.inner.is_end_stream() {
                     self.finish();
                 }

@@ -1,7 +1,7 @@
 //! One request through: authorise, choose a tunnel, send, answer.
 //!
-//! On the warm path this makes no query, opens no stream and takes two short locks: one to find the
-//! session, one to take a connection.
+//! On the warm path this makes no query and opens no stream. What locks it takes are short: to find the
+//! session and the tunnel, to take a connection and to give it back.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -305,6 +305,8 @@ impl Proxy {
                     Ok(response) => Ok(Ok(response)),
                     Err(mut error) => match error.take_message() {
                         Some(unsent) => Ok(Err(unsent)),
+                        // The agent never took the stream, so nothing can have had an effect.
+                        None if opening.is_some() && tunnel.handle.ended().is_none() => Err(too_many_streams()),
                         None => Err(broke_off(tunnel, &error.into_error())),
                     },
                 },

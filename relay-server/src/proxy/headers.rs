@@ -1,4 +1,4 @@
-//! The header policy, one pure function per direction (PROTOCOL.md section 2.5).
+//! The header policy, one pure function per direction (PROTOCOL.md section 2.4).
 //!
 //! Towards the local server: nothing of the relay's own (its token, its cookies, the session id in any
 //! header) and nothing that the caller claims about itself. Towards the browser: nothing that would rule
@@ -9,6 +9,8 @@ use relay_protocol::headers::{
     Hop, X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PREFIX, X_FORWARDED_PROTO, X_RELAYED, X_REQUEST_ID,
     X_VK_RELAYED, strip_hop_by_hop,
 };
+
+use uuid::Uuid;
 
 use super::path;
 
@@ -74,7 +76,7 @@ pub fn request(
         headers.remove(header::AUTHORIZATION);
     }
     if headers.contains_key(header::COOKIE) {
-        withhold_cookies(headers, |name| {
+        withhold_cookies(headers, request.target.session, |name| {
             is_own_cookie(name) || std::str::from_utf8(name).is_ok_and(&private_cookie)
         });
     }
@@ -95,7 +97,7 @@ pub fn request(
     if let Ok(prefix) = HeaderValue::from_str(request.target.public_prefix()) {
         headers.insert(X_FORWARDED_PREFIX, prefix);
     }
-    headers.entry(X_REQUEST_ID).or_insert(request.request_id);
+    headers.insert(X_REQUEST_ID, request.request_id);
     hop
 }
 
@@ -108,7 +110,8 @@ fn is_own_cookie(name: &[u8]) -> bool {
     OWN_COOKIES.iter().any(|own| name.starts_with(own.as_bytes()))
 }
 
-fn withhold_cookies(headers: &mut HeaderMap, withheld: impl Fn(&[u8]) -> bool) {
+/// Takes out the cookies that are named, and those that tell the session: pages like to note where they were.
+fn withhold_cookies(headers: &mut HeaderMap, session: Uuid, withheld: impl Fn(&[u8]) -> bool) {
     let mut kept = Vec::new();
     let mut changed = headers.get_all(header::COOKIE).iter().count() > 1;
     for line in headers.get_all(header::COOKIE) {
@@ -116,7 +119,7 @@ fn withhold_cookies(headers: &mut HeaderMap, withheld: impl Fn(&[u8]) -> bool) {
             line.as_bytes().split(|b| *b == b';').map(<[u8]>::trim_ascii).filter(|pair| !pair.is_empty())
         {
             let name = pair.split(|b| *b == b'=').next().unwrap_or_default().trim_ascii();
-            if withheld(name) {
+            if withheld(name) || tells(pair, session) {
                 changed = true;
             } else {
                 if !kept.is_empty() {
@@ -151,20 +154,22 @@ fn cut_prefixes(referer: &str) -> String {
 
 /// Proxies in front like to tell the original path in headers of their own: whatever carries the session
 /// id stays here.
-fn withhold_session(headers: &mut HeaderMap, session: uuid::Uuid) {
-    let mut buffer = uuid::Uuid::encode_buffer();
-    let text = session.hyphenated().encode_lower(&mut buffer).as_bytes();
+fn withhold_session(headers: &mut HeaderMap, session: Uuid) {
     let telling: Vec<HeaderName> = headers
         .iter()
-        .filter(|(_, value)| {
-            value.len() >= text.len()
-                && value.as_bytes().windows(text.len()).any(|part| part.eq_ignore_ascii_case(text))
-        })
+        .filter(|(_, value)| tells(value.as_bytes(), session))
         .map(|(name, _)| name.clone())
         .collect();
     for name in telling {
         headers.remove(name);
     }
+}
+
+/// Whether the session's id stands in a text, in either case.
+fn tells(text: &[u8], session: Uuid) -> bool {
+    let mut buffer = Uuid::encode_buffer();
+    let id = session.hyphenated().encode_lower(&mut buffer).as_bytes();
+    text.len() >= id.len() && text.windows(id.len()).any(|part| part.eq_ignore_ascii_case(id))
 }
 
 /// What the relay knows about a response beyond its headers.

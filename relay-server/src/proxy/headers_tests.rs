@@ -58,12 +58,18 @@ fn a_request_loses_what_is_the_relays_and_keeps_what_is_the_apps() {
             "x-forwarded-prefix",
             vec!["/v1/relay/h/0d1f0c57-3b4e-4a7f-9e38-0a4b4c5d6e7f"],
         ),
-        (("x-request-id", "mine"), "x-request-id", vec!["mine"]),
+        (("x-request-id", "mine"), "x-request-id", vec!["req-1"]),
         (("accept", "*/*"), "x-request-id", vec!["req-1"]),
     ] {
         let (headers, _) = requested(&[given]);
         assert_eq!(values(&headers, name), left, "from {given:?}");
     }
+}
+
+#[test]
+fn a_cookie_that_tells_the_session_goes_and_the_others_stay() {
+    let (headers, _) = requested(&[("cookie", &format!("landing=%2Fs%2F{S}%2Fpage; login=1"))]);
+    assert_eq!(values(&headers, "cookie"), ["login=1"]);
 }
 
 #[test]

@@ -17,7 +17,7 @@ use relay_protocol::problem::Code;
 use relay_protocol::tunnel::{self, Form, Hello, Options, Role, SUBPROTOCOL};
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
-use tokio_tungstenite::tungstenite::protocol::{Role as WsRole, WebSocketConfig};
+use tokio_tungstenite::tungstenite::protocol::Role as WsRole;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
@@ -31,8 +31,6 @@ use crate::store::Store;
 
 /// Characters of a machine id, a name or a version at the most.
 const MAX_TEXT: usize = 200;
-/// Read in one piece from the socket; more is allocated and zeroed for every idle tunnel.
-const READ_BUFFER: usize = 16 * 1024;
 /// Seconds that agents are given to reconnect when the relay drains.
 pub const DRAIN_SECONDS: u32 = 5;
 /// Seconds that an agent is given when its tunnel has used up its stream ids.
@@ -112,10 +110,7 @@ impl Connect {
     ) {
         let _counted = guard;
         let Ok(upgraded) = on_upgrade.await else { return };
-        let config = WebSocketConfig::default()
-            .read_buffer_size(READ_BUFFER)
-            .max_message_size(Some(tunnel::MAX_MESSAGE))
-            .max_frame_size(Some(tunnel::MAX_MESSAGE));
+        let config = tunnel::websocket_config();
         let ws = WebSocketStream::from_raw_socket(TokioIo::new(upgraded), WsRole::Server, Some(config)).await;
         let v1 = form != Form::Plain;
         let options = Options {

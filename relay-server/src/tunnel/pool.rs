@@ -131,6 +131,11 @@ impl Connection {
         &mut self.live.sender
     }
 
+    /// Ends the connection from outside: its stream is reset.
+    pub fn abort_handle(&self) -> AbortHandle {
+        self.live.task.clone()
+    }
+
     /// Puts the connection back once its response has been read to the end.
     pub fn give_back(self) {
         let mut idle = self.idle.lock();
