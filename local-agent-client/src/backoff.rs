@@ -86,8 +86,26 @@ fn jitter(ceiling: Duration, chance: f64) -> Duration {
     ceiling.mul_f64(0.5 + chance.clamp(0.0, 1.0) / 2.0)
 }
 
+/// When to connect anew after a drain notice.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Renewal {
+    /// While the drained tunnel serves on.
+    pub wait: Duration,
+    /// Should it end before that.
+    pub least: Duration,
+}
+
+impl Backoff {
+    /// The waits after a drain notice of `seconds`, which came when the tunnel had lived for `lived`. Never
+    /// less than after a loss, or a relay that accepts and drains would be hammered.
+    pub fn renewal(&mut self, lived: Duration, seconds: u32, chance: f64) -> Renewal {
+        let least = self.next(Cause::Lost { lived }, chance);
+        Renewal { wait: within(seconds, chance).max(least), least }
+    }
+}
+
 /// The moment within a drain notice's seconds at which to connect anew.
-pub fn within(seconds: u32, chance: f64) -> Duration {
+fn within(seconds: u32, chance: f64) -> Duration {
     // A notice of a day is a mistake: the old tunnel would be gone long before.
     Duration::from_secs(u64::from(seconds.min(3600))).mul_f64(chance.clamp(0.0, 1.0))
 }
@@ -144,6 +162,21 @@ mod tests {
             (Some(S(86_400.0)), 0.0, 3600.0),
         ] {
             assert_eq!(Backoff::default().next(busy(told), chance), S(expected), "{told:?}");
+        }
+    }
+
+    #[test]
+    fn a_drain_notice_never_means_less_than_a_loss() {
+        let mut backoff = Backoff::default();
+        for (lived, seconds, wait, least) in [
+            (0.1, 0, 0.75, 0.75),
+            (0.1, 10, 5.0, 1.5),
+            (0.1, 2, 3.0, 3.0),
+            (60.0, 10, 5.0, 0.75),
+            (60.0, 0, 0.75, 0.75),
+        ] {
+            let renewal = backoff.renewal(S(lived), seconds, 0.5);
+            assert_eq!(renewal, Renewal { wait: S(wait), least: S(least) }, "{lived} {seconds}");
         }
     }
 

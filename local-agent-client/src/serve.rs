@@ -11,8 +11,13 @@ use std::{convert::Infallible, pin::pin, sync::Arc};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::sync::CancellationToken;
 
-/// Bytes of the largest request head, and of the largest piece of a body that is read at once.
-pub const BUFFER: usize = 64 * 1024;
+/// Bytes of the largest request head. The relay decides what it passes, up to 1 MiB of header fields
+/// by configuration; the target and what the relay adds come on top. A limit, not an allocation: the
+/// buffer starts small and grows with what comes.
+const HEAD: usize = 1024 * 1024 + 128 * 1024;
+/// Header fields of one message, in either direction: more than honest clients and servers send, and few
+/// enough that reading them costs nothing to speak of.
+pub const FIELDS: usize = 256;
 
 /// Serves `io` to its end. `gone` completes when the relay has given the stream up, which reading
 /// alone does not tell while a local server does not take its upload. `stop` lets the request that is
@@ -48,7 +53,8 @@ where
         .auto_date_header(false)
         // The relay keeps idle connections as long as it likes; the tunnel's ping tells whether it lives.
         .header_read_timeout(None)
-        .max_buf_size(BUFFER)
+        .max_buf_size(HEAD)
+        .max_headers(FIELDS)
         .serve_connection(TokioIo::new(io), service)
         .with_upgrades();
     let mut served = pin!(served);

@@ -4,7 +4,7 @@
 //! goes. A refusal is said plainly and retried rarely; after sleep everything is retried at once.
 
 use crate::{
-    backoff::{self, Backoff, Cause},
+    backoff::{Backoff, Cause, Renewal},
     dial::{DialError, Dialed},
     forward::Forwarder,
     status::Reporter,
@@ -12,11 +12,11 @@ use crate::{
 };
 use parking_lot::Mutex;
 use relay_protocol::tunnel::{Ended, Form, SUBPROTOCOL};
-use std::{sync::Arc, time::Duration};
+use std::{pin::pin, sync::Arc, time::Duration};
 use tokio::{
     sync::watch,
     task::JoinSet,
-    time::{Instant, sleep},
+    time::{Instant, sleep_until},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -52,23 +52,41 @@ pub struct Session<C> {
     pub chance: Box<dyn FnMut() -> f64 + Send>,
 }
 
+/// A tunnel that serves, and the number under which it is reported.
+struct Current {
+    number: u64,
+    live: Live,
+}
+
 /// Why a tunnel is not watched any longer.
 enum Watched {
     Stop,
     Ended(Ended),
-    /// Connect anew after this long.
-    Renew(Duration),
+    /// The connection did not survive the machine's sleep.
+    Slept(Ended),
+    /// Connect anew within so many seconds.
+    Drained(u32),
+}
+
+/// A wait before the next attempt.
+struct Pause {
+    wait: Duration,
+    /// How much of it remains in force when the tunnel that still served ends meanwhile.
+    least: Duration,
+    /// Another token ends it.
+    for_token: bool,
 }
 
 impl<C: Connect> Session<C> {
     /// Runs until it is stopped, then lets what is under way finish.
     pub async fn run(mut self) {
         let mut backoff = Backoff::default();
-        let mut current: Option<Live> = None;
+        // While there is none, or while the drained one still serves, the next is dialled.
+        let mut current: Option<Current> = None;
         // Tunnels that were replaced and still carry something.
         let mut retired = JoinSet::new();
         let mut number = 0;
-        while let Some(dialed) = self.next(&mut backoff).await {
+        while let Some(dialed) = self.next(&mut current, &mut backoff).await {
             number += 1;
             let form = match &dialed.form {
                 Form::Plain => "plain",
@@ -78,42 +96,41 @@ impl<C: Connect> Session<C> {
             self.reporter.lock().connected(number, form, dialed.host_id.clone());
             let live = Live::start(dialed, self.forwarder.clone());
             if let Some(old) = current.take() {
-                retired.spawn(old.end(Mode::Retire));
+                retired.spawn(old.live.end(Mode::Retire));
             }
             while retired.try_join_next().is_some() {}
-            match self.watch(&live).await {
+            let watched = self.watch(&live).await;
+            let lived = live.since.elapsed();
+            let tunnel = Current { number, live };
+            let pause = match watched {
                 Watched::Stop => {
-                    current = Some(live);
+                    current = Some(tunnel);
                     break;
                 }
                 Watched::Ended(ended) => {
-                    let lived = live.since.elapsed();
-                    tracing::warn!(%ended, ?lived, "the tunnel was lost");
-                    self.reporter.lock().lost(number, ended.to_string());
-                    drop(live);
+                    self.lost(&tunnel, &ended);
                     let wait = backoff.next(Cause::Lost { lived }, (self.chance)());
-                    if !self.pause(wait, false, &mut backoff).await {
-                        break;
-                    }
+                    Pause { wait, least: wait, for_token: false }
                 }
-                Watched::Renew(wait) => {
-                    tracing::info!(?wait, "the relay asks to connect anew");
+                Watched::Slept(ended) => {
+                    // Nothing is wrong with the relay.
+                    self.lost(&tunnel, &ended);
                     backoff.reset();
-                    // Should the old one end sooner, there is no reason to wait any longer.
-                    let ended = tokio::select! {
-                        () = self.stop.cancelled() => { current = Some(live); break }
-                        ended = live.handle.closed() => Some(ended),
-                        () = sleep(wait) => None,
-                    };
-                    match ended {
-                        Some(ended) => self.reporter.lock().lost(number, ended.to_string()),
-                        None => current = Some(live),
-                    }
+                    continue;
                 }
+                Watched::Drained(seconds) => {
+                    let Renewal { wait, least } = backoff.renewal(lived, seconds, (self.chance)());
+                    tracing::info!(?wait, "the relay asks to connect anew");
+                    current = Some(tunnel);
+                    Pause { wait, least, for_token: false }
+                }
+            };
+            if !self.pause(pause, &mut current, &mut backoff).await {
+                break;
             }
         }
-        if let Some(live) = current {
-            retired.spawn(live.end(Mode::Stop));
+        if let Some(current) = current {
+            retired.spawn(current.live.end(Mode::Stop));
         }
         // Retired ones had their time; nothing new comes on them, and 30 s are enough to finish.
         let finish = async { while retired.join_next().await.is_some() {} };
@@ -122,21 +139,32 @@ impl<C: Connect> Session<C> {
     }
 
     /// Dials until there is a tunnel. `None` when the agent is to end.
-    async fn next(&mut self, backoff: &mut Backoff) -> Option<Dialed> {
+    async fn next(&mut self, current: &mut Option<Current>, backoff: &mut Backoff) -> Option<Dialed> {
         loop {
             self.reporter.lock().waits(None);
-            let error = tokio::select! {
-                biased;
-                () = self.stop.cancelled() => return None,
-                dialed = self.connect.connect() => match dialed {
-                    Ok(dialed) => return Some(dialed),
-                    Err(error) => error,
-                },
+            let error = {
+                let mut connecting = pin!(self.connect.connect());
+                loop {
+                    tokio::select! {
+                        biased;
+                        () = self.stop.cancelled() => return None,
+                        dialed = connecting.as_mut() => match dialed {
+                            Ok(dialed) => return Some(dialed),
+                            Err(error) => break error,
+                        },
+                        ended = gone(current) => {
+                            if let Some(old) = current.take() {
+                                self.lost(&old, &ended);
+                            }
+                        }
+                    }
+                }
             };
             let wait = backoff.next(error.cause(), (self.chance)());
             tracing::warn!(retry_in = ?wait, "{error}");
             self.reporter.lock().failed(error.to_string());
-            if !self.pause(wait, error.is_about_the_token(), backoff).await {
+            let pause = Pause { wait, least: wait, for_token: error.is_about_the_token() };
+            if !self.pause(pause, current, backoff).await {
                 return None;
             }
         }
@@ -144,22 +172,41 @@ impl<C: Connect> Session<C> {
 
     /// Waits; shorter when the machine wakes up, or when the token was the reason and is another one
     /// now. False when the agent is to end.
-    async fn pause(&mut self, wait: Duration, for_token: bool, backoff: &mut Backoff) -> bool {
-        self.reporter.lock().waits(Some(wait));
-        let token = async {
-            if for_token {
-                self.connect.token_changed().await;
-            } else {
-                std::future::pending().await
+    async fn pause(&mut self, pause: Pause, current: &mut Option<Current>, backoff: &mut Backoff) -> bool {
+        let start = Instant::now();
+        let mut until = start + pause.wait;
+        self.reporter.lock().waits(Some(pause.wait));
+        loop {
+            let token = async {
+                if pause.for_token {
+                    self.connect.token_changed().await;
+                } else {
+                    std::future::pending().await
+                }
+            };
+            tokio::select! {
+                () = self.stop.cancelled() => return false,
+                () = sleep_until(until) => {}
+                () = token => tracing::info!("there is another token"),
+                () = jumped(&mut self.jumps) => backoff.reset(),
+                ended = gone(current) => {
+                    if let Some(old) = current.take() {
+                        self.lost(&old, &ended);
+                    }
+                    until = until.min(start + pause.least);
+                    let rest = until.saturating_duration_since(Instant::now());
+                    self.reporter.lock().waits(Some(rest));
+                    continue;
+                }
             }
-        };
-        tokio::select! {
-            () = self.stop.cancelled() => return false,
-            () = sleep(wait) => {}
-            () = token => tracing::info!("there is another token"),
-            () = jumped(&mut self.jumps) => backoff.reset(),
+            return true;
         }
-        true
+    }
+
+    /// Tells that a tunnel has ended.
+    fn lost(&self, tunnel: &Current, ended: &Ended) {
+        tracing::warn!(%ended, lived = ?tunnel.live.since.elapsed(), "the tunnel was lost");
+        self.reporter.lock().lost(tunnel.number, ended.to_string());
     }
 
     /// Watches a tunnel while it serves.
@@ -172,25 +219,28 @@ impl<C: Connect> Session<C> {
                 () = self.stop.cancelled() => return Watched::Stop,
                 ended = handle.closed() => {
                     if woke.is_some_and(|woke| woke.elapsed() < WAKING) {
-                        // The connection did not survive the sleep; nothing is wrong with the relay.
-                        tracing::info!(%ended, "the tunnel did not survive the sleep");
-                        return Watched::Renew(Duration::ZERO);
+                        return Watched::Slept(ended);
                     }
                     return Watched::Ended(ended);
                 }
-                seconds = handle.drained() => return Watched::Renew(backoff::within(seconds, (self.chance)())),
+                seconds = handle.drained() => return Watched::Drained(seconds),
                 () = jumped(&mut self.jumps) => {
                     woke = Some(Instant::now());
                     handle.probe(PROBE);
                 }
                 _ = refresh.tick() => {
                     self.reporter.lock().refresh(self.forwarder.stats(), handle.rtt());
-                    if handle.wants_renewal() {
-                        return Watched::Renew(Duration::ZERO);
-                    }
                 }
             }
         }
+    }
+}
+
+/// Completes when the tunnel that still serves has ended; never when there is none.
+async fn gone(current: &Option<Current>) -> Ended {
+    match current {
+        Some(current) => current.live.handle.closed().await,
+        None => std::future::pending().await,
     }
 }
 

@@ -562,3 +562,59 @@ async fn stopping_lets_what_is_under_way_finish() {
     let closed = soon(pair.relay.closed()).await;
     assert!(matches!(closed, relay_protocol::tunnel::Ended::Closed { code: 1001, .. }), "{closed:?}");
 }
+
+#[tokio::test]
+async fn large_heads_pass_both_ways() {
+    let (target, _) = local(|mut socket| async move {
+        let came = head(&mut socket).await;
+        let answer = format!(
+            "HTTP/1.1 200 OK\r\nx-came: {}\r\nx-large: {}\r\n{}content-length: 0\r\n\r\n",
+            came.lines().filter(|line| line.starts_with("x-")).count(),
+            "r".repeat(200 * 1024),
+            "x-many: 1\r\n".repeat(200),
+        );
+        socket.write_all(answer.as_bytes()).await.unwrap();
+    })
+    .await;
+    let pair = pair(target).await;
+    let request = format!(
+        "GET /{} HTTP/1.1\r\nhost: r\r\nx-large: {}\r\n{}\r\n",
+        "p".repeat(16 * 1024),
+        "q".repeat(1024 * 1024),
+        "x-many: 1\r\n".repeat(200),
+    );
+    let mut stream = raw(&pair, &request).await;
+    let answer = soon(head(&mut stream)).await;
+    assert!(answer.starts_with("HTTP/1.1 200") && answer.len() > 200 * 1024, "{:.200}", answer);
+    // The large one, the many, and the two that the policy adds.
+    assert!(answer.contains("x-came: 203\r\n"), "{:.200}", answer);
+}
+
+#[tokio::test]
+async fn only_a_request_on_a_connection_from_the_pool_is_repeated() {
+    // Answers the first request of the first connection, and closes at every other.
+    let requests = std::sync::Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let count = requests.clone();
+    let (target, accepted) = local(move |mut socket| {
+        let count = count.clone();
+        async move {
+            while !head(&mut socket).await.is_empty() {
+                if count.fetch_add(1, Ordering::SeqCst) > 0 {
+                    return;
+                }
+                socket.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await.unwrap();
+            }
+        }
+    })
+    .await;
+    let pair = pair(target).await;
+    let counts = || (requests.load(Ordering::SeqCst), accepted.load(Ordering::SeqCst));
+    assert_eq!(pair.get("/").await.0, 200);
+    assert_eq!(counts(), (1, 1));
+    // From the pool, closed; once more on a fresh one, closed as well.
+    assert_eq!(pair.get("/").await.0, 502);
+    assert_eq!(counts(), (3, 2));
+    // On a fresh one at once: not repeated.
+    assert_eq!(pair.get("/").await.0, 502);
+    assert_eq!(counts(), (4, 3));
+}

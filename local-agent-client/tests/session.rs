@@ -255,6 +255,55 @@ async fn a_drained_tunnel_is_replaced_before_it_goes_and_finishes_what_it_carrie
     assert!(run.status.borrow().connected);
 }
 
+/// The next tunnel, once the agent's hello has come: a drain notice needs it.
+async fn greeted(run: &mut Run) -> Handle {
+    let tunnel = run.tunnels.recv().await.unwrap();
+    while tunnel.peer().is_none() {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    tunnel
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_end_of_a_drained_tunnel_is_told_while_the_relay_is_away() {
+    // The next attempt hangs, or fails and is waited for.
+    for steps in [vec![Step::Up], vec![Step::Up, Step::Status(401)]] {
+        let mut run = Run::new(steps, nowhere());
+        run.attempt().await;
+        let old = greeted(&mut run).await;
+        assert!(old.drain(10));
+        run.attempt().await;
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert!(run.status.borrow().connected);
+        let next = run.status.borrow().next_retry_at;
+        old.close(1012, "restart");
+        let soon = run.status.wait_for(|status| !status.connected);
+        tokio::time::timeout(Duration::from_secs(5), soon).await.unwrap().unwrap();
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        let status = run.status.borrow().clone();
+        assert!(status.last_error.unwrap().message.contains("restart"));
+        assert_eq!(status.next_retry_at.is_some(), next.is_some(), "the attempt is still waited for");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_relay_that_accepts_and_drains_at_once_is_met_with_a_growing_wait() {
+    for closes in [false, true] {
+        let mut run = Run::new(vec![Step::Up, Step::Up, Step::Up], nowhere());
+        let mut at = run.attempt().await;
+        for wait in [0.75, 1.5, 3.0] {
+            let tunnel = greeted(&mut run).await;
+            assert!(tunnel.drain(0));
+            if closes {
+                tunnel.close(1012, "restart");
+            }
+            let next = run.attempt().await;
+            assert!((next - at - wait).abs() < 0.2, "{closes}: {at} {next}");
+            at = next;
+        }
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_stop_ends_the_tunnel_and_the_session() {
     let mut run = Run::new(vec![Step::Up], nowhere());

@@ -39,6 +39,9 @@ const CONNECT: Duration = Duration::from_secs(5);
 const IDLE: Duration = Duration::from_secs(60);
 /// Idle connections that are kept at the most: as many as a tunnel may have streams.
 const MAX_IDLE: usize = 256;
+/// Bytes of the largest response head: applications with many cookies and long policies stay far
+/// below. A limit, not an allocation.
+const HEAD: usize = 256 * 1024;
 
 /// Where requests go.
 #[derive(Clone)]
@@ -168,10 +171,11 @@ impl LocalTarget {
     }
 }
 
-/// Ends one connection to the local server from outside.
+/// Ends one connection to the local server from outside, and knows whether it was ever of use.
 #[derive(Debug, Default)]
 pub struct Abort {
     aborted: AtomicBool,
+    answered: AtomicBool,
     waker: AtomicWaker,
 }
 
@@ -181,6 +185,11 @@ impl Abort {
         self.waker.wake();
     }
 
+    /// A response came on this connection: the next request that gets it gets it from the pool.
+    pub(super) fn answered(&self) {
+        self.answered.store(true, Ordering::Release);
+    }
+
     fn check(&self) -> io::Result<()> {
         if self.aborted.load(Ordering::Acquire) {
             Err(io::ErrorKind::ConnectionAborted.into())
@@ -188,6 +197,17 @@ impl Abort {
             Ok(())
         }
     }
+}
+
+/// Whether the request that failed had gone out on a connection from the pool.
+pub(super) fn was_reused(error: &hyper_util::client::legacy::Error) -> bool {
+    error.connect_info().and_then(abort_of).is_some_and(|abort| abort.answered.load(Ordering::Acquire))
+}
+
+fn abort_of(connected: &Connected) -> Option<Arc<Abort>> {
+    let mut extras = http::Extensions::new();
+    connected.get_extras(&mut extras);
+    extras.remove()
 }
 
 /// Watches over an upload: when it is dropped before it is over, the connection ends. hyper alone would
@@ -212,11 +232,7 @@ impl Drop for Upload {
         if self.answered && self.over.load(Ordering::Acquire) {
             return;
         }
-        let mut extras = http::Extensions::new();
-        if let Some(connected) = &*self.capture.connection_metadata() {
-            connected.get_extras(&mut extras);
-        }
-        if let Some(abort) = extras.remove::<Arc<Abort>>() {
+        if let Some(abort) = self.capture.connection_metadata().as_ref().and_then(abort_of) {
             abort.now();
         }
     }
@@ -246,7 +262,8 @@ pub fn pool(target: &LocalTarget, tls: rustls::ClientConfig) -> Pool {
         .pool_max_idle_per_host(MAX_IDLE)
         .retry_canceled_requests(true)
         .set_host(false)
-        .http1_max_buf_size(crate::serve::BUFFER)
+        .http1_max_buf_size(HEAD)
+        .http1_max_headers(crate::serve::FIELDS)
         .build(connector)
 }
 

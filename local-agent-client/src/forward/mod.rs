@@ -212,8 +212,10 @@ impl Forwarder {
     ) -> Result<Response<ResponseBody>, Refusal> {
         let host = request.headers().get(header::HOST).cloned();
         let wanted = expects_continue(request.headers()).then(|| watch::channel(Wanted::Unknown).0);
-        // Once more only where RFC 9110 section 9.2.2 allows it without asking: a pooled connection that
-        // the local server closed just as the request went out says nothing about the request.
+        // Once more only where RFC 9110 section 9.2.2 allows it without asking, and only when the
+        // connection came from the pool: that the local server closed it just as the request went out says
+        // nothing about the request. Which connection it will be cannot be told beforehand, so the head
+        // of every such request is kept.
         let mut again = is_repeatable(&request).then(|| copy_head(&request));
         let (parts, body) = request.into_parts();
         let held = wanted.as_ref().map(watch::Sender::subscribe);
@@ -228,11 +230,11 @@ impl Forwarder {
         let upload = (!hyper::body::Body::is_end_stream(request.body())).then(|| Upload::new(&mut request));
         let mut sent = self.pool.request(request).await;
         if let Err(error) = &sent
-            && !error.is_connect()
             && broke_off(error)
+            && local::was_reused(error)
             && let Some(head) = again.take()
         {
-            tracing::debug!(%error, "asking once more on a fresh connection");
+            tracing::debug!(%error, "a connection from the pool was closed; asking once more");
             sent = self.pool.request(Request::from_parts(head, RequestBody::empty(self.stats.clone()))).await;
         }
         let mut response = sent.map_err(|error| self.failed(&error))?;
@@ -241,6 +243,7 @@ impl Forwarder {
             *connection.upload.lock() = Some(upload);
         }
         let abort = response.extensions_mut().remove::<Arc<Abort>>();
+        abort.iter().for_each(|abort| abort.answered());
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
             let Some(browser) = upgrade else {
                 abort.inspect(|abort| abort.now());

@@ -28,6 +28,10 @@ pub fn owner(path: &str) -> Owner {
         Some(rest) if rest.is_empty() || rest.starts_with('/') => return Owner::Agent,
         _ => {}
     }
+    // Nearly every path: nothing to decode, and the name is nowhere in it. Decided without a copy.
+    if !path.contains('%') && !names_agent(path.as_bytes()) {
+        return Owner::Local;
+    }
     let mut bytes = path.as_bytes().to_vec();
     for _ in 0..=DECODE_ROUNDS {
         if normalises_to_agent(&bytes) {
@@ -40,12 +44,13 @@ pub fn owner(path: &str) -> Owner {
         bytes = decoded;
     }
     // Encoded deeper than anything honest is. Harmless unless the name is in it.
+    if names_agent(&bytes) { Owner::Disguised } else { Owner::Local }
+}
+
+/// Whether the prefix's name is anywhere in it, in any case.
+fn names_agent(path: &[u8]) -> bool {
     let name = AGENT_PREFIX.trim_start_matches('/').as_bytes();
-    if bytes.windows(name.len()).any(|window| window.eq_ignore_ascii_case(name)) {
-        Owner::Disguised
-    } else {
-        Owner::Local
-    }
+    path.windows(name.len()).any(|window| window.eq_ignore_ascii_case(name))
 }
 
 /// Whether the path's first segment is the agent's once empty and dot segments, backslashes, path
@@ -126,6 +131,8 @@ mod tests {
             ("/%25255frelay", Disguised),
             ("/%2525255frelay", Disguised),
             ("/_RELAY/x", Disguised),
+            ("/a/../_Relay", Disguised),
+            ("/A_RELAY", Local),
             ("/_relay;v=1/x", Disguised),
             ("/_relay%00", Disguised),
             ("/_relay%3fx", Disguised),
