@@ -191,7 +191,7 @@ async fn tell_agents(registry: Arc<Registry>, shutdown: Shutdown, _until_told: H
     tokio::time::sleep(NOTICES).await;
 }
 
-/// Ends tunnels whose token was revoked.
+/// Ends tunnels whose token was revoked or whose host was deleted, on whichever relay or by the web app.
 async fn check_tunnels(store: Store, registry: Arc<Registry>, stop: CancellationToken) {
     let mut tick = tokio::time::interval(CHECK_TUNNELS);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -210,6 +210,16 @@ async fn check_tunnels(store: Store, registry: Arc<Registry>, stop: Cancellation
                     }
                 }
                 Err(error) => tracing::warn!(%error, "the tokens of open tunnels could not be checked"),
+            }
+            let hosts: Vec<_> = tunnels.iter().map(|t| t.host).collect();
+            match store.existing_hosts(&hosts).await {
+                Ok(existing) => {
+                    for tunnel in tunnels.iter().filter(|t| !existing.contains(&t.host)) {
+                        tracing::info!(host_id = %tunnel.host, "a tunnel's host was deleted");
+                        tunnel.handle.close(1008, "the host was deleted");
+                    }
+                }
+                Err(error) => tracing::warn!(%error, "the hosts of open tunnels could not be checked"),
             }
         }
     }

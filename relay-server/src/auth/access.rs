@@ -27,7 +27,9 @@ const VOID: Duration = Duration::from_secs(5);
 const KEEP: Duration = Duration::from_secs(60);
 /// How often `last_used_at` is written.
 const TOUCH: Duration = Duration::from_secs(60);
-/// Entries at the most; beyond it the database is asked each time.
+/// How long that may take: no renewal may wait for it until entries count for nothing.
+const TOUCH_WAIT: Duration = Duration::from_secs(1);
+/// Entries at the most. A session without an entry could not be ended, so none beyond it is begun.
 const MAX_ENTRIES: usize = 100_000;
 
 /// A live browser session.
@@ -56,7 +58,7 @@ pub struct Session {
 pub enum Refused {
     /// Unknown, expired or revoked.
     Ended,
-    /// The database does not answer.
+    /// The database does not answer, or too many sessions are in use.
     Unavailable(String),
 }
 
@@ -65,6 +67,12 @@ pub enum Refused {
 pub struct Exchange(Arc<Session>);
 
 impl Exchange {
+    /// To be called with the entries locked: nobody then drops the entry as unused in between.
+    fn begin(session: &Arc<Session>) -> Self {
+        session.under_way.fetch_add(1, Relaxed);
+        Self(session.clone())
+    }
+
     /// The session.
     pub fn session(&self) -> &Arc<Session> {
         &self.0
@@ -81,6 +89,7 @@ impl Drop for Exchange {
 pub struct Sessions {
     store: Store,
     lifetime: Duration,
+    max_entries: usize,
     start: Instant,
     entries: RwLock<HashMap<Uuid, Arc<Session>>>,
     /// Sessions that ended here, and when: an answer that the database gave before does not count.
@@ -93,6 +102,7 @@ impl Sessions {
         Arc::new(Self {
             store,
             lifetime,
+            max_entries: MAX_ENTRIES,
             start: Instant::now(),
             entries: RwLock::default(),
             graves: parking_lot::Mutex::default(),
@@ -101,7 +111,7 @@ impl Sessions {
 
     /// When a session that was made then ends.
     pub fn expires_at(&self, created_at: i64) -> i64 {
-        created_at.saturating_add(i64::try_from(self.lifetime.as_secs()).unwrap_or(i64::MAX))
+        expires_at(created_at, self.lifetime)
     }
 
     fn now(&self) -> u64 {
@@ -124,30 +134,28 @@ impl Sessions {
             .read()
             .get(&id)
             .filter(|s| now.saturating_sub(s.checked.load(Relaxed)) < millis(VOID))
-            .cloned();
-        let session = match warm {
-            Some(session) => session,
+            .map(Exchange::begin);
+        let exchange = match warm {
+            Some(exchange) => exchange,
             None => {
                 admit()?;
                 self.ask(id).await?
             }
         };
+        let session = exchange.session();
         if session.revoked.load(Relaxed) || session.expires_at <= unix_now() {
             return Err(Refused::Ended.into());
         }
         session.used.store(now, Relaxed);
-        session.under_way.fetch_add(1, Relaxed);
-        Ok(Exchange(session))
+        Ok(exchange)
     }
 
-    async fn ask(&self, id: Uuid) -> Result<Arc<Session>, Refused> {
+    async fn ask(&self, id: Uuid) -> Result<Exchange, Refused> {
         let asked = self.now();
         let found = self.store.live_browser_sessions(&[id]).await.map_err(unavailable)?;
         let row = found.into_iter().find(|row| row.id == id);
         match row {
-            Some(row) if self.expires_at(row.created_at) > unix_now() => {
-                self.keep(&row, asked).ok_or(Refused::Ended)
-            }
+            Some(row) if self.expires_at(row.created_at) > unix_now() => self.keep(&row, asked),
             _ => {
                 self.forget(id);
                 Err(Refused::Ended)
@@ -155,15 +163,27 @@ impl Sessions {
         }
     }
 
-    /// Notes what the database said when it was asked at `asked`. `None` when the session has ended since.
-    fn keep(&self, row: &BrowserSession, asked: u64) -> Option<Arc<Session>> {
+    /// Notes what the database said when it was asked at `asked`. Refused when the session has ended since,
+    /// and when there is no place for another.
+    fn keep(&self, row: &BrowserSession, asked: u64) -> Result<Exchange, Refused> {
         let mut entries = self.entries.write();
         if self.graves.lock().get(&row.id).is_some_and(|ended| *ended >= asked) {
-            return None;
+            return Err(Refused::Ended);
         }
         if let Some(known) = entries.get(&row.id).filter(|s| s.role == row.role) {
             known.checked.fetch_max(asked, Relaxed);
-            return Some(known.clone());
+            return Ok(Exchange::begin(known));
+        }
+        if entries.len() >= self.max_entries && !entries.contains_key(&row.id) {
+            // What is not under way and would be asked for anew is no loss.
+            let now = self.now();
+            entries.retain(|_, session| {
+                session.under_way.load(Relaxed) > 0
+                    || now.saturating_sub(session.checked.load(Relaxed)) < millis(VOID)
+            });
+            if entries.len() >= self.max_entries {
+                return Err(Refused::Unavailable("too many sessions in use".to_owned()));
+            }
         }
         let session = Arc::new(Session {
             id: row.id,
@@ -177,13 +197,12 @@ impl Sessions {
             under_way: AtomicUsize::new(0),
             revoked: AtomicBool::new(false),
         });
-        if entries.len() < MAX_ENTRIES
-            && let Some(replaced) = entries.insert(row.id, session.clone())
-        {
+        let exchange = Exchange::begin(&session);
+        if let Some(replaced) = entries.insert(row.id, session) {
             // The role changed: what began under the other one ends.
             end(&replaced);
         }
-        Some(session)
+        Ok(exchange)
     }
 
     /// Ends a session here at once: it was revoked.
@@ -242,15 +261,11 @@ impl Sessions {
                 in_use.push(*id);
                 let touched = session.touched.load(Relaxed);
                 if touched == 0 || asked.saturating_sub(touched) >= millis(TOUCH) {
-                    session.touched.store(asked.max(1), Relaxed);
-                    to_touch.push(*id);
+                    to_touch.push(session.clone());
                 }
             }
             active || since(&session.used) < millis(KEEP)
         });
-        if !to_touch.is_empty() {
-            self.store.touch_browser_sessions(&to_touch).await?;
-        }
         for ids in in_use.chunks(500) {
             let live: HashMap<Uuid, BrowserSession> =
                 self.store.live_browser_sessions(ids).await?.into_iter().map(|row| (row.id, row)).collect();
@@ -261,8 +276,29 @@ impl Sessions {
                 }
             }
         }
+        self.touch(&to_touch, asked).await;
         Ok(())
     }
+
+    /// Writes that these were used. Nothing hangs on it, so failing is no reason to end anything.
+    async fn touch(&self, sessions: &[Arc<Session>], asked: u64) {
+        let live = || sessions.iter().filter(|session| !session.revoked.load(Relaxed));
+        let ids: Vec<Uuid> = live().map(|session| session.id).collect();
+        if ids.is_empty() {
+            return;
+        }
+        live().for_each(|session| session.touched.store(asked.max(1), Relaxed));
+        match tokio::time::timeout(TOUCH_WAIT, self.store.touch_browser_sessions(&ids)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!(%error, "the last use of browser sessions could not be written"),
+            Err(_) => tracing::warn!("the last use of browser sessions could not be written in time"),
+        }
+    }
+}
+
+/// When a session that was made then and lives this long ends.
+pub fn expires_at(created_at: i64, lifetime: Duration) -> i64 {
+    created_at.saturating_add(i64::try_from(lifetime.as_secs()).unwrap_or(i64::MAX))
 }
 
 fn end(session: &Session) {
@@ -282,3 +318,7 @@ pub fn unix_now() -> i64 {
 fn unavailable(error: StoreError) -> Refused {
     Refused::Unavailable(error.to_string())
 }
+
+#[cfg(test)]
+#[path = "access_tests.rs"]
+mod tests;

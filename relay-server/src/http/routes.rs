@@ -4,7 +4,7 @@
 //! verified and its session found alive; what the store cannot answer is refused.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use axum::body::Body;
 use axum::extract::{FromRequestParts, Path, State};
@@ -20,6 +20,7 @@ use uuid::Uuid;
 
 use super::front::{Context, HEALTH_PATH};
 use super::problem::{Refusal, refuse};
+use crate::auth::access::{expires_at, unix_now};
 use crate::auth::token::Verifier;
 use crate::config::Config;
 use crate::limits::Rate;
@@ -86,12 +87,6 @@ pub fn parse_id(text: &str) -> Option<Uuid> {
     if text.len() == 36 { Uuid::try_parse(text).ok() } else { None }
 }
 
-/// Seconds since 1970.
-pub fn unix_now() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
-}
-
 /// What the store's errors are to a caller. Their texts are for the log.
 pub fn of_store(error: StoreError) -> Refusal {
     match &error {
@@ -147,7 +142,7 @@ impl Api {
     }
 
     fn expires_at(&self, created_at: i64) -> i64 {
-        created_at.saturating_add(i64::try_from(self.session_lifetime.as_secs()).unwrap_or(i64::MAX))
+        expires_at(created_at, self.session_lifetime)
     }
 }
 

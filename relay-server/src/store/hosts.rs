@@ -1,5 +1,7 @@
 //! Hosts: machines with an agent, each owned by a user and perhaps shared with an organization.
 
+use std::collections::HashSet;
+
 use relay_protocol::api::{AccessRole, Host, HostStatus};
 use sqlx::FromRow;
 use uuid::Uuid;
@@ -130,6 +132,18 @@ impl Store {
             )
             .await?;
         Ok(rows.into_iter().next())
+    }
+
+    /// Those of these hosts that are there.
+    pub async fn existing_hosts(&self, hosts: &[Uuid]) -> Result<HashSet<Uuid>, StoreError> {
+        if hosts.is_empty() {
+            return Ok(HashSet::new());
+        }
+        let rows = self
+            .db()
+            .fetch::<(Uuid,)>("select h.id from {hosts} h where h.id {in:$1}", &[Arg::Ids(hosts)])
+            .await?;
+        Ok(rows.into_iter().map(|(id,)| id).collect())
     }
 
     /// Renames the owner's host. False when it is not there or not the owner's.

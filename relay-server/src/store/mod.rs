@@ -127,7 +127,7 @@ pub struct Store {
 struct Inner {
     db: Db,
     /// The tunnels that are open in this process, connection to host, told by the calls of
-    /// [`Store::tunnel_opened`] and [`Store::tunnel_closed`].
+    /// [`Store::tunnel_opened`], [`Store::tunnel_closed`] and [`Store::tunnels_are`].
     open: Mutex<HashMap<Uuid, Uuid>>,
 }
 

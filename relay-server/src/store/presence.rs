@@ -8,7 +8,7 @@
 //!
 //! A PostgreSQL user that may not have a schema has no such table: then it goes as in `alone`.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use uuid::Uuid;
 
@@ -16,7 +16,7 @@ use super::Store;
 use super::db::{Arg, Step};
 use super::error::StoreError;
 
-const LOCK_HOST: &str = "select 1 from {hosts} where id = $1 {lock}";
+const LOCK_HOSTS: &str = "select 1 from {hosts} where id {in:$1} order by id {lock}";
 pub(super) const SET_ONLINE: &str =
     "update {hosts} set status = 'online', last_seen_at = {now} where id {in:$1}";
 
@@ -81,10 +81,28 @@ impl Store {
     ) -> Result<(), StoreError> {
         self.inner.open.lock().remove(&connection);
         if self.shared_presence() {
-            self.write_closed(relay_id, connection, host).await
+            self.write_closed(relay_id, &[(connection, host)]).await
         } else {
             self.settle_alone(host).await
         }
+    }
+
+    /// These tunnels, and no others, are open here: makes good what this store was not told, then
+    /// confirms them as [`Store::tunnels_alive`] does. Whoever calls this tells of openings and closings
+    /// too, in order; a close that is told later still counts.
+    pub async fn tunnels_are(&self, relay_id: &str, tunnels: &[(Uuid, Uuid)]) -> Result<(), StoreError> {
+        let gone: Vec<(Uuid, Uuid)> = {
+            let mut known = self.inner.open.lock();
+            let now: HashMap<Uuid, Uuid> = tunnels.iter().copied().collect();
+            let before = std::mem::replace(&mut *known, now);
+            before.into_iter().filter(|(connection, host)| known.get(connection) != Some(host)).collect()
+        };
+        // Where there is no table the confirmation writes all hosts. A row that cannot be removed now
+        // is confirmed no more, and so expires.
+        if self.shared_presence() && !gone.is_empty() {
+            self.write_closed(relay_id, &gone).await?;
+        }
+        self.tunnels_alive(relay_id, tunnels).await
     }
 
     /// Confirms the tunnels that are open here, which is due every 20 s, and expires those of any relay
@@ -111,10 +129,7 @@ impl Store {
         let hosts: Vec<Uuid> = tunnels.iter().map(|(_, host)| *host).collect();
         self.db()
             .transaction(&[
-                Step {
-                    template: "select 1 from {hosts} where id {in:$1} order by id {lock}",
-                    args: &[Arg::Ids(&hosts)],
-                },
+                Step { template: LOCK_HOSTS, args: &[Arg::Ids(&hosts)] },
                 Step { template: SET_ONLINE, args: &[Arg::Ids(&hosts)] },
                 Step {
                     template: "insert into {tunnels} (connection_id, relay_id, host_id, connected_at, seen_at) \
@@ -129,26 +144,26 @@ impl Store {
             let known = self.inner.open.lock();
             tunnels.iter().filter(|(connection, _)| !known.contains_key(connection)).copied().collect()
         };
-        for (connection, host) in closed {
-            self.write_closed(relay_id, connection, host).await?;
-        }
-        Ok(())
+        if closed.is_empty() { Ok(()) } else { self.write_closed(relay_id, &closed).await }
     }
 
-    async fn write_closed(&self, relay_id: &str, connection: Uuid, host: Uuid) -> Result<(), StoreError> {
+    async fn write_closed(&self, relay_id: &str, tunnels: &[(Uuid, Uuid)]) -> Result<(), StoreError> {
+        let connections: Vec<Uuid> = tunnels.iter().map(|(connection, _)| *connection).collect();
+        let hosts: Vec<Uuid> = tunnels.iter().map(|(_, host)| *host).collect();
         let steps = [
-            Step { template: LOCK_HOST, args: &[Arg::Id(host)] },
+            Step { template: LOCK_HOSTS, args: &[Arg::Ids(&hosts)] },
             Step {
-                template: "delete from {tunnels} where connection_id = $1 and relay_id = $2 and host_id = $3",
-                args: &[Arg::Id(connection), Arg::Text(relay_id), Arg::Id(host)],
+                template: "delete from {tunnels} where connection_id {in:$1} and relay_id = $2 \
+                           and host_id {in:$3}",
+                args: &[Arg::Ids(&connections), Arg::Text(relay_id), Arg::Ids(&hosts)],
             },
             Step {
                 template: concat!(
                     "update {hosts} as h set status = 'offline', last_seen_at = {now} \
-                     where h.id = $1 and h.status = 'online' and ",
+                     where h.id {in:$1} and h.status = 'online' and ",
                     no_fresh_tunnel!()
                 ),
-                args: &[Arg::Id(host)],
+                args: &[Arg::Ids(&hosts)],
             },
         ];
         self.db().transaction(&steps).await.map(drop)
@@ -168,7 +183,7 @@ impl Store {
         let args = &[Arg::Ids(&hosts)];
         self.db()
             .transaction(&[
-                Step { template: "select 1 from {hosts} where id {in:$1} order by id {lock}", args },
+                Step { template: LOCK_HOSTS, args },
                 Step {
                     template: "delete from {tunnels} where host_id {in:$1} and seen_at < {ago:tunnel}",
                     args,

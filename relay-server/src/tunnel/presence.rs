@@ -2,7 +2,9 @@
 //!
 //! One task writes, in the order in which things happened, so that an end that is told late cannot
 //! overtake the beginning that followed it. Whatever it could not write, because the database was away or
-//! because too much happened at once, the regular refresh puts right.
+//! because too much happened at once, the regular refresh puts right: it tells all that is open. It may
+//! tell of a tunnel whose end still waits in the queue; that end is then written after it, and if it found
+//! no place in the queue, the next refresh no longer tells of the tunnel.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -65,17 +67,18 @@ async fn write(
     refresh.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         let change = tokio::select! {
+            // The refresh first: no backlog may keep it until other relays take this one for gone.
             biased;
+            _ = refresh.tick() => {
+                let open: Vec<_> = registry.all().iter().map(|t| (t.id, t.host)).collect();
+                report(store.tunnels_are(&relay_id, &open).await);
+                continue;
+            }
             change = queue.recv() => match change {
                 Some(change) => change,
                 None => return,
             },
             () = stop.cancelled() => return,
-            _ = refresh.tick() => {
-                let open: Vec<_> = registry.all().iter().map(|t| (t.id, t.host)).collect();
-                report(store.tunnels_alive(&relay_id, &open).await);
-                continue;
-            }
         };
         report(match change {
             Change::Opened { connection, host } => store.tunnel_opened(&relay_id, connection, host).await,

@@ -19,6 +19,7 @@ crate::on_both_databases!(
     hosts_are_listed_by_name,
     a_host_is_renamed_and_deleted_by_its_owner_alone,
     a_shared_host_is_for_members_while_they_are_members,
+    hosts_that_exist_are_told_from_those_that_do_not,
     a_browser_session_needs_access_and_a_live_sign_in,
     a_browser_session_ends_with_anything_it_hangs_on,
     browser_sessions_are_listed_touched_and_revoked,
@@ -220,6 +221,18 @@ async fn a_shared_host_is_for_members_while_they_are_members(bench: Bench) {
     bench.sql("delete from organization_member_metadata").await;
     assert_eq!(store.host_access(host, bob).await.unwrap(), None);
     assert_eq!(store.hosts(bob).await.unwrap(), vec![]);
+}
+
+async fn hosts_that_exist_are_told_from_those_that_do_not(bench: Bench) {
+    let store = &bench.store;
+    let ann = user(store, "ann").await.id;
+    let kept = store.upsert_host(ann, "kept", "Kept", None).await.unwrap();
+    let deleted = store.upsert_host(ann, "deleted", "Deleted", None).await.unwrap();
+    let asked = [kept, Uuid::new_v4(), deleted, kept];
+    assert_eq!(store.existing_hosts(&asked).await.unwrap(), HashSet::from([kept, deleted]));
+    assert!(store.delete_host(deleted, ann).await.unwrap());
+    assert_eq!(store.existing_hosts(&asked).await.unwrap(), HashSet::from([kept]));
+    assert_eq!(store.existing_hosts(&[]).await.unwrap(), HashSet::new());
 }
 
 async fn a_browser_session_needs_access_and_a_live_sign_in(bench: Bench) {

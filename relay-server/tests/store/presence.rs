@@ -17,6 +17,7 @@ crate::on_both_databases!(
     a_start_leaves_the_tunnels_of_other_relays,
     confirming_restores_refreshes_and_expires,
     confirming_does_not_bring_back_what_was_closed,
+    telling_all_that_is_open_makes_good_what_was_not_told,
     a_deleted_host_leaves_no_tunnel_behind,
     opens_and_closes_in_any_order_end_with_the_truth,
 );
@@ -121,6 +122,35 @@ async fn confirming_does_not_bring_back_what_was_closed(bench: Bench) {
     bench.store.tunnel_closed("a", closed, host).await.unwrap();
     bench.store.tunnels_alive("a", &[(closed, host)]).await.unwrap();
     assert!(!online(&bench.store, ann).await, "a list from before the close");
+}
+
+async fn telling_all_that_is_open_makes_good_what_was_not_told(bench: Bench) {
+    let (ann, host) = host(&bench).await;
+    let other = bench.store.upsert_host(ann, "second", "Second", None).await.unwrap();
+    let online = async || {
+        let hosts = bench.store.hosts(ann).await.unwrap();
+        hosts.into_iter().filter(|h| h.status == HostStatus::Online).map(|h| h.id).collect::<Vec<_>>()
+    };
+    let (one, two) = (Uuid::new_v4(), Uuid::new_v4());
+    bench.store.tunnels_are("a", &[(one, host)]).await.unwrap();
+    assert_eq!(online().await, [host], "its opening was not told");
+    bench.age("tunnels", "seen_at", 40).await;
+    bench.store.tunnels_are("a", &[(one, host)]).await.unwrap();
+    bench.age("tunnels", "seen_at", 40).await;
+    bench.another().await.tunnels_alive("b", &[]).await.unwrap();
+    assert_eq!(online().await, [host], "and it is confirmed from then on");
+    bench.store.tunnels_are("a", &[(two, other)]).await.unwrap();
+    assert_eq!(online().await, [other], "the first one's close was not told");
+    bench.store.tunnels_are("a", &[(two, host)]).await.unwrap();
+    assert_eq!(online().await, [host], "it was another host's");
+    bench.store.tunnel_closed("a", two, host).await.unwrap();
+    assert!(online().await.is_empty());
+    // The list was made before the close, which is told after it.
+    bench.store.tunnel_opened("a", one, host).await.unwrap();
+    bench.store.tunnels_are("a", &[(one, host)]).await.unwrap();
+    bench.store.tunnel_closed("a", one, host).await.unwrap();
+    bench.store.tunnels_alive("a", &[(one, host)]).await.unwrap();
+    assert!(online().await.is_empty());
 }
 
 async fn a_deleted_host_leaves_no_tunnel_behind(bench: Bench) {

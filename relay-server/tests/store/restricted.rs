@@ -109,6 +109,12 @@ async fn presence_is_kept_in_the_process() {
     let listed = store.hosts(user).await.unwrap();
     let status: Vec<_> = listed.iter().map(|host| (host.name.as_str(), host.status)).collect();
     assert_eq!(status, [("Laptop", HostStatus::Offline), ("Other", HostStatus::Online)]);
+
+    // So are an opening and a close that were not told.
+    store.tunnels_are("a", &[(Uuid::new_v4(), host)]).await.unwrap();
+    let listed = store.hosts(user).await.unwrap();
+    let status: Vec<_> = listed.iter().map(|host| (host.name.as_str(), host.status)).collect();
+    assert_eq!(status, [("Laptop", HostStatus::Online), ("Other", HostStatus::Offline)]);
 }
 
 #[tokio::test]
