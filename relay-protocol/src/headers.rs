@@ -85,6 +85,11 @@ pub fn strip_hop_by_hop(headers: &mut HeaderMap) -> Hop {
     hop.trailers = headers.get_all(header::TE).iter().any(|value| {
         value.as_bytes().split(|b| *b == b',').any(|t| t.trim_ascii().eq_ignore_ascii_case(b"trailers"))
     });
+    if headers.contains_key(header::TRANSFER_ENCODING) {
+        // The framing that was read goes before the length that was claimed (RFC 9112 section 6.3).
+        headers.remove(header::CONTENT_LENGTH);
+    }
+    drop_twins(headers);
     for name in named.iter().chain(HOP_BY_HOP.iter()) {
         // Not a plain remove: its cost is felt on the request path when nothing is there.
         if headers.contains_key(name) {
@@ -92,6 +97,43 @@ pub fn strip_hop_by_hop(headers: &mut HeaderMap) -> Hop {
         }
     }
     hop
+}
+
+/// Headers by which a local server tells who asks, and how: never from a caller, in no spelling.
+fn vouches(name: &str) -> bool {
+    ["x-relayed", "x-vk-relayed", "x-real-ip", "forwarded"].contains(&name)
+        || name.starts_with("x-forwarded-")
+}
+
+/// Drops `x_relayed` and its like: servers in the tradition of CGI read both spellings as one name.
+fn drop_twins(headers: &mut HeaderMap) {
+    let twins: Vec<HeaderName> = headers
+        .keys()
+        .filter(|n| n.as_str().contains('_') && vouches(&n.as_str().replace('_', "-")))
+        .cloned()
+        .collect();
+    for name in twins {
+        headers.remove(name);
+    }
+}
+
+/// Removes from trailers what only a header may say (RFC 9110 section 6.5.1) or only this relay and its
+/// agent: servers that merge trailers into the header would believe it.
+pub fn strip_trailers(trailers: &mut HeaderMap) {
+    drop_twins(trailers);
+    let wrong: Vec<HeaderName> = trailers
+        .keys()
+        .filter(|name| {
+            HOP_BY_HOP.contains(name)
+                || describes_the_message(name)
+                || vouches(name.as_str())
+                || [header::SET_COOKIE, header::LOCATION, header::TRAILER, X_REQUEST_ID].contains(name)
+        })
+        .cloned()
+        .collect();
+    for name in wrong {
+        trailers.remove(name);
+    }
 }
 
 /// Tells the next hop again what [`strip_hop_by_hop`] returned.
@@ -180,6 +222,35 @@ mod tests {
             map(&[("connection", "content-digest"), ("content-digest", "d"), ("http2-settings", "AAM")]);
         strip_hop_by_hop(&mut unnamed);
         assert_eq!(unnamed.keys().map(HeaderName::as_str).collect::<Vec<_>>(), ["content-digest"]);
+    }
+
+    #[test]
+    fn a_length_beside_a_transfer_coding_goes() {
+        let mut headers = map(&[("content-length", "3"), ("transfer-encoding", "chunked"), ("x-a", "1")]);
+        strip_hop_by_hop(&mut headers);
+        assert_eq!(headers.keys().map(HeaderName::as_str).collect::<Vec<_>>(), ["x-a"]);
+    }
+
+    #[test]
+    fn twins_and_trailers_vouch_for_nobody() {
+        let mut headers =
+            map(&[("x_relayed", "0"), ("x-vk_relayed", "0"), ("x_forwarded_for", "6"), ("x_other", "1")]);
+        strip_hop_by_hop(&mut headers);
+        assert_eq!(headers.keys().map(HeaderName::as_str).collect::<Vec<_>>(), ["x_other"]);
+        let mut trailers = map(&[
+            ("x-sum", "1"),
+            ("x-relayed", "0"),
+            ("x_relayed", "0"),
+            ("x-forwarded-for", "6"),
+            ("cookie", "a=1"),
+            ("set-cookie", "a=1"),
+            ("content-length", "1"),
+            ("host", "h"),
+            ("authorization", "x"),
+            ("te", "x"),
+        ]);
+        strip_trailers(&mut trailers);
+        assert_eq!(trailers.keys().map(HeaderName::as_str).collect::<Vec<_>>(), ["x-sum"]);
     }
 
     #[test]

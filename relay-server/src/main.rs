@@ -35,7 +35,7 @@ fn main() -> ExitCode {
         }
     };
     if matches!(cli.action, Action::Serve) {
-        return_memory_at_once();
+        return_memory_soon();
     }
     match run(cli.action, config) {
         Ok(()) => ExitCode::SUCCESS,
@@ -50,21 +50,23 @@ fn main() -> ExitCode {
 /// a crowd has left, an idle relay would keep what the crowd had. Its options are read from the environment
 /// before `main`, so the program starts itself once more, in the same process, with the option set.
 #[cfg(unix)]
-fn return_memory_at_once() {
+fn return_memory_soon() {
     use std::os::unix::process::CommandExt;
     const OPTION: &str = "MIMALLOC_PURGE_DELAY";
+    // At 0 every second request would pay for a system call.
+    const PURGE_MS: &str = "50";
     let mut args = std::env::args_os();
     let (Some(name), Ok(program), None) = (args.next(), std::env::current_exe(), std::env::var_os(OPTION))
     else {
         return;
     };
     // Comes back only when it fails, and then the relay serves as it is.
-    let _error = std::process::Command::new(program).arg0(name).args(args).env(OPTION, "0").exec();
+    let _error = std::process::Command::new(program).arg0(name).args(args).env(OPTION, PURGE_MS).exec();
 }
 
 /// Other systems keep mimalloc's default.
 #[cfg(not(unix))]
-fn return_memory_at_once() {}
+fn return_memory_soon() {}
 
 fn run(action: Action, config: Config) -> anyhow::Result<()> {
     let runtime =

@@ -10,6 +10,7 @@ use http_body::{Body, Frame, SizeHint};
 use http_body_util::{Full, combinators::UnsyncBoxBody};
 use hyper::body::Incoming;
 use pin_project_lite::pin_project;
+use relay_protocol::headers::strip_trailers;
 use std::{
     pin::Pin,
     sync::{
@@ -107,7 +108,10 @@ impl Body for RequestBody {
         }
         // The first poll here is what makes our server side say `100 Continue` to the relay.
         let Some(mut inner) = this.inner.as_pin_mut() else { return Poll::Ready(None) };
-        let frame = ready!(inner.as_mut().poll_frame(cx));
+        let mut frame = ready!(inner.as_mut().poll_frame(cx));
+        if let Some(trailers) = frame.as_mut().and_then(|f| f.as_mut().ok()).and_then(Frame::trailers_mut) {
+            strip_trailers(trailers);
+        }
         if frame.is_none() || inner.is_end_stream() {
             this.over.0.store(true, Ordering::Release);
         }

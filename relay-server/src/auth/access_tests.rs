@@ -51,7 +51,7 @@ async fn sessions_are_renewed_where_their_use_cannot_be_written() {
     let (stays, revoked) = (world.begin(stays).await.unwrap(), world.begin(revoked).await.unwrap());
     world
         .sql(
-            "create trigger full before update on relay_browser_sessions \
+            "create trigger full before update of last_used_at on relay_browser_sessions \
              begin select raise(abort, 'no room'); end",
         )
         .await;

@@ -78,7 +78,7 @@ pub fn redact(path: &str) -> Cow<'_, str> {
     let session = session_path(path)
         .map(|(_, session, _)| session)
         .or_else(|| path.strip_prefix(RELAY_PREFIX)?.strip_prefix("/sessions/"));
-    let Some(session) = session else { return Cow::Borrowed(path) };
+    let Some(session) = session else { return hide_later_ids(path) };
     let end = session.find('/').unwrap_or(session.len());
     let kept = session.char_indices().nth(SESSION_CHARS).map_or(session.len(), |(index, _)| index).min(end);
     if kept == end {
@@ -89,6 +89,24 @@ pub fn redact(path: &str) -> Cow<'_, str> {
         (Some(before), Some(after)) => Cow::Owned(format!("{before}…{after}")),
         _ => Cow::Borrowed(RELAY_PREFIX),
     }
+}
+
+/// A path that is nearly a proxied one holds a session id that works: of several ids only the first is told.
+fn hide_later_ids(path: &str) -> Cow<'_, str> {
+    let is_id = |text: &str| uuid::Uuid::try_parse(text).is_ok() && text.len() >= 32;
+    if path.split('/').filter(|segment| is_id(segment)).count() < 2 {
+        return Cow::Borrowed(path);
+    }
+    let mut ids = 0;
+    let segments = path.split('/').map(|segment| {
+        ids += usize::from(is_id(segment));
+        if ids > 1 && is_id(segment) {
+            format!("{}…", segment.get(..SESSION_CHARS).unwrap_or_default())
+        } else {
+            segment.to_owned()
+        }
+    });
+    Cow::Owned(segments.collect::<Vec<_>>().join("/"))
 }
 
 fn host_id(path: &str) -> Option<&str> {
@@ -103,6 +121,7 @@ mod tests {
     fn a_session_id_is_cut_wherever_it_stands() {
         let host = "6f1c2d3e-0000-4000-8000-000000000001";
         let session = "0123456789abcdef";
+        let id = "7c9e6679-7425-40de-944b-e07fc1f90ae7";
         let cases = [
             (
                 format!("/v1/relay/h/{host}/s/{session}/app/x"),
@@ -114,6 +133,9 @@ mod tests {
             (format!("/v1/relay/sessions/{session}"), "/v1/relay/sessions/01234567…".to_owned()),
             (format!("/v1/relay/h/{host}/s/ää2345678ää/x"), format!("/v1/relay/h/{host}/s/ää234567…/x")),
             ("/v1/relay/hosts".to_owned(), "/v1/relay/hosts".to_owned()),
+            (format!("//v1/relay/h/{id}/s/{id}/x"), format!("//v1/relay/h/{id}/s/7c9e6679…/x")),
+            (format!("/v1/relay/h/{id}/S//{id}"), format!("/v1/relay/h/{id}/S//7c9e6679…")),
+            (format!("/v1/relay/hosts/{id}"), format!("/v1/relay/hosts/{id}")),
             ("/health".to_owned(), "/health".to_owned()),
             ("//".to_owned(), "//".to_owned()),
         ];

@@ -1,5 +1,6 @@
 //! Whether the head of a request is small enough to be looked at.
 
+use http::uri::Authority;
 use http::{Request, Version, header};
 use relay_protocol::problem::{Code, Problem};
 
@@ -14,13 +15,18 @@ pub fn check_host<B>(request: &Request<B>) -> Result<(), Problem> {
     let mut hosts = request.headers().get_all(header::HOST).iter();
     let clear = match (hosts.next(), hosts.next()) {
         (Some(_), Some(_)) => false,
-        (Some(_), None) => true,
+        (Some(host), None) => {
+            host.to_str().is_ok_and(|host| host.is_empty() || host.parse::<Authority>().is_ok())
+        }
         (None, _) => request.version() != Version::HTTP_11,
     };
     if clear {
         Ok(())
     } else {
-        Err(Problem::new(Code::BadRequest, "The request needs one Host header, and only one."))
+        Err(Problem::new(
+            Code::BadRequest,
+            "The request needs one Host header with a host name, and only one.",
+        ))
     }
 }
 
@@ -60,6 +66,8 @@ mod tests {
             (Version::HTTP_11, &[], false),
             (Version::HTTP_11, &["a", "b"], false),
             (Version::HTTP_11, &["a", "a"], false),
+            (Version::HTTP_11, &["a b<script>"], false),
+            (Version::HTTP_11, &["[::1]:8082"], true),
             // HTTP/2 has it in `:authority`, HTTP/1.0 need not have it.
             (Version::HTTP_2, &[], true),
             (Version::HTTP_2, &["a", "b"], false),

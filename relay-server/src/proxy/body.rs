@@ -9,6 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
+use relay_protocol::headers::strip_trailers;
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, Sleep, sleep_until};
@@ -44,6 +45,15 @@ pub enum Consent {
     Given,
     /// The exchange is over without it.
     Refused,
+}
+
+/// A frame as it may go on: trailers are held to the policy of headers.
+fn checked(frame: hyper::Result<Frame<Bytes>>) -> Result<Frame<Bytes>, BodyError> {
+    let mut frame = frame?;
+    if let Some(trailers) = frame.trailers_mut() {
+        strip_trailers(trailers);
+    }
+    Ok(frame)
 }
 
 /// A request's body on its way to the local server.
@@ -85,7 +95,7 @@ impl HttpBody for RequestBody {
         }
         let frame = ready!(Pin::new(&mut self.inner).poll_frame(cx));
         self.moved.store(true, Relaxed);
-        Poll::Ready(frame.map(|f| f.map_err(BodyError::from)))
+        Poll::Ready(frame.map(checked))
     }
 
     fn is_end_stream(&self) -> bool {
@@ -220,7 +230,7 @@ impl HttpBody for ResponseBody {
                 if frame.is_none() || self.inner.is_end_stream() {
                     self.finish();
                 }
-                Poll::Ready(frame.map(|f| f.map_err(BodyError::from)))
+                Poll::Ready(frame.map(checked))
             }
             Poll::Pending => self.poll_waiting(cx).map(|error| Some(Err(error))),
         }

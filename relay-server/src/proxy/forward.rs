@@ -20,7 +20,7 @@ use relay_protocol::tunnel::{Ended, OpenError};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep_until};
 
-use super::body::{Consent, RequestBody, ResponseBody};
+use super::body::{BodyError, Consent, RequestBody, ResponseBody};
 use super::headers::{self, Response as ResponsePolicy};
 use super::path::{self, Target};
 use super::upgrade;
@@ -450,6 +450,16 @@ fn broke_off(tunnel: &Tunnel, error: &hyper::Error) -> Refusal {
         return lost(tunnel);
     }
     tracing::debug!(%error, "an exchange broke off");
+    let causes = std::iter::successors(std::error::Error::source(error), |cause| cause.source());
+    if causes
+        .filter_map(|cause| cause.downcast_ref::<BodyError>())
+        .any(|cause| matches!(cause, BodyError::Broken(_)))
+    {
+        return Refusal::new(
+            Code::BadRequest,
+            "The request's body broke off or is not framed as HTTP/1.1 asks.",
+        );
+    }
     Refusal::new(
         Code::TunnelLost,
         "The agent broke off before it had answered; what was sent may have had an effect.",

@@ -102,12 +102,15 @@ pub fn request(
 }
 
 fn bearer(value: &HeaderValue) -> Option<&str> {
-    let (scheme, token) = value.to_str().ok()?.split_once(' ')?;
+    let (scheme, token) = value.to_str().ok()?.split_once([' ', '\t'])?;
     scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
 }
 
 fn is_own_cookie(name: &[u8]) -> bool {
-    OWN_COOKIES.iter().any(|own| name.starts_with(own.as_bytes()))
+    // Browsers read the prefixes of RFC 6265bis in either case.
+    let begins =
+        |own: &str| name.get(..own.len()).is_some_and(|part| part.eq_ignore_ascii_case(own.as_bytes()));
+    OWN_COOKIES.iter().any(|own| begins(own))
 }
 
 /// Takes out the cookies that are named, and those that tell the session: pages like to note where they were.
@@ -230,7 +233,35 @@ fn map_path(path: &str, response: Response<'_>) -> Option<String> {
     }
     let rest = under(response.public_prefix).unwrap_or(path);
     let slash = if rest.starts_with('/') { "" } else { "/" };
-    Some(format!("{}{slash}{rest}", response.prefix))
+    Some(format!("{}{slash}{}", response.prefix, without_dots(rest)))
+}
+
+/// A path without `.` and `..` segments (RFC 3986 section 5.2.4): under the prefix they would lead out of it.
+fn without_dots(path: &str) -> String {
+    let end = path.find(['?', '#']).unwrap_or(path.len());
+    let (path, tail) = path.split_at_checked(end).unwrap_or((path, ""));
+    let dots = |segment: &str| segment.to_ascii_lowercase().replace("%2e", ".");
+    if !path.split('/').any(|segment| matches!(dots(segment).as_str(), "." | "..")) {
+        return format!("{path}{tail}");
+    }
+    let mut kept: Vec<&str> = Vec::new();
+    let mut segments = path.split('/').peekable();
+    while let Some(segment) = segments.next() {
+        let last = segments.peek().is_none();
+        match dots(segment).as_str() {
+            "." => {}
+            // The first segment is the empty one before the first slash.
+            ".." => kept.truncate(kept.len().saturating_sub(1).max(1)),
+            _ => {
+                kept.push(segment);
+                continue;
+            }
+        }
+        if last {
+            kept.push("");
+        }
+    }
+    format!("{}{tail}", kept.join("/"))
 }
 
 fn map_location(location: &str, response: Response<'_>) -> Option<String> {
@@ -258,7 +289,8 @@ fn map_cookie(cookie: &HeaderValue, response: Response<'_>) -> Option<HeaderValu
     let mut parts = cookie.as_bytes().split(|b| *b == b';');
     let pair = parts.next()?.trim_ascii();
     let name = pair.split(|b| *b == b'=').next().unwrap_or_default().trim_ascii();
-    if is_own_cookie(name) {
+    // Without a name the value comes back as one (`Cookie: relay_session=…`).
+    if name.is_empty() || is_own_cookie(name) {
         return None;
     }
     let mut mapped = pair.to_vec();

@@ -39,6 +39,7 @@ fn a_request_loses_what_is_the_relays_and_keeps_what_is_the_apps() {
     for (given, name, left) in [
         (("authorization", "Bearer OURS"), "authorization", vec![]),
         (("authorization", "bearer   OURS"), "authorization", vec![]),
+        (("authorization", "Bearer\tOURS"), "authorization", vec![]),
         (("authorization", "Bearer theirs"), "authorization", vec!["Bearer theirs"]),
         (("authorization", "Basic OURS"), "authorization", vec!["Basic OURS"]),
         (("cookie", "a=1; relay_session=x; b=2"), "cookie", vec!["a=1; b=2"]),
@@ -130,6 +131,10 @@ fn locations_are_mapped_under_the_prefix() {
         ("/login".to_owned(), format!("{p}/login")),
         ("/".to_owned(), format!("{p}/")),
         ("/?a=b#c".to_owned(), format!("{p}/?a=b#c")),
+        ("/../../../health".to_owned(), format!("{p}/health")),
+        ("/a/b/%2E%2e/./c?../x#../y".to_owned(), format!("{p}/a/c?../x#../y")),
+        ("/a/..".to_owned(), format!("{p}/")),
+        ("/a//b/...".to_owned(), format!("{p}/a//b/...")),
         ("relative".to_owned(), "relative".to_owned()),
         ("../up".to_owned(), "../up".to_owned()),
         ("?q".to_owned(), "?q".to_owned()),
@@ -172,6 +177,9 @@ fn cookies_are_kept_under_the_prefix() {
         ),
         ("relay_session=x; Path=/", None),
         (" __Host-relay_session=x; Path=/", None),
+        ("__HOST-relay_session=x", None),
+        ("=relay_session=x", None),
+        ("relay_session", None),
     ] {
         let headers = responded(&[("set-cookie", given)]);
         assert_eq!(
