@@ -56,6 +56,8 @@ struct Inner {
     reader: Option<Waker>,
     writer: Option<Waker>,
     opener: Option<Waker>,
+    /// The peer took the stream. A reset that comes later does not undo it.
+    acked: bool,
     /// Who waits for a reset.
     mourner: Option<Waker>,
     /// The peer's end of file was seen while the tunnel lived.
@@ -121,6 +123,8 @@ impl Cell {
         if state == StreamState::RemoteClosing && !ended {
             inner.fin = true;
         }
+        inner.acked |=
+            bytes > 0 || !matches!(state, StreamState::Init | StreamState::SynSent | StreamState::Reset);
         let cost = FRAME_COST.saturating_mul(bytes.min(FRAMES_PER_PUMP)).saturating_sub(bytes);
         inner.crumbs = inner.crumbs.saturating_add(cost);
         if inner.crumbs > MAX_CRUMBS {
@@ -196,6 +200,7 @@ impl Cell {
     fn poll_established(&self, cx: &Context<'_>) -> Poll<io::Result<()>> {
         let mut inner = self.inner.lock();
         match inner.handle.as_ref().map(StreamHandle::state) {
+            _ if inner.acked => Poll::Ready(Ok(())),
             None | Some(StreamState::Reset | StreamState::Closed) => Poll::Ready(Err(reset())),
             _ if self.shared.has_ended() => Poll::Ready(Err(reset())),
             Some(StreamState::Init | StreamState::SynSent) => {
@@ -220,6 +225,7 @@ impl Stream {
                 writer: None,
                 opener: None,
                 mourner: None,
+                acked: false,
                 fin: false,
                 shut: false,
                 waiting: false,

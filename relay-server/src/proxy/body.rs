@@ -218,7 +218,8 @@ impl HttpBody for ResponseBody {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        if self.exchange.session().ended.is_cancelled() {
+        // A small body that is on its way already is not worth a broken answer.
+        if self.watch.is_some() && self.exchange.session().ended.is_cancelled() {
             return Poll::Ready(Some(Err(BodyError::SessionEnded)));
         }
         match Pin::new(&mut self.inner).poll_frame(cx) {

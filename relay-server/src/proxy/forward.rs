@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use axum::body::Body;
+use futures_util::FutureExt;
 use http::header::{self, HeaderMap, HeaderValue};
 use http::uri::PathAndQuery;
 use http::{Request, Response, StatusCode, Uri, Version};
@@ -294,6 +295,7 @@ impl Proxy {
         let limits = self.limits();
         let now = Instant::now();
         let mut opening = connection.opening.take();
+        let mut refused = false;
         let sending = connection.sender().try_send_request(request);
         let tick = sleep_until((now + TICK).min(now + limits.response_head_timeout));
         let mut head_deadline = now + limits.response_head_timeout;
@@ -306,15 +308,17 @@ impl Proxy {
                     Err(mut error) => match error.take_message() {
                         Some(unsent) => Ok(Err(unsent)),
                         // The agent never took the stream, so nothing can have had an effect.
-                        None if opening.is_some() && tunnel.handle.ended().is_none() => Err(too_many_streams()),
+                        None if (refused || is_refused(&mut opening)) && tunnel.handle.ended().is_none() => {
+                            Err(too_many_streams())
+                        }
                         None => Err(broke_off(tunnel, &error.into_error())),
                     },
                 },
                 opened = wait_open(&mut opening, now + limits.stream_open_timeout) => match opened {
                     Ok(()) => opening = None,
                     Err(Opened::TimedOut) => return Err(unresponsive()),
-                    Err(Opened::Refused) if tunnel.handle.ended().is_some() => return Err(lost(tunnel)),
-                    Err(Opened::Refused) => return Err(too_many_streams()),
+                    // An answer may be there all the same: the sending tells, and ends at once if not.
+                    Err(Opened::Refused) => (opening, refused) = (None, true),
                 },
                 () = &mut tick => {
                     if exchange.session().ended.is_cancelled() {
@@ -356,6 +360,11 @@ async fn wait_open(
             Err(_) => Err(Opened::TimedOut),
         },
     }
+}
+
+/// Whether the wait has ended with a refusal by now.
+fn is_refused(opening: &mut Option<crate::tunnel::pool::Opening>) -> bool {
+    opening.as_mut().is_some_and(|opening| matches!(opening.now_or_never(), Some(Err(_))))
 }
 
 /// Lets the body go once the local server says `100`, or after a while.
