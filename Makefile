@@ -19,7 +19,7 @@ fuzz: ## Run every fuzz target for FUZZ_SECONDS (30) each
 	@deploy/scripts/fuzz.sh
 
 docs: ## Build the API documentation into target/doc; warnings are errors
-	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps
+	RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" cargo doc --workspace --no-deps
 
 fmt: ## Format all Rust code
 	cargo fmt --all

@@ -77,7 +77,7 @@ run_tests() {
   fi
 }
 format() { cargo fmt --all --check && cargo fmt --manifest-path fuzz/Cargo.toml --check; }
-docs() { RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps; }
+docs() { RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" cargo doc --workspace --no-deps; }
 
 step "format" format || true
 step "lints" cargo clippy --workspace --all-targets -- -D warnings || true

@@ -31,7 +31,7 @@ impl Setting {
 
 macro_rules! settings {
     ($($key:ident: $name:literal, [$($env:literal),*], $kind:expr, $default:literal, $secret:literal, $help:literal;)+) => {
-        /// Names a row of [`SETTINGS`].
+        /// Names a row of the table below.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
         #[allow(missing_docs, reason = "each is described by its row's help text")]
         pub enum Key { $($key,)+ }
