@@ -31,7 +31,7 @@ use hyper_util::{
 };
 use relay_protocol::{
     headers::X_RELAY_HOST_ID,
-    tunnel::{self, Form, Hello, MAX_MESSAGE, SUBPROTOCOL},
+    tunnel::{self, Form, Hello, SUBPROTOCOL},
 };
 use std::{io, sync::Arc, time::Duration};
 use tokio::{
@@ -42,7 +42,7 @@ use tokio_tungstenite::{
     WebSocketStream,
     tungstenite::{
         handshake::{client::generate_key, derive_accept_key},
-        protocol::{Role, WebSocketConfig},
+        protocol::Role,
     },
 };
 use tokio_util::task::AbortOnDropHandle;
@@ -57,8 +57,6 @@ const HANDSHAKE: Duration = Duration::from_secs(15);
 const KEEPALIVE: Duration = Duration::from_secs(30);
 /// Bytes of a refusal that are read.
 const MAX_REFUSAL: usize = 16 * 1024;
-/// tungstenite allocates and clears this much for each connection; its default is eight times more.
-const READ_BUFFER: usize = 16 * 1024;
 
 /// What a tunnel runs over: TCP or TLS, directly or through a proxy.
 pub trait Transport: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -264,10 +262,7 @@ impl Dialer {
         let parts = upgraded
             .downcast::<TokioIo<Wire>>()
             .map_err(|_| DialError::NotARelay("the connection was replaced"))?;
-        let config = WebSocketConfig::default()
-            .read_buffer_size(READ_BUFFER)
-            .max_message_size(Some(MAX_MESSAGE))
-            .max_frame_size(Some(MAX_MESSAGE));
+        let config = tunnel::websocket_config();
         let socket = WebSocketStream::from_partially_read(
             parts.io.into_inner(),
             parts.read_buf.to_vec(),
