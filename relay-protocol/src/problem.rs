@@ -32,6 +32,32 @@ codes! {
     Unauthorized = "unauthorized", UNAUTHORIZED, "A valid token is needed";
     /// The browser session is unknown, expired or revoked.
     SessionExpired = "session_expired", UNAUTHORIZED, "The browser session has ended";
+    /// A wrong address or password, or a link that is used up or expired.
+    SignInFailed = "sign_in_failed", UNAUTHORIZED, "Signing in failed";
+    /// A cookie on a request that a foreign page may have made.
+    CsrfRefused = "csrf_refused", FORBIDDEN, "The request may come from a foreign page";
+    /// The agent takes only signed requests.
+    SignatureMissing = "signature_missing", UNAUTHORIZED, "A signature is needed";
+    /// The signature does not fit the request.
+    SignatureInvalid = "signature_invalid", UNAUTHORIZED, "The signature is wrong";
+    /// The signing session is unknown, expired or revoked.
+    SigningSessionExpired = "signing_session_expired", UNAUTHORIZED, "The signing session has ended";
+    /// The signature was made too long ago, or in the future.
+    ClockSkew = "clock_skew", UNAUTHORIZED, "The clocks differ too much";
+    /// The signature has been used.
+    Replayed = "replayed", UNAUTHORIZED, "The request has been seen before";
+    /// The agent does not know the browser, or not any more.
+    NotPaired = "not_paired", UNAUTHORIZED, "The browser is not paired";
+    /// The proof was wrong: another code was typed, or somebody is in between.
+    PairingFailed = "pairing_failed", UNAUTHORIZED, "Pairing failed";
+    /// The signature leaves out what it must cover.
+    Uncovered = "uncovered", BAD_REQUEST, "The signature covers too little";
+    /// The body is not the one that was signed.
+    DigestMismatch = "digest_mismatch", BAD_REQUEST, "The body does not fit its digest";
+    /// No code is shown at the moment.
+    PairingNotOpen = "pairing_not_open", CONFLICT, "No pairing code is shown";
+    /// The code was not used in time.
+    PairingExpired = "pairing_expired", GONE, "The pairing code has expired";
     /// The caller may not use this host.
     HostAccessDenied = "host_access_denied", FORBIDDEN, "This host is not yours to use";
     /// A request for active content of somebody else's host on the shared origin.
@@ -48,6 +74,8 @@ codes! {
     UriTooLong = "uri_too_long", URI_TOO_LONG, "The request target is too long";
     /// The agent or the relay is too old for the other.
     AgentOutdated = "agent_outdated", UPGRADE_REQUIRED, "An upgrade is needed";
+    /// The browser's side is too old for the agent.
+    BrowserOutdated = "browser_outdated", UPGRADE_REQUIRED, "The browser's side is too old";
     /// The connect path was called without a WebSocket upgrade.
     UpgradeRequired = "upgrade_required", UPGRADE_REQUIRED, "A WebSocket upgrade is needed";
     /// Too many requests of this kind from this address.
@@ -66,6 +94,8 @@ codes! {
     LocalServerUnreachable = "local_server_unreachable", BAD_GATEWAY, "The local server cannot be reached";
     /// The local server ended the connection before it had answered.
     LocalServerFailed = "local_server_failed", BAD_GATEWAY, "The local server broke off";
+    /// The answer is too large or too slow to be signed as one piece.
+    ResponseTooLarge = "response_too_large", BAD_GATEWAY, "The answer is too large for this form";
     /// The tunnel ended while the request was under way.
     TunnelLost = "tunnel_lost", BAD_GATEWAY, "The connection to the host was lost";
     /// The host has no tunnel.
