@@ -8,6 +8,7 @@
 //! | [`client`], [`raw`] | what a browser, or somebody who pretends to be one, sends |
 //! | [`local`] | local servers, well-behaved and otherwise |
 //! | [`plain_agent`], [`plain_relay`] | independent peers in the plain form, written from the documents alone |
+//! | [`hostile`] | a relay that reads, alters, replays and drops what passes |
 //! | [`throttle`] | a link that is slow, or freezes without closing |
 //! | [`tokens`] | tokens as a web app (or a forger) would make them |
 //!
@@ -15,6 +16,7 @@
 
 pub mod agent;
 pub mod client;
+pub mod hostile;
 pub mod local;
 pub mod plain_agent;
 pub mod plain_relay;
