@@ -63,6 +63,14 @@ export class Stack {
     return { command, code: (code ?? "").replace(" ", "") };
   }
 
+  /** Signs another agent in by the device flow, with a state of its own. */
+  login(name: string): Running {
+    const state = join(this.folder, `agent-${name}`);
+    return new Running("local-agent-client", ["login", this.url, "--name", name, "--state-dir", state], {
+      HOME: this.folder,
+    });
+  }
+
   async stopAgent(): Promise<void> {
     await this.agent.stop();
   }
