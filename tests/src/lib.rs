@@ -8,6 +8,7 @@
 //! | [`client`], [`raw`] | what a browser, or somebody who pretends to be one, sends |
 //! | [`local`] | local servers, well-behaved and otherwise |
 //! | [`plain_agent`], [`plain_relay`] | independent peers in the plain form, written from the documents alone |
+//! | [`signed`] | a paired browser in Rust, which verifies all that it believes |
 //! | [`hostile`] | a relay that reads, alters, replays and drops what passes |
 //! | [`throttle`] | a link that is slow, or freezes without closing |
 //! | [`tokens`] | tokens as a web app (or a forger) would make them |
@@ -24,6 +25,7 @@ pub mod postgres;
 pub mod process;
 pub mod raw;
 pub mod relay;
+pub mod signed;
 pub mod stack;
 pub mod throttle;
 pub mod tokens;
