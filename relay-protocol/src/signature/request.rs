@@ -326,3 +326,54 @@ pub fn sign(
     let signature = key.sign(&base::build(&input, &parts.message())?);
     Ok(Made { input, signature })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::keys::BrowserSigningKey;
+
+    #[test]
+    fn only_what_is_covered_or_excepted_reaches_the_local_server() {
+        let mut headers = HeaderMap::new();
+        for name in ["x-app", "x-other", "accept", "cookie"] {
+            headers.insert(name, HeaderValue::from_static("1"));
+        }
+        let parts =
+            Parts { method: &Method::GET, path: "/", query: None, headers: &headers, has_body: false };
+        let key = BrowserSigningKey::from_seed(&[1; 32]);
+        let stamp = Stamp { created: 1, key_id: "k", nonce: "AAAAAAAAAAAAAAAAAAAAAA" };
+        let made = sign(&parts, &[HeaderName::from_static("x-app")], stamp, &key).unwrap();
+        let mut carrying = headers.clone();
+        made.insert(&mut carrying);
+        let signed = Signed::from_headers(&carrying).unwrap().unwrap();
+        let verified = signed.cover(&parts).unwrap().verify(&parts, &key.verifying_key()).unwrap();
+        for (name, may) in [
+            ("x-app", true),
+            ("x-other", false),
+            ("accept", true),
+            ("cookie", true),
+            ("sec-fetch-mode", true),
+            ("x-forwarded-for", true),
+            ("x-request-id", true),
+            ("content-length", true),
+            ("authorization", false),
+            ("content-type", false),
+            ("x-relay-client-id", false),
+            ("signature", false),
+            ("signature-input", false),
+        ] {
+            assert_eq!(verified.may_forward(&HeaderName::from_static(name)), may, "{name}");
+        }
+        assert!(verified.covers(&HeaderName::from_static("x-app")));
+    }
+
+    #[test]
+    fn what_is_named_and_not_there_cannot_be_signed() {
+        let headers = HeaderMap::new();
+        let parts =
+            Parts { method: &Method::GET, path: "/", query: None, headers: &headers, has_body: false };
+        let stamp = Stamp { created: 1, key_id: "k", nonce: "AAAAAAAAAAAAAAAAAAAAAA" };
+        let made = sign(&parts, &[header::ACCEPT], stamp, &BrowserSigningKey::from_seed(&[1; 32]));
+        assert_eq!(made.err(), Some(SignatureError::Invalid));
+    }
+}
