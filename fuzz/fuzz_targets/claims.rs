@@ -3,7 +3,9 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use relay_protocol::pairing::{AgentClaims, BrowserClaims, Code, FinishMessage, MAX_CLAIMS, StartRequest, is_text};
+use relay_protocol::pairing::{
+    AgentClaims, BrowserClaims, Code, FinishMessage, MAX_CLAIMS, StartRequest, is_text,
+};
 
 const HOST: u128 = 0x0d1f_0c57_3b4e_4a7f_9e38_0a4b_4c5d_6e7f;
 
@@ -21,7 +23,11 @@ fuzz_target!(|data: &[u8]| {
         assert_eq!(AgentClaims::parse(&claims.to_json(), host).as_ref(), Ok(&claims));
     }
     let _ = (serde_json::from_slice::<StartRequest>(data), serde_json::from_slice::<FinishMessage>(data));
-    if let Ok(code) = std::str::from_utf8(data).map_err(drop).and_then(|text| Code::parse(text).map_err(drop)) {
-        assert_eq!(*Code::parse(&code.reveal_grouped()).expect("what is shown is read").reveal(), *code.reveal());
+    if let Ok(code) = std::str::from_utf8(data).map_err(drop).and_then(|text| Code::parse(text).map_err(drop))
+    {
+        assert_eq!(
+            *Code::parse(&code.reveal_grouped()).expect("what is shown is read").reveal(),
+            *code.reveal()
+        );
     }
 });

@@ -17,7 +17,8 @@ fuzz_target!(|data: &[u8]| {
         let (first, second) = body.split_at(body.len() / 3);
         assert_eq!(check(digest, &[body]), check(digest, &[first, second]));
     }
-    let own = ContentDigest::parse(ContentDigest::field_sha256(body).as_bytes()).expect("what is produced is read");
+    let own =
+        ContentDigest::parse(ContentDigest::field_sha256(body).as_bytes()).expect("what is produced is read");
     assert!(check(own, &[body]));
     assert!(!check(own, &[body, b"x"]));
 });

@@ -156,6 +156,14 @@ impl Signed {
     }
 }
 
+/// The 64 bytes of a `relay` signature, whatever else is wrong with it: a refusal of the request is signed
+/// over them. Looks at the headers, then at the end of the query.
+pub fn readable_signature(headers: &HeaderMap, query: Option<&str>) -> Option<SignatureBytes> {
+    let field = input::joined(headers, &input::SIGNATURE).ok().flatten();
+    let carried = field.and_then(|field| input::parse_signature(&field, LABEL).ok().flatten());
+    carried.or_else(|| query.and_then(super::query::trailing_signature))
+}
+
 /// The `relay` profile: parameters and components of a request's signature. Returns `created`.
 fn check_profile(input: &SignatureInput) -> Result<i64, &'static str> {
     let Params { created, expires, keyid, nonce, alg, tag } = input.params();
@@ -365,6 +373,23 @@ mod tests {
             assert_eq!(verified.may_forward(&HeaderName::from_static(name)), may, "{name}");
         }
         assert!(verified.covers(&HeaderName::from_static("x-app")));
+    }
+
+    #[test]
+    fn a_refusal_can_refer_to_a_signature_that_is_wrong_otherwise() {
+        let mut headers = HeaderMap::new();
+        assert_eq!(readable_signature(&headers, Some("a=1")), None);
+        let signature = crate::keys::b64::encode([7; 64]);
+        let query = format!("relay-signature-input=%2&relay-signature={signature}");
+        assert_eq!(readable_signature(&headers, Some(&query)), Some([7; 64]));
+        let mut field = "relay=".to_owned();
+        input::byte_sequence(&[8; 64], &mut field);
+        headers.insert(input::SIGNATURE, HeaderValue::try_from(field).unwrap());
+        headers.insert(input::SIGNATURE_INPUT, HeaderValue::from_static("relay=()"));
+        assert!(Signed::from_headers(&headers).is_err());
+        assert_eq!(readable_signature(&headers, None), Some([8; 64]));
+        headers.insert(input::SIGNATURE, HeaderValue::from_static("relay=:AAAA:"));
+        assert_eq!(readable_signature(&headers, None), None);
     }
 
     #[test]
