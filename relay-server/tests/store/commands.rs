@@ -2,7 +2,7 @@
 
 use clap::Parser;
 use relay_server::auth::token::{Secret, Verifier};
-use relay_server::identity::{IdentityCommand, IdentityError, run};
+use relay_server::identity::{IdentityCommand, IdentityError, Tools, run};
 use uuid::Uuid;
 
 use crate::bench::Bench;
@@ -14,9 +14,20 @@ struct Cli {
 }
 
 async fn relay_server(bench: &Bench, secret: &Secret, arguments: &str) -> Result<String, IdentityError> {
+    relay_server_with(bench, secret, arguments, "").await
+}
+
+async fn relay_server_with(
+    bench: &Bench,
+    secret: &Secret,
+    arguments: &str,
+    input: &str,
+) -> Result<String, IdentityError> {
     let cli = Cli::try_parse_from(["relay-server"].into_iter().chain(arguments.split(' '))).unwrap();
     let mut out = Vec::new();
-    run(cli.command, &bench.store, secret, &mut out).await?;
+    let tools =
+        Tools { secret, base: "https://relay.example", input: &mut input.as_bytes(), terminal: false };
+    run(cli.command, &bench.store, tools, &mut out).await?;
     Ok(String::from_utf8(out).unwrap())
 }
 
