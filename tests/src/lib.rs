@@ -5,6 +5,7 @@
 //! | [`process`] | a child process with its captured log, signals, memory and open files |
 //! | [`relay`], [`agent`], [`postgres`] | the programs under test and the database beside them |
 //! | [`stack`] | all of it at once, with a session ready to use |
+//! | [`sign_in`] | people with a browser, devices, and the database behind them |
 //! | [`client`], [`raw`] | what a browser, or somebody who pretends to be one, sends |
 //! | [`local`] | local servers, well-behaved and otherwise |
 //! | [`plain_agent`], [`plain_relay`] | independent peers in the plain form, written from the documents alone |
@@ -25,6 +26,7 @@ pub mod postgres;
 pub mod process;
 pub mod raw;
 pub mod relay;
+pub mod sign_in;
 pub mod signed;
 pub mod stack;
 pub mod throttle;
