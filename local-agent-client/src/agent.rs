@@ -9,6 +9,7 @@ use crate::{
     state::{self, StateDir, StateError},
     status::{Reporter, Status, now},
     token::{Token, TokenSource},
+    trust::{Pairing, Trust, TrustError},
 };
 use hyper_util::client::proxy::matcher::Matcher;
 use parking_lot::Mutex;
@@ -21,16 +22,6 @@ use uuid::Uuid;
 const MAX_NAME: usize = 200;
 /// How often a refused token's file is looked at.
 const TOKEN_LOOK: Duration = Duration::from_secs(2);
-
-/// Whose requests reach the local server.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Trust {
-    /// Those that the relay authorised, for local servers that verify for themselves.
-    #[default]
-    Relay,
-    /// Those that a paired browser signed. Not in this version.
-    Paired,
-}
 
 /// Why an agent cannot be made.
 #[derive(Debug, thiserror::Error)]
@@ -55,9 +46,9 @@ pub enum BuildError {
         "an unchecked certificate is accepted only from this machine (localhost, 127.0.0.0/8, ::1); for another one give its CA with --ca"
     )]
     InsecureRemote,
-    /// Pairing comes later.
-    #[error("pairing is not in this version: use --trust relay, and let the local server verify for itself")]
-    PairingUnavailable,
+    /// Keys or browsers cannot be used.
+    #[error(transparent)]
+    Trust(#[from] TrustError),
 }
 
 /// Collects what an agent needs.
@@ -137,9 +128,6 @@ impl Builder {
     /// # Errors
     /// See [`BuildError`].
     pub fn build(self) -> Result<Agent, BuildError> {
-        if self.trust == Trust::Paired {
-            return Err(BuildError::PairingUnavailable);
-        }
         tls::install_provider();
         let name = self.name.or_else(platform::machine_name).unwrap_or_else(|| "unnamed".to_owned());
         let name = name.trim();
@@ -161,12 +149,13 @@ impl Builder {
         };
         let local_tls =
             if self.insecure_local && https_local { insecure::unverified()? } else { verified.clone() };
-        let state = self.state_dir.as_deref().map(StateDir::open).transpose()?;
+        let state = self.state_dir.as_deref().map(StateDir::open).transpose()?.map(Arc::new);
         let machine_id = match (self.machine_id, &state) {
             (Some(id), _) => id,
             (None, Some(state)) => state.machine_id()?,
             (None, None) => return Err(BuildError::NoIdentity),
         };
+        let pairing = Arc::new(Pairing::open(self.relay.to_string(), state.clone())?);
         let status = Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
@@ -189,6 +178,8 @@ impl Builder {
             tls: local_tls,
             relay_origin: self.relay.origin(),
             preserve_host: self.preserve_host,
+            trust: self.trust,
+            pairing: Some(pairing.clone()),
         };
         let dialer = Dialer {
             relay: self.relay,
@@ -198,9 +189,10 @@ impl Builder {
             proxies: self.proxies.unwrap_or_else(Matcher::from_env),
         };
         Ok(Agent {
-            dial: Dial { dialer, source: self.token, used: Mutex::default() },
+            dial: Dial { dialer, source: self.token, used: Mutex::default(), pairing: pairing.clone() },
             forwarder: Forwarder::new(settings).ok_or(BuildError::Target)?,
             status: watch::channel(status).0,
+            pairing,
             state,
         })
     }
@@ -211,7 +203,8 @@ pub struct Agent {
     dial: Dial,
     forwarder: Arc<Forwarder>,
     status: watch::Sender<Status>,
-    state: Option<StateDir>,
+    pairing: Arc<Pairing>,
+    state: Option<Arc<StateDir>>,
 }
 
 impl Agent {
@@ -230,6 +223,11 @@ impl Agent {
             trust: Trust::default(),
             proxies: None,
         }
+    }
+
+    /// The paired browsers and the codes, for programs that show them on a page of their own.
+    pub fn pairing(&self) -> &Arc<Pairing> {
+        &self.pairing
     }
 
     /// The status, to read or to wait for its changes.
@@ -282,13 +280,18 @@ struct Dial {
     dialer: Dialer,
     source: TokenSource,
     used: Mutex<Option<Token>>,
+    pairing: Arc<Pairing>,
 }
 
 impl Connect for Dial {
     async fn connect(&self) -> Result<Dialed, DialError> {
         let token = self.source.read().await.inspect_err(|_| *self.used.lock() = None)?;
         *self.used.lock() = Some(token.clone());
-        self.dialer.dial(&token).await
+        let dialed = self.dialer.dial(&token).await?;
+        if let Some(id) = &dialed.host_id {
+            self.pairing.host().told(id);
+        }
+        Ok(dialed)
     }
 
     async fn token_changed(&self) {
@@ -321,10 +324,6 @@ mod tests {
     fn what_cannot_work_is_refused_at_the_start() {
         let (relay, local) = ("http://127.0.0.1:1", "http://127.0.0.1:2");
         assert!(builder(relay, local).build().is_ok());
-        assert!(matches!(
-            builder(relay, local).trust(Trust::Paired).build(),
-            Err(BuildError::PairingUnavailable)
-        ));
         for name in ["", "  ", "a\nb", &"x".repeat(201)] {
             assert!(matches!(builder(relay, local).name(name).build(), Err(BuildError::Name)), "{name:?}");
         }

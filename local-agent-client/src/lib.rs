@@ -27,6 +27,7 @@
 //! | [`serve`] | one stream: an HTTP/1.1 connection |
 //! | [`forward`] | one request: header and path policy, the pool to the local server |
 //! | [`dial`] | one WebSocket to the relay: proxy, TLS, handshake |
+//! | [`trust`] | the agent's keys, the paired browsers, pairing codes |
 //! | [`state`], [`status`], [`token`], [`backoff`], [`clock`] | what they stand on |
 //! | [`platform`] | the only place that asks which system this is |
 
@@ -41,10 +42,12 @@ pub mod session;
 pub mod state;
 pub mod status;
 pub mod token;
+pub mod trust;
 pub mod tunnel;
 
-pub use agent::{Agent, BuildError, Builder, Trust};
+pub use agent::{Agent, BuildError, Builder};
 pub use dial::RelayUrl;
 pub use forward::{LocalTarget, RequestBody};
 pub use status::Status;
 pub use token::{Token, TokenSource};
+pub use trust::Trust;

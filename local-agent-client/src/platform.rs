@@ -65,6 +65,18 @@ pub fn private_file() -> std::fs::OpenOptions {
     options
 }
 
+/// Makes sure that a renaming in this folder outlives a crash of the machine, where a system can be asked for it.
+///
+/// # Errors
+/// When the system refuses.
+pub fn sync_dir(path: &Path) -> io::Result<()> {
+    #[cfg(unix)]
+    std::fs::File::open(path)?.sync_all()?;
+    #[cfg(not(unix))]
+    let _ = path;
+    Ok(())
+}
+
 /// The name of this machine, for people to tell their hosts apart.
 pub fn machine_name() -> Option<String> {
     #[cfg(any(target_os = "linux", target_os = "android"))]
