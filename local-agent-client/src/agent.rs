@@ -2,18 +2,24 @@
 
 use crate::{
     clock,
+    control::{self, Control},
     dial::{DialError, Dialed, Dialer, RelayUrl, tls},
     forward::{Forwarder, LocalTarget, Settings, insecure},
     platform,
     session::{Connect, Session},
     state::{self, StateDir, StateError},
-    status::{Reporter, Status, now},
+    status::{self, Reporter, Status, now},
     token::{Token, TokenSource},
-    trust::{Pairing, Trust, TrustError},
+    trust::{FailedGuesses, Pairing, Trust, TrustError},
 };
 use hyper_util::client::proxy::matcher::Matcher;
 use parking_lot::Mutex;
-use std::{net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
 use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use uuid::Uuid;
@@ -46,6 +52,17 @@ pub enum BuildError {
         "an unchecked certificate is accepted only from this machine (localhost, 127.0.0.0/8, ::1); for another one give its CA with --ca"
     )]
     InsecureRemote,
+    /// Local control cannot listen.
+    #[error("local control cannot listen at {address}: {source}")]
+    Control {
+        /// Where.
+        address: SocketAddr,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// Commands find local control by the state folder.
+    #[error("local control needs a state folder")]
+    ControlWithoutState,
     /// Keys or browsers cannot be used.
     #[error(transparent)]
     Trust(#[from] TrustError),
@@ -63,6 +80,7 @@ pub struct Builder {
     insecure_local: bool,
     preserve_host: bool,
     trust: Trust,
+    control: Option<SocketAddr>,
     proxies: Option<Matcher>,
 }
 
@@ -116,6 +134,14 @@ impl Builder {
         self
     }
 
+    /// Lets commands and the local page control the agent, at this loopback address; port 0 lets the system
+    /// choose one. Needs a state folder. Without it nobody does but the program itself.
+    #[must_use]
+    pub fn control(mut self, address: SocketAddr) -> Self {
+        self.control = Some(address);
+        self
+    }
+
     /// The proxies to dial through. Otherwise those of `HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY` and `NO_PROXY`.
     #[must_use]
     pub fn proxies(mut self, proxies: Matcher) -> Self {
@@ -156,6 +182,12 @@ impl Builder {
             (None, None) => return Err(BuildError::NoIdentity),
         };
         let pairing = Arc::new(Pairing::open(self.relay.to_string(), state.clone())?);
+        if self.control.is_some() && state.is_none() {
+            return Err(BuildError::ControlWithoutState);
+        }
+        let listen =
+            |address| Control::listen(address).map_err(|source| BuildError::Control { address, source });
+        let control = self.control.map(listen).transpose()?;
         let status = Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
@@ -172,6 +204,11 @@ impl Builder {
             requests: Default::default(),
             last_error: None,
             next_retry_at: None,
+            trust: self.trust.as_str().to_owned(),
+            browsers: pairing.browsers().count(),
+            code_outstanding: false,
+            failed_guesses: FailedGuesses::default(),
+            control: control.as_ref().map(|control| format!("http://{}", control.address())),
         };
         let settings = Settings {
             target: self.target,
@@ -193,6 +230,7 @@ impl Builder {
             forwarder: Forwarder::new(settings).ok_or(BuildError::Target)?,
             status: watch::channel(status).0,
             pairing,
+            control,
             state,
         })
     }
@@ -204,6 +242,7 @@ pub struct Agent {
     forwarder: Arc<Forwarder>,
     status: watch::Sender<Status>,
     pairing: Arc<Pairing>,
+    control: Option<Control>,
     state: Option<Arc<StateDir>>,
 }
 
@@ -221,6 +260,7 @@ impl Agent {
             insecure_local: false,
             preserve_host: false,
             trust: Trust::default(),
+            control: None,
             proxies: None,
         }
     }
@@ -254,17 +294,49 @@ impl Agent {
             stop: shutdown,
             chance: Box::new(rand::random::<f64>),
         };
-        match self.state {
-            Some(state) => {
-                tokio::select! {
-                    () = session.run() => {}
-                    () = state::keep_status(&state, self.status.subscribe()) => {}
+        let stop = CancellationToken::new();
+        let beside = async {
+            let keep_status = async {
+                match &self.state {
+                    Some(state) => state::keep_status(state, self.status.subscribe()).await,
+                    None => std::future::pending().await,
                 }
-            }
-            None => session.run().await,
+            };
+            let control = serve_control(&self.state, self.control, &self.pairing, &self.status, stop.clone());
+            tokio::join!(
+                keep_status,
+                control,
+                self.pairing.keep(),
+                status::follow(&self.pairing, &self.status)
+            )
+        };
+        tokio::select! {
+            () = session.run() => {}
+            _ = beside => {}
         }
+        self.pairing.flush();
         reporter.lock().refresh(self.forwarder.stats(), None);
         tracing::info!("the agent has ended");
+    }
+}
+
+/// Serves local control, where there is to be any. The agent serves on without it.
+async fn serve_control(
+    state: &Option<Arc<StateDir>>,
+    control: Option<Control>,
+    pairing: &Arc<Pairing>,
+    status: &watch::Sender<Status>,
+    stop: CancellationToken,
+) {
+    let Some(state) = state else { return };
+    // One that was killed leaves its file behind, which would send commands to whoever has the port now.
+    if let Err(error) = state.remove(control::FILE) {
+        tracing::warn!(%error, "a file of an earlier run stays behind");
+    }
+    if let Some(control) = control
+        && let Err(error) = control.serve(state.clone(), pairing.clone(), status.subscribe(), stop).await
+    {
+        tracing::error!(%error, "there is no local control");
     }
 }
 

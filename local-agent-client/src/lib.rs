@@ -27,16 +27,20 @@
 //! | [`serve`] | one stream: an HTTP/1.1 connection |
 //! | [`forward`] | one request: header and path policy, the pool to the local server |
 //! | [`dial`] | one WebSocket to the relay: proxy, TLS, handshake |
+//! | [`control`] | commands and the local page, on loopback |
 //! | [`trust`] | the agent's keys, the paired browsers, pairing codes |
 //! | [`state`], [`status`], [`token`], [`backoff`], [`clock`] | what they stand on |
+//! | [`qr`] | links to scan |
 //! | [`platform`] | the only place that asks which system this is |
 
 pub mod agent;
 pub mod backoff;
 pub mod clock;
+pub mod control;
 pub mod dial;
 pub mod forward;
 pub mod platform;
+pub mod qr;
 pub mod serve;
 pub mod session;
 pub mod state;
