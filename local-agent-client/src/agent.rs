@@ -9,7 +9,7 @@ use crate::{
     session::{Connect, Session},
     state::{self, StateDir, StateError},
     status::{self, Reporter, Status, now},
-    token::{Token, TokenSource},
+    token::{Token, TokenError, TokenSource},
     trust::{FailedGuesses, Pairing, Trust, TrustError},
 };
 use hyper_util::client::proxy::matcher::Matcher;
@@ -28,6 +28,8 @@ use uuid::Uuid;
 const MAX_NAME: usize = 200;
 /// How often a refused token's file is looked at.
 const TOKEN_LOOK: Duration = Duration::from_secs(2);
+/// How often it is looked whether a stored login has to be renewed.
+const LOGIN_LOOK: Duration = Duration::from_secs(60);
 
 /// Why an agent cannot be made.
 #[derive(Debug, thiserror::Error)]
@@ -164,15 +166,12 @@ impl Builder {
         if self.insecure_local && https_local && !is_loopback(&self.target) {
             return Err(BuildError::InsecureRemote);
         }
-        let verified = match tls::verified(self.ca.as_deref()) {
-            Ok(config) => config,
-            // A machine without roots may still speak plain HTTP to a relay beside it.
-            Err(tls::TlsError::Setup(error)) if !self.relay.is_secure() && !https_local => {
-                tracing::debug!(%error, "there are no roots, and none are needed");
-                tls::nobody()?
-            }
-            Err(error) => return Err(error.into()),
-        };
+        // Where the local server is https, certificates are checked on the way to it.
+        let verified = if https_local {
+            tls::verified(self.ca.as_deref())
+        } else {
+            tls::for_relay(&self.relay, self.ca.as_deref())
+        }?;
         let local_tls =
             if self.insecure_local && https_local { insecure::unverified()? } else { verified.clone() };
         let state = self.state_dir.as_deref().map(StateDir::open).transpose()?.map(Arc::new);
@@ -226,7 +225,12 @@ impl Builder {
             proxies: self.proxies.unwrap_or_else(Matcher::from_env),
         };
         Ok(Agent {
-            dial: Dial { dialer, source: self.token, used: Mutex::default(), pairing: pairing.clone() },
+            dial: Arc::new(Dial {
+                dialer,
+                source: self.token,
+                used: Mutex::default(),
+                pairing: pairing.clone(),
+            }),
             forwarder: Forwarder::new(settings).ok_or(BuildError::Target)?,
             status: watch::channel(status).0,
             pairing,
@@ -238,7 +242,7 @@ impl Builder {
 
 /// An agent that is ready to run.
 pub struct Agent {
-    dial: Dial,
+    dial: Arc<Dial>,
     forwarder: Arc<Forwarder>,
     status: watch::Sender<Status>,
     pairing: Arc<Pairing>,
@@ -287,14 +291,13 @@ impl Agent {
         let _clock = AbortOnDropHandle::new(tokio::spawn(clock::watch(jumped)));
         let reporter = Arc::new(Mutex::new(Reporter::new(self.status.clone())));
         let session = Session {
-            connect: self.dial,
+            connect: self.dial.clone(),
             forwarder: self.forwarder.clone(),
             reporter: reporter.clone(),
             jumps,
             stop: shutdown,
             chance: Box::new(rand::random::<f64>),
         };
-        let stop = CancellationToken::new();
         let beside = async {
             let keep_status = async {
                 match &self.state {
@@ -302,13 +305,9 @@ impl Agent {
                     None => std::future::pending().await,
                 }
             };
-            let control = serve_control(&self.state, self.control, &self.pairing, &self.status, stop.clone());
-            tokio::join!(
-                keep_status,
-                control,
-                self.pairing.keep(),
-                status::follow(&self.pairing, &self.status)
-            )
+            let control = serve_control(&self.state, self.control, &self.pairing, &self.status);
+            let follow = status::follow(&self.pairing, &self.status);
+            tokio::join!(keep_status, control, self.pairing.keep(), follow, self.dial.keep_login())
         };
         tokio::select! {
             () = session.run() => {}
@@ -326,7 +325,6 @@ async fn serve_control(
     control: Option<Control>,
     pairing: &Arc<Pairing>,
     status: &watch::Sender<Status>,
-    stop: CancellationToken,
 ) {
     let Some(state) = state else { return };
     // One that was killed leaves its file behind, which would send commands to whoever has the port now.
@@ -334,7 +332,7 @@ async fn serve_control(
         tracing::warn!(%error, "a file of an earlier run stays behind");
     }
     if let Some(control) = control
-        && let Err(error) = control.serve(state.clone(), pairing.clone(), status.subscribe(), stop).await
+        && let Err(error) = control.serve(state.clone(), pairing.clone(), status.subscribe()).await
     {
         tracing::error!(%error, "there is no local control");
     }
@@ -355,11 +353,52 @@ struct Dial {
     pairing: Arc<Pairing>,
 }
 
-impl Connect for Dial {
+impl Dial {
+    /// The token as it is now, and not the one that was `refused` if that can be helped.
+    async fn token(&self, refused: Option<&Token>) -> Result<Token, TokenError> {
+        let token = match &self.source {
+            TokenSource::Login(login) => login
+                .fresh(&self.dialer.route(), refused, now())
+                .await
+                .map_err(|error| TokenError::Login(error.to_string())),
+            source => source.read().await,
+        };
+        // When there is none that can be used, any other than what is there now is worth an attempt.
+        *self.used.lock() = match &token {
+            Ok(token) => Some(token.clone()),
+            Err(_) => self.source.read().await.ok(),
+        };
+        token
+    }
+
+    /// Renews a stored login in time, also while a tunnel lives for longer than its token.
+    async fn keep_login(&self) {
+        let TokenSource::Login(login) = &self.source else { return };
+        loop {
+            tokio::time::sleep(LOGIN_LOOK).await;
+            if let Err(error) = login.fresh(&self.dialer.route(), None, now()).await {
+                tracing::debug!(%error, "the stored login cannot be renewed now");
+            }
+        }
+    }
+}
+
+impl Connect for Arc<Dial> {
     async fn connect(&self) -> Result<Dialed, DialError> {
-        let token = self.source.read().await.inspect_err(|_| *self.used.lock() = None)?;
-        *self.used.lock() = Some(token.clone());
-        let dialed = self.dialer.dial(&token).await?;
+        let token = self.token(None).await?;
+        let dialed = match self.dialer.dial(&token).await {
+            // A stored login may be renewed: the relay has forgotten the token before its time.
+            Err(DialError::Refused(refusal))
+                if refusal.is_about_the_token() && matches!(self.source, TokenSource::Login(_)) =>
+            {
+                match self.token(Some(&token)).await {
+                    Ok(renewed) if renewed != token => self.dialer.dial(&renewed).await?,
+                    Ok(_) => return Err(DialError::Refused(refusal)),
+                    Err(error) => return Err(error.into()),
+                }
+            }
+            dialed => dialed?,
+        };
         if let Some(id) = &dialed.host_id {
             self.pairing.host().told(id);
         }

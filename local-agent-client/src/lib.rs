@@ -27,6 +27,7 @@
 //! | [`serve`] | one stream: an HTTP/1.1 connection |
 //! | [`forward`] | one request: header and path policy, the pool to the local server |
 //! | [`dial`] | one WebSocket to the relay: proxy, TLS, handshake |
+//! | [`login`] | signing in at the relay, and staying so |
 //! | [`control`] | commands and the local page, on loopback |
 //! | [`trust`] | the agent's keys, the paired browsers, pairing codes |
 //! | [`state`], [`status`], [`token`], [`backoff`], [`clock`] | what they stand on |
@@ -39,6 +40,7 @@ pub mod clock;
 pub mod control;
 pub mod dial;
 pub mod forward;
+pub mod login;
 pub mod platform;
 pub mod qr;
 pub mod serve;

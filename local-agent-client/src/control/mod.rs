@@ -26,7 +26,6 @@ use routes::Server;
 use serde::{Deserialize, Serialize};
 use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
 use tokio::{net::TcpListener, sync::Semaphore, sync::watch, task::JoinSet};
-use tokio_util::sync::CancellationToken;
 use zeroize::{Zeroize, Zeroizing};
 
 /// The file that tells commands where the server is and how to be let in.
@@ -88,7 +87,8 @@ impl Control {
         self.address
     }
 
-    /// Tells commands where the server is, and serves until `stop`. What is under way then is cut off.
+    /// Tells commands where the server is, and serves until the future is dropped,
+    /// which cuts off what is under way.
     ///
     /// # Errors
     /// When the runtime cannot take the listener, or the file cannot be written.
@@ -97,8 +97,7 @@ impl Control {
         state: Arc<StateDir>,
         pairing: Arc<Pairing>,
         status: watch::Receiver<Status>,
-        stop: CancellationToken,
-    ) -> Result<(), StateError> {
+    ) -> Result<Infallible, StateError> {
         let failed = |source| StateError::Io { path: state.path().join(FILE), source };
         let listener = TcpListener::from_std(self.listener).map_err(failed)?;
         let secret = access::random();
@@ -108,17 +107,10 @@ impl Control {
         state.replace(FILE, &text.map_err(|error| failed(error.into()))?)?;
         let _published = Published(state);
         tracing::info!(address = %self.address, "local control: `local-agent-client page` opens its page");
-        let server = Arc::new(Server {
-            address: self.address,
-            access: access.into(),
-            pairing,
-            status,
-            stop: stop.clone(),
-        });
+        let server = Arc::new(Server { address: self.address, access: access.into(), pairing, status });
         let (room, mut connections) = (Arc::new(Semaphore::new(MAX_CONNECTIONS)), JoinSet::new());
         loop {
             tokio::select! {
-                () = stop.cancelled() => return Ok(()),
                 _ = connections.join_next(), if !connections.is_empty() => {}
                 accepted = listener.accept() => match (accepted, room.clone().try_acquire_owned()) {
                     (Ok((socket, _)), Ok(permit)) => {

@@ -35,7 +35,6 @@ use relay_protocol::problem::{self, Code, Problem};
 use serde::{Serialize, de::DeserializeOwned};
 use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
 use tokio::{sync::watch, time::timeout};
-use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 /// Bytes of a request's body; a name of 100 characters is the longest that is sent.
@@ -60,7 +59,6 @@ pub(super) struct Server {
     pub(super) access: Mutex<Access>,
     pub(super) pairing: Arc<Pairing>,
     pub(super) status: watch::Receiver<Status>,
-    pub(super) stop: CancellationToken,
 }
 
 /// A request that is refused.

@@ -35,7 +35,6 @@ pub(super) fn events(server: Arc<Server>, who: Who) -> Body {
                 changed = browsers.changed() => changed.ok()?,
                 changed = status.changed() => changed.ok()?,
                 () = tokio::time::sleep(ALIVE) => alive = true,
-                () = server.stop.cancelled() => return None,
             }
             if !alive {
                 tokio::time::sleep(CALM).await;
@@ -71,19 +70,17 @@ impl Drop for Waited {
 /// The code as one line of JSON, then how it ended as another. When the caller leaves, the code is withdrawn.
 pub(super) fn pair(server: &Server, code: NewCode) -> Body {
     let waited = Waited { pairing: server.pairing.clone(), number: code.number };
-    let (view, stop) = (server.pairing.view(), server.stop.clone());
+    let view = server.pairing.view();
     let line = |value: serde_json::Result<String>| value.ok().map(|text| Bytes::from(text + "\n"));
-    body(stream::unfold((Some(code), Some((waited, view, stop))), move |(code, rest)| async move {
+    body(stream::unfold((Some(code), Some((waited, view))), move |(code, rest)| async move {
         if let Some(code) = code {
             return Some((line(serde_json::to_string(&code))?, (None, rest)));
         }
-        let (waited, mut view, stop) = rest?;
+        let (waited, mut view) = rest?;
         let number = waited.number;
-        let ended = tokio::select! {
-            view = view.wait_for(|view| view.outcome(number).is_some()) => {
-                view.ok().and_then(|view| view.outcome(number).cloned())?
-            }
-            () = stop.cancelled() => return None,
+        let ended = {
+            let view = view.wait_for(|view| view.outcome(number).is_some()).await.ok()?;
+            view.outcome(number).cloned()?
         };
         Some((line(serde_json::to_string(&EndView { number, outcome: ended }))?, (None, None)))
     }))
