@@ -27,24 +27,33 @@
 //! | [`serve`] | one stream: an HTTP/1.1 connection |
 //! | [`forward`] | one request: header and path policy, the pool to the local server |
 //! | [`dial`] | one WebSocket to the relay: proxy, TLS, handshake |
+//! | [`login`] | signing in at the relay, and staying so |
+//! | [`control`] | commands and the local page, on loopback |
+//! | [`trust`] | the agent's keys, the paired browsers, pairing codes |
 //! | [`state`], [`status`], [`token`], [`backoff`], [`clock`] | what they stand on |
+//! | [`qr`] | links to scan |
 //! | [`platform`] | the only place that asks which system this is |
 
 pub mod agent;
 pub mod backoff;
 pub mod clock;
+pub mod control;
 pub mod dial;
 pub mod forward;
+pub mod login;
 pub mod platform;
+pub mod qr;
 pub mod serve;
 pub mod session;
 pub mod state;
 pub mod status;
 pub mod token;
+pub mod trust;
 pub mod tunnel;
 
-pub use agent::{Agent, BuildError, Builder, Trust};
+pub use agent::{Agent, BuildError, Builder};
 pub use dial::RelayUrl;
 pub use forward::{LocalTarget, RequestBody};
 pub use status::Status;
 pub use token::{Token, TokenSource};
+pub use trust::Trust;

@@ -5,6 +5,10 @@
 //! | `machine_id` | a UUID, made once. The relay knows the host by it, so it is never made anew because reading it failed |
 //! | `lock` | held by the running agent, so that no two share the folder; the system releases it when the process ends |
 //! | `status.json` | the running agent's [`Status`], replaced as a whole |
+//! | `keys.json`, `browsers.json` | whom this machine trusts, see [`crate::trust`] |
+//! | `host.json` | the id under which the relay knew this host last |
+//! | `control.json` | how the other commands reach the running agent, see [`crate::control`] |
+//! | `token.json` | what `login` stored, see [`crate::login`] |
 //!
 //! Files are of mode 0600 in a folder of mode 0700, and replaced by renaming: a reader sees the old one
 //! or the new one, never a half.
@@ -12,17 +16,20 @@
 use crate::{platform, status::Status};
 use std::{
     fs::{File, TryLockError},
-    io::{self, Write},
+    io::{self, Read, Write},
     path::{Path, PathBuf},
     time::Duration,
 };
 use tokio::sync::watch;
 use uuid::Uuid;
+use zeroize::Zeroizing;
 
 /// A `status` that looks whether an agent runs holds the lock for a moment.
 const LOCK_ATTEMPTS: u32 = 5;
 /// Between attempts.
 const LOCK_PAUSE: Duration = Duration::from_millis(100);
+/// Bytes of a state file that are read at the most; the largest holds 64 browsers of about a kibibyte.
+const MAX_FILE: u64 = 1024 * 1024;
 /// The status file is written at most this often.
 const WRITE_EVERY: Duration = Duration::from_secs(1);
 
@@ -77,20 +84,26 @@ impl StateDir {
         Err(StateError::InUse(path.to_owned()))
     }
 
+    /// The folder.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// This machine's id, made at the first start.
     ///
     /// # Errors
     /// When the file is there and cannot be read or does not hold one; it is left as it is then.
     pub fn machine_id(&self) -> Result<Uuid, StateError> {
-        let path = self.path.join("machine_id");
-        match std::fs::read_to_string(&path) {
-            Ok(text) => text.trim().parse().map_err(|_| StateError::BadMachineId(path)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+        match self.read("machine_id")? {
+            Some(text) => std::str::from_utf8(&text)
+                .ok()
+                .and_then(|text| text.trim().parse().ok())
+                .ok_or_else(|| StateError::BadMachineId(self.path.join("machine_id"))),
+            None => {
                 let id = Uuid::new_v4();
                 self.replace("machine_id", format!("{id}\n").as_bytes())?;
                 Ok(id)
             }
-            Err(source) => Err(StateError::Io { path, source }),
         }
     }
 
@@ -104,16 +117,84 @@ impl StateDir {
         self.replace("status.json", &text)
     }
 
-    fn replace(&self, name: &str, content: &[u8]) -> Result<(), StateError> {
-        let (path, new) = (self.path.join(name), self.path.join(format!("{name}.new")));
-        let write = || {
-            let mut file = platform::private_file().create(true).truncate(true).write(true).open(&new)?;
-            file.write_all(content)?;
-            // Without it a crash of the machine may leave the new name with nothing in it.
-            file.sync_all()?;
-            std::fs::rename(&new, &path)
-        };
-        write().map_err(|source| StateError::Io { path: path.clone(), source })
+    /// A file of the folder; `None` when there is none.
+    ///
+    /// # Errors
+    /// When it is there and cannot be read, or is larger than any of ours.
+    pub fn read(&self, name: &str) -> Result<Option<Zeroizing<Vec<u8>>>, StateError> {
+        read(&self.path, name)
+    }
+
+    /// Writes a file of the folder as a whole; when it fails, the old one stays.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn replace(&self, name: &str, content: &[u8]) -> Result<(), StateError> {
+        replace(&self.path, name, content)
+    }
+
+    /// Removes a file of the folder. One that is not there is as good as removed.
+    ///
+    /// # Errors
+    /// When it is there and cannot be removed.
+    pub fn remove(&self, name: &str) -> Result<(), StateError> {
+        remove(&self.path, name)
+    }
+}
+
+/// A file of the folder `dir`, see [`StateDir::read`]; for those who do not hold the lock.
+///
+/// # Errors
+/// When it is there and cannot be read, or is larger than any of ours.
+pub fn read(dir: &Path, name: &str) -> Result<Option<Zeroizing<Vec<u8>>>, StateError> {
+    let path = dir.join(name);
+    let mut content = Zeroizing::new(Vec::new());
+    let read = File::open(&path).and_then(|file| file.take(MAX_FILE + 1).read_to_end(&mut content));
+    match read {
+        Ok(read) if read as u64 > MAX_FILE => Err(StateError::Io {
+            path,
+            source: io::Error::new(io::ErrorKind::InvalidData, "it is larger than any file of ours"),
+        }),
+        Ok(_) => Ok(Some(content)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(StateError::Io { path, source }),
+    }
+}
+
+/// Writes a file of the folder `dir`, see [`StateDir::replace`]; for those who do not hold the lock.
+///
+/// # Errors
+/// When it cannot be written.
+pub fn replace(dir: &Path, name: &str, content: &[u8]) -> Result<(), StateError> {
+    // A name of its own: two processes may write the same file, and neither may write into the other's.
+    let (path, new) = (dir.join(name), dir.join(format!("{name}.{}.new", Uuid::new_v4().simple())));
+    let write = || {
+        let mut file = platform::private_file().create_new(true).write(true).open(&new)?;
+        file.write_all(content)?;
+        // Without it a crash of the machine may leave the new name with nothing in it.
+        file.sync_all()?;
+        std::fs::rename(&new, &path)
+    };
+    write().map_err(|source| {
+        let _ = std::fs::remove_file(&new);
+        StateError::Io { path: path.clone(), source }
+    })?;
+    // The new file is in place whatever comes of this, so it is no failure of the change.
+    if let Err(error) = platform::sync_dir(dir) {
+        tracing::warn!(%error, "a crash of the machine may undo the last change of {}", path.display());
+    }
+    Ok(())
+}
+
+/// Removes a file of the folder `dir`, see [`StateDir::remove`].
+///
+/// # Errors
+/// When it is there and cannot be removed.
+pub fn remove(dir: &Path, name: &str) -> Result<(), StateError> {
+    let path = dir.join(name);
+    match std::fs::remove_file(&path) {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => Err(StateError::Io { path, source }),
+        _ => Ok(()),
     }
 }
 
@@ -132,29 +213,37 @@ pub async fn keep_status(dir: &StateDir, mut status: watch::Receiver<Status>) {
     }
 }
 
+/// Whether an agent runs with this folder.
+///
+/// # Errors
+/// When the lock is there and cannot be looked at.
+pub fn is_running(path: &Path) -> Result<bool, StateError> {
+    let file = path.join("lock");
+    let failed = |source| StateError::Io { path: file.clone(), source };
+    let lock = match File::options().write(true).open(&file) {
+        Ok(lock) => lock,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        Err(source) => return Err(failed(source)),
+    };
+    match lock.try_lock_shared() {
+        Ok(()) => Ok(false),
+        Err(TryLockError::WouldBlock) => Ok(true),
+        Err(TryLockError::Error(source)) => Err(failed(source)),
+    }
+}
+
 /// The status of the agent that runs with this folder; `None` when none does.
 ///
 /// # Errors
 /// When the folder's files are there and cannot be read.
 pub fn read_status(path: &Path) -> Result<Option<Status>, StateError> {
-    let file = path.join("lock");
-    let failed = |path: &Path, source| StateError::Io { path: path.to_owned(), source };
-    let lock = match File::options().write(true).open(&file) {
-        Ok(lock) => lock,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(source) => return Err(failed(&file, source)),
-    };
-    match lock.try_lock_shared() {
-        Ok(()) => return Ok(None),
-        Err(TryLockError::WouldBlock) => {}
-        Err(TryLockError::Error(source)) => return Err(failed(&file, source)),
+    if !is_running(path)? {
+        return Ok(None);
     }
-    let file = path.join("status.json");
-    match std::fs::read(&file) {
-        Ok(text) => serde_json::from_slice(&text).map(Some).map_err(|error| failed(&file, error.into())),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(source) => Err(failed(&file, source)),
-    }
+    let Some(text) = read(path, "status.json")? else { return Ok(None) };
+    serde_json::from_slice(&text)
+        .map(Some)
+        .map_err(|error| StateError::Io { path: path.join("status.json"), source: error.into() })
 }
 
 #[cfg(test)]

@@ -18,6 +18,7 @@ pub use body::{BodyError, RequestBody, ResponseBody};
 pub use local::{LocalTarget, TargetError};
 pub use stats::{Active, Counts, Load, Stats};
 
+use crate::trust::{Pairing, Trust};
 use body::{EndsConnection, Wanted};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header, uri};
 use hyper::{body::Incoming, upgrade::OnUpgrade};
@@ -45,6 +46,11 @@ pub struct Settings {
     pub relay_origin: String,
     /// Leaves `Host`, `Origin` and `Referer` as they came.
     pub preserve_host: bool,
+    /// Whose requests are forwarded.
+    pub trust: Trust,
+    /// The agent's keys, the paired browsers and the codes. Without them nothing signed can be verified, and
+    /// under [`Trust::Paired`] nothing is forwarded.
+    pub pairing: Option<Arc<Pairing>>,
 }
 
 /// Forwards requests of any number of tunnels to one local server.

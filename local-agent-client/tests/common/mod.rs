@@ -7,7 +7,7 @@ use http_body_util::{BodyExt, Full, combinators::UnsyncBoxBody};
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use local_agent_client::{
-    LocalTarget,
+    LocalTarget, Trust,
     dial::{Dialed, Wire, tls},
     forward::{Forwarder, Settings},
     tunnel::Live,
@@ -50,7 +50,15 @@ pub fn forwarder(target: LocalTarget) -> Arc<Forwarder> {
         .with_root_certificates(rustls::RootCertStore::empty())
         .with_no_client_auth();
     let relay_origin = "https://relay.example".to_owned();
-    Forwarder::new(Settings { target, tls, relay_origin, preserve_host: false }).unwrap()
+    Forwarder::new(Settings {
+        target,
+        tls,
+        relay_origin,
+        preserve_host: false,
+        trust: Trust::Relay,
+        pairing: None,
+    })
+    .unwrap()
 }
 
 /// An agent's tunnel, and the relay's handle on it.
