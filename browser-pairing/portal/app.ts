@@ -59,6 +59,12 @@ class App implements Context {
       this.#main.focus();
     });
     addEventListener("hashchange", () => this.#read());
+    // A link to the address that is shown already changes no hash; it begins the page anew.
+    document.addEventListener("click", (event) => {
+      const link = event.target instanceof Element ? event.target.closest("a[href^='#/']") : null;
+      const plain = !(event.ctrlKey || event.metaKey || event.shiftKey || event.altKey);
+      if (plain && link?.getAttribute("href") === location.hash) this.#read();
+    });
     this.api.onSignedOut = () => {
       if (this.#me === undefined) return;
       this.#me = undefined;
