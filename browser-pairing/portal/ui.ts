@@ -30,7 +30,7 @@ export class Outcome {
 }
 
 /** A coloured dot and its meaning in words. */
-export function status(kind: "on" | "off" | "wait", text: string): HTMLElement {
+export function status(kind: "on" | "off" | "wait" | "bad", text: string): HTMLElement {
   return h(
     "span",
     { class: `status status-${kind}` },

@@ -7,7 +7,7 @@ import { fill, h } from "../dom.js";
 import { ago, duration } from "../format.js";
 import { apiMessage } from "../messages.js";
 import { links } from "../router.js";
-import { busy, field, notice, Outcome, pageHeading } from "../ui.js";
+import { busy, command, field, notice, Outcome, pageHeading } from "../ui.js";
 import type { SignedIn, View } from "../view.js";
 
 export function deviceView(context: SignedIn, fromLink: string): View {
@@ -66,10 +66,10 @@ export function deviceView(context: SignedIn, fromLink: string): View {
           },
         },
         h(
-          "p",
+          "div",
           {},
-          "Start the sign-in on the machine; it shows a code: ",
-          h("code", { class: "break" }, `local-agent-client login ${location.origin}`),
+          h("p", {}, "Start the sign-in on the machine; it shows a code:"),
+          command(`local-agent-client login ${location.origin}`),
         ),
         code.row,
         outcome.element,

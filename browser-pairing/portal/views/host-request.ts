@@ -107,6 +107,7 @@ export function requestPanel(context: HostContext): Panel {
       return;
     }
     outcome.clear();
+    response.hidden = true;
     const abort = new AbortController();
     running = abort;
     send.setAttribute("aria-busy", "true");

@@ -105,7 +105,7 @@ export function hostView(context: SignedIn, hostId: string): View {
           seen = false;
           fill(
             trust,
-            status("off", "An answer did not verify"),
+            status("bad", "An answer did not verify"),
             h("span", { class: "trust-print" }, `Fingerprint ${opened.fingerprint}`),
           );
         }
