@@ -16,7 +16,6 @@ const names = (await readdir(join(root, "test")))
 if (names.length === 0) throw new Error("no test has such a name");
 
 // Inside the package, so that what is left outside the bundles is found in node_modules.
-await rm(join(root, "dist/test"), { recursive: true, force: true });
 await mkdir(join(root, "dist/test"), { recursive: true });
 const folder = await mkdtemp(join(root, "dist/test/run-"));
 let code = 1;
