@@ -144,6 +144,7 @@ export class Api {
   /** Called when the sign-in turned out to have ended. */
   onSignedOut: () => void = () => undefined;
   #clockOffset = 0;
+  #refreshing: Promise<void> | undefined;
 
   constructor(fetch: Fetch) {
     this.#fetch = fetch;
@@ -154,7 +155,23 @@ export class Api {
     return Date.now() / 1000 + this.#clockOffset;
   }
 
+  /** Calls; when the sign-in has run out, renews it and calls once more: what was refused was not done. */
   async #call(method: Method, path: string, body?: Json, signal?: AbortSignal): Promise<unknown> {
+    try {
+      return await this.#once(method, path, body, signal);
+    } catch (error) {
+      if (!isSignedOut(error)) throw error;
+    }
+    try {
+      await this.refresh();
+      return await this.#once(method, path, body, signal);
+    } catch (error) {
+      if (isSignedOut(error)) this.onSignedOut();
+      throw error;
+    }
+  }
+
+  async #once(method: Method, path: string, body?: Json, signal?: AbortSignal): Promise<unknown> {
     const timeout = AbortSignal.timeout(TIMEOUT_MS);
     const init: RequestInit = {
       method,
@@ -182,9 +199,7 @@ export class Api {
     this.#learnTime(response.headers.get("date"));
     const answer = parseJson(raw);
     if (response.ok) return answer;
-    const error = refusal(response.status, response.headers, answer);
-    if (error instanceof Refused && error.code === "unauthorized") this.onSignedOut();
-    throw error;
+    throw refusal(response.status, response.headers, answer);
   }
 
   #learnTime(date: string | null): void {
@@ -218,8 +233,14 @@ export class Api {
     });
   }
 
-  async refresh(): Promise<void> {
-    await this.#call("POST", "/v1/auth/refresh");
+  /** Renews the cookie. Those who ask at the same time share one renewal. */
+  refresh(): Promise<void> {
+    this.#refreshing ??= this.#once("POST", "/v1/auth/refresh")
+      .then(() => undefined)
+      .finally(() => {
+        this.#refreshing = undefined;
+      });
+    return this.#refreshing;
   }
 
   async logout(): Promise<void> {
@@ -287,6 +308,10 @@ export class Api {
   async decideDevice(userCode: string, approve: boolean): Promise<void> {
     await this.#call("POST", `/v1/auth/device/${encodeURIComponent(userCode)}`, { approve });
   }
+}
+
+export function isSignedOut(error: unknown): boolean {
+  return error instanceof Refused && error.code === "unauthorized";
 }
 
 function parseJson(raw: string): unknown {

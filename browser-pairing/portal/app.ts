@@ -2,7 +2,7 @@
 // focus and the title on every change of page. Pages that need a sign-in show the sign-in in their
 // place and keep their address, so that a link to them works once one is signed in.
 
-import { type Api, type Me, Refused } from "./api.js";
+import { type Api, isSignedOut, type Me, Refused } from "./api.js";
 import { fill, h, setText } from "./dom.js";
 import { apiMessage } from "./messages.js";
 import { links, parse, type Route } from "./router.js";
@@ -92,7 +92,7 @@ class App implements Context {
       this.#keep(this.#me.expires_at);
     } catch (error) {
       this.#me = undefined;
-      if (!(error instanceof Refused && error.code === "unauthorized")) {
+      if (!isSignedOut(error)) {
         this.#show(this.#broken(error));
         return;
       }
@@ -200,7 +200,7 @@ class App implements Context {
         try {
           await this.api.logout();
         } catch (error) {
-          if (!(error instanceof Refused && error.code === "unauthorized")) {
+          if (!isSignedOut(error)) {
             this.announce(apiMessage(error, "sign out"));
             setText(out, "Sign out failed, try again");
             return;

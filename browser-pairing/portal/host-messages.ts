@@ -9,6 +9,8 @@ export interface Failure {
   readonly code: string;
   readonly detail: string;
   readonly verified: boolean;
+  /** 0 when the SDK itself found the fault. */
+  readonly status: number;
   readonly retryAfter?: number;
 }
 
@@ -19,12 +21,13 @@ export function failure(error: unknown): Failure {
       code: from.code,
       detail: typeof from.detail === "string" ? from.detail : "",
       verified: from.verified === true,
+      status: typeof from.status === "number" ? from.status : 0,
     };
     return typeof from.retryAfter === "number" ? { ...base, retryAfter: from.retryAfter } : base;
   }
   if (error instanceof Error && error.name === "AbortError")
-    return { code: "aborted", detail: "", verified: false };
-  return { code: "internal", detail: "", verified: false };
+    return { code: "aborted", detail: "", verified: false, status: 0 };
+  return { code: "internal", detail: "", verified: false, status: 0 };
 }
 
 const wait = (of: Failure) =>
@@ -72,6 +75,13 @@ function common(of: Failure): string | undefined {
     case "draining":
     case "store_unavailable":
       return `The relay is busy or restarting. ${wait(of)}`;
+    case "bad_answer":
+    case "internal":
+      return `Something answered that does not speak this protocol.${of.detail === "" ? " Load the page again." : ` ${of.detail}`}`;
+    case "unsupported_encoding":
+      return "The app compresses its answer in a way that this browser cannot undo.";
+    case "response_too_large":
+      return "The answer is too large for the way it was asked for.";
     case "aborted":
       return "Cancelled.";
     default:
@@ -88,7 +98,9 @@ export function needsNewCode(of: Failure): boolean {
 
 export function pairingMessage(of: Failure): Child[] {
   const again = h("code", {}, "local-agent-client pair");
-  switch (of.code) {
+  // With a status the machine said that our proof was wrong; without one its proof was, to us.
+  const code = of.code === "pairing_failed" && of.status === 0 ? "tampered" : of.code;
+  switch (code) {
     case "pairing_failed":
       return [
         h("strong", {}, "The code was not right, and it is used up now. "),
@@ -112,8 +124,8 @@ export function pairingMessage(of: Failure): Child[] {
       ];
     case "tampered":
       return [
-        h("strong", {}, "The answer did not come from your machine. "),
-        "Something between this browser and the machine changed it. Nothing was paired here. Check on the machine with ",
+        h("strong", {}, "The other end could not prove that it is your machine. "),
+        "Somebody between this browser and the machine may be interfering. Nothing was paired here, and the code is used up. Check on the machine with ",
         h("code", {}, "local-agent-client browsers list"),
         " that no stranger is listed.",
       ];

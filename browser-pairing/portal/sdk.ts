@@ -16,6 +16,7 @@ export type Paired = Pick<
   | "nextDeviceCode"
   | "forget"
   | "close"
+  | "addEventListener"
 >;
 
 export interface Sdk {

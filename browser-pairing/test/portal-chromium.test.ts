@@ -161,7 +161,7 @@ describe("the portal in Chromium", () => {
       ["222222", /has expired/],
       ["333333", /shows no code/],
       ["444444", /host is offline/],
-      ["555555", /did not come from your machine/],
+      ["555555", /could not prove that it is your machine/],
       ["666666", /the relay refused \(shared_origin_refused\)/],
     ];
     for (const [code, text] of texts) {

@@ -20,7 +20,7 @@ const REFUSALS: Record<string, RelayError> = {
   "222222": new RelayError("pairing_expired", { status: 410 }),
   "333333": new RelayError("pairing_not_open", { status: 409 }),
   "444444": new RelayError("host_offline", { status: 503, retryAfter: 5 }),
-  "555555": new RelayError("tampered"),
+  "555555": new RelayError("pairing_failed"),
   "666666": new RelayError("shared_origin_refused", { status: 403, detail: "Ask the owner." }),
 };
 
@@ -145,12 +145,17 @@ const browsers: PairedBrowser[] = [
 ];
 
 function fakeHost(info: PairedHostInfo, forget: () => void): Paired {
+  const events = new EventTarget();
   return {
     ...info,
+    addEventListener: events.addEventListener.bind(events),
     async fetch(input, init = {}) {
       const path = String(input);
       await new Promise((soon) => setTimeout(soon, 15));
-      if (path.startsWith("/revoked")) throw new RelayError("not_paired", { status: 401, ...signed });
+      if (path.startsWith("/revoked")) {
+        events.dispatchEvent(new Event("revoked"));
+        throw new RelayError("not_paired", { status: 401, ...signed });
+      }
       if (path.startsWith("/lies")) throw new RelayError("not_paired", { status: 401 });
       if (path.startsWith("/tampered")) throw new RelayError("tampered");
       if (path.startsWith("/down"))

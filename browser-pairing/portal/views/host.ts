@@ -74,11 +74,21 @@ export function hostView(context: SignedIn, hostId: string): View {
     }
     const opened = host;
     stops.push(() => opened.close());
-    fill(
-      trust,
-      status("wait", "Signed, nothing verified yet"),
-      h("span", { class: "trust-print" }, `Fingerprint ${opened.fingerprint}`),
-    );
+    const mark = (kind: "on" | "wait" | "bad", text: string) => {
+      const print = h("span", { class: "trust-print" }, `Fingerprint ${opened.fingerprint}`);
+      if (stops.length > 0) fill(trust, status(kind, text), print);
+    };
+    mark("wait", "Signed, nothing verified yet");
+    const revoked = () => {
+      if (ended.signal.aborted || stops.length === 0) return;
+      unpaired(
+        h("strong", {}, "The host no longer knows this browser. "),
+        "The host signed that itself: this browser's pairing was revoked. To go on, pair it again with a new code.",
+      );
+      context.announce("The host has revoked this browser.");
+      void opened.forget().catch(() => undefined);
+    };
+    opened.addEventListener("revoked", revoked);
     let seen = false;
     const inside: HostContext = {
       host: opened,
@@ -86,28 +96,14 @@ export function hostView(context: SignedIn, hostId: string): View {
       verified: () => {
         if (seen) return;
         seen = true;
-        fill(
-          trust,
-          status("on", "Signed and verified"),
-          h("span", { class: "trust-print" }, `Fingerprint ${opened.fingerprint}`),
-        );
+        mark("on", "Signed and verified");
       },
       failed: (error) => {
         const of = failure(error);
-        if (of.code === "not_paired" && of.verified) {
-          unpaired(
-            h("strong", {}, "The host no longer knows this browser. "),
-            "The host signed that itself: this browser's pairing was revoked. To go on, pair it again with a new code.",
-          );
-          context.announce("The host has revoked this browser.");
-          void opened.forget({ revoke: false }).catch(() => undefined);
-        } else if (of.code === "tampered") {
+        if (of.code === "not_paired" && of.verified) revoked();
+        else if (of.code === "tampered") {
           seen = false;
-          fill(
-            trust,
-            status("bad", "An answer did not verify"),
-            h("span", { class: "trust-print" }, `Fingerprint ${opened.fingerprint}`),
-          );
+          mark("bad", "An answer did not verify");
         }
         return of;
       },

@@ -2,7 +2,7 @@
 // lost while somebody reads; what changes is announced politely.
 
 import type { Host } from "../api.js";
-import { Refused } from "../api.js";
+import { isSignedOut } from "../api.js";
 import { fill, h, setText } from "../dom.js";
 import { ago } from "../format.js";
 import { apiMessage } from "../messages.js";
@@ -77,7 +77,7 @@ export function hostsView(context: SignedIn): View {
       if (troubled) outcome.clear();
       troubled = false;
     } catch (error) {
-      if (signal.aborted || (error instanceof Refused && error.code === "unauthorized")) return;
+      if (signal.aborted || isSignedOut(error)) return;
       if (first) body.replaceChildren();
       if (!troubled) outcome.show("warn", `${apiMessage(error, "load your hosts")} This page keeps trying.`);
       troubled = true;

@@ -1,6 +1,7 @@
 // Pairing: six digits from the machine make this browser known to it. The code goes into the SDK and
 // nowhere else: not into the address, not to the relay, not into any log.
 
+import { RelayError } from "../../src/errors.js";
 import { type Host, Refused } from "../api.js";
 import { fill, h, uniqueId } from "../dom.js";
 import { ago, browserName } from "../format.js";
@@ -138,7 +139,7 @@ export function pairView(context: SignedIn, hostId: string): View {
     ),
   );
   if (!globalThis.isSecureContext) {
-    form.before(notice("bad", ...pairingMessage({ code: "insecure_context", detail: "", verified: false })));
+    form.before(notice("bad", ...pairingMessage(failure(new RelayError("insecure_context")))));
   }
 
   const show = (host: Host | undefined) => {
