@@ -3,6 +3,7 @@
  * network that nobody has asked for, so a slow reader slows the sender.
  */
 import { RelayError } from "./errors.js";
+import { checkEnd } from "./payload.js";
 import { problemError } from "./problem.js";
 import { type RecordReader, RecordType, type VerifiedRecord } from "./record.js";
 
@@ -51,6 +52,7 @@ export function dataRecords(reader: RecordReader, signal: AbortSignal): Next {
         case RecordType.DATA:
           return record.payload;
         case RecordType.END:
+          checkEnd(record.payload);
           await expectEnd(reader);
           return undefined;
         case RecordType.ERROR:

@@ -8,7 +8,7 @@
  */
 import { requestHash } from "./confirmation.js";
 import { contentDigest, digestFits } from "./digest.js";
-import { b64, base64, utf8, uuid } from "./encoding.js";
+import { b64, base64, uuid } from "./encoding.js";
 import { RelayError } from "./errors.js";
 import { Budget, type Outgoing, type RelayLink, readLimited, unsigned } from "./link.js";
 import { isProblem, type Json, jsonObject, problemError } from "./problem.js";
@@ -328,23 +328,6 @@ export class Channel {
         signature: answer.signed.signature,
       };
     });
-  }
-
-  /** Opens what the agent sealed for this request with the key of the pairing (PROTOCOL.md section 3.2). */
-  async unseal(sealed: Uint8Array<ArrayBuffer>, signature: Uint8Array): Promise<Uint8Array | undefined> {
-    try {
-      const key = await crypto.subtle.deriveKey(
-        { name: "HKDF", hash: "SHA-256", salt: requestHash(signature), info: utf8("relay-pairing/1 code") },
-        this.pairing.psk,
-        { name: "AES-GCM", length: 256 },
-        false,
-        ["decrypt"],
-      );
-      const iv = new Uint8Array(12);
-      return new Uint8Array(await crypto.subtle.decrypt({ name: "AES-GCM", iv }, key, sealed));
-    } catch {
-      return undefined;
-    }
   }
 }
 

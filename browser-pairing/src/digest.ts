@@ -1,5 +1,5 @@
 /** Content-Digest (RFC 9530) with sha-256: of a body that goes out, and against one that came in. */
-import { sha256 } from "@noble/hashes/sha2.js";
+import { sha256, sha512 } from "@noble/hashes/sha2.js";
 import { base64, equalBytes, fromBase64 } from "./encoding.js";
 import { parseDictionary } from "./structured.js";
 
@@ -25,9 +25,21 @@ export async function contentDigest(body: Blob, signal?: AbortSignal): Promise<s
   return `sha-256=:${base64(await hashBlob(body, signal))}:`;
 }
 
-/** Whether the body is the one that the header speaks of. A header without sha-256 proves nothing. */
+/** The algorithms that count. */
+const HASHES = new Map<string, (body: Uint8Array) => Uint8Array>([
+  ["sha-256", sha256],
+  ["sha-512", sha512],
+]);
+
+/** Whether the body is the one that the header speaks of: all digests that are there must be right. */
 export function digestFits(header: string, body: Uint8Array): boolean {
-  const value = parseDictionary(header)?.get("sha-256")?.value;
-  const given = typeof value === "object" ? fromBase64(value.bytes) : undefined;
-  return given !== undefined && equalBytes(given, sha256(body));
+  const digests = parseDictionary(header);
+  if (digests === undefined || digests.size === 0) return false;
+  for (const [name, { value, params }] of digests) {
+    const hash = HASHES.get(name);
+    const given = typeof value === "object" ? fromBase64(value.bytes) : undefined;
+    if (hash === undefined || given === undefined || params.size > 0) return false;
+    if (!equalBytes(given, hash(body))) return false;
+  }
+  return true;
 }

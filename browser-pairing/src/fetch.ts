@@ -1,9 +1,8 @@
 /** The Fetch API's shape over signed exchanges. */
 import { dataRecords, decoded, decoders, pullStream, recordError, streamFailure } from "./body.js";
 import type { Answer, Channel } from "./channel.js";
-import { latin1 } from "./encoding.js";
 import { RelayError } from "./errors.js";
-import { jsonObject } from "./problem.js";
+import { type Head, readHead } from "./payload.js";
 import { RecordType } from "./record.js";
 import { abortable } from "./waiting.js";
 
@@ -78,35 +77,6 @@ async function normalised(
   const hasBody = mayHave && (picked.body !== undefined || (input instanceof Request && input.body !== null));
   const body = hasBody ? await abortable(request.blob(), signal) : undefined;
   return { method: request.method, target, headers, body, redirect: request.redirect };
-}
-
-/** The status and headers of the local server's answer. */
-interface Head {
-  status: number;
-  headers: Headers;
-}
-
-/** Reads a HEAD record. @throws RelayError `bad_answer` */
-export function readHead(payload: Uint8Array): Head {
-  const head = jsonObject(payload);
-  const status = head?.["status"];
-  const list = head?.["headers"];
-  const wrong = () =>
-    new RelayError("bad_answer", { verified: true, detail: "The host's answer has a malformed head." });
-  if (typeof status !== "number" || !Number.isInteger(status) || status < 100 || status > 599) throw wrong();
-  if (!Array.isArray(list)) throw wrong();
-  const headers = new Headers();
-  for (const entry of list) {
-    const [name, value] = Array.isArray(entry) ? (entry as unknown[]) : [];
-    if (typeof name !== "string" || typeof value !== "string") throw wrong();
-    try {
-      latin1(value);
-      headers.append(name, value);
-    } catch {
-      throw wrong();
-    }
-  }
-  return { status, headers };
 }
 
 /** The answer's head, and its body when there can be one. */

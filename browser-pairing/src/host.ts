@@ -1,10 +1,10 @@
 /** A paired host, as the SDK's users hold it. */
 import { Channel } from "./channel.js";
-import { fromB64, fromUtf8, uuid } from "./encoding.js";
+import { fromB64, uuid } from "./encoding.js";
 import { RelayError } from "./errors.js";
 import { SignedEventSource } from "./eventsource.js";
 import { fetchOver, localTarget } from "./fetch.js";
-import { requireSecureContext, verifyingKey } from "./keys.js";
+import { requireSecureContext, unsealCode, verifyingKey } from "./keys.js";
 import { RelayLink } from "./link.js";
 import { type Paired, pair, Unkept } from "./pair.js";
 import type { Json } from "./problem.js";
@@ -182,9 +182,9 @@ export class PairedHost extends EventTarget {
     const { json, signature } = await this.#call("POST", "/_relay/pairing/code", { v: 1 });
     const sealed = fromB64(json?.["sealed_code"]);
     const expiresAt = json?.["expires_at"];
-    const opened = sealed === undefined ? undefined : await this.#channel.unseal(sealed, signature);
-    const code = opened === undefined ? undefined : fromUtf8(opened);
-    if (code === undefined || !/^[0-9]{6}$/.test(code) || typeof expiresAt !== "number") throw malformed();
+    const { psk } = this.#channel.pairing;
+    const code = sealed === undefined ? undefined : await unsealCode(psk, sealed, signature);
+    if (code === undefined || typeof expiresAt !== "number") throw malformed();
     return { code, expiresAt };
   }
 

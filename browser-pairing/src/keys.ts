@@ -3,6 +3,8 @@
  * even ours: whoever takes over the page can use them while it is open, but cannot take them along.
  */
 
+import { requestHash } from "./confirmation.js";
+import { fromUtf8, utf8 } from "./encoding.js";
 import { RelayError } from "./errors.js";
 import { isSoundEd25519Key } from "./spake2.js";
 
@@ -82,4 +84,32 @@ export async function sealPsk(psk: Uint8Array<ArrayBuffer>): Promise<CryptoKey> 
   } finally {
     psk.fill(0);
   }
+}
+
+/**
+ * Opens a code that the agent sealed for the request with this signature (PROTOCOL.md section 3.2);
+ * undefined when it was sealed for anything else.
+ */
+export async function unsealCode(
+  psk: CryptoKey,
+  sealed: Uint8Array<ArrayBuffer>,
+  signature: Uint8Array,
+): Promise<string | undefined> {
+  let opened: Uint8Array;
+  try {
+    const key = await crypto.subtle.deriveKey(
+      { name: "HKDF", hash: "SHA-256", salt: requestHash(signature), info: utf8("relay-pairing/1 code") },
+      psk,
+      { name: "AES-GCM", length: 256 },
+      false,
+      ["decrypt"],
+    );
+    // The key is used once, so the nonce may be zero.
+    const iv = new Uint8Array(12);
+    opened = new Uint8Array(await crypto.subtle.decrypt({ name: "AES-GCM", iv }, key, sealed));
+  } catch {
+    return undefined;
+  }
+  const code = fromUtf8(opened);
+  return code !== undefined && /^[0-9]{6}$/.test(code) ? code : undefined;
 }

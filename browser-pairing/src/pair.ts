@@ -10,7 +10,7 @@ import {
   pairingKeys,
   proof,
 } from "./confirmation.js";
-import { describeDevice, tidy } from "./device.js";
+import { describeDevice } from "./device.js";
 import { b64, fromB64, utf8, uuid } from "./encoding.js";
 import { RelayError } from "./errors.js";
 import {
@@ -30,6 +30,9 @@ import { timed } from "./waiting.js";
 
 /** Pairing messages are not larger (PROTOCOL.md section 3). */
 const MAX_MESSAGE = 64 * 1024;
+/** Claims are not larger, in bytes, and their texts not longer, in characters. */
+const MAX_CLAIMS = 4096;
+const MAX_TEXT = 100;
 
 /** A pairing that has been stored, and what was made on the way. */
 export interface Paired {
@@ -87,28 +90,39 @@ interface AgentClaims {
   agentKey: CryptoKey;
 }
 
-async function readClaims(bytes: Uint8Array, hostId: string, identity: Identity): Promise<AgentClaims> {
-  const claims = jsonObject(bytes);
+/** A text of at most 100 characters, none of them a control character. */
+function isPlainText(value: unknown): value is string {
+  return typeof value === "string" && Array.from(value).length <= MAX_TEXT && !/\p{Cc}/u.test(value);
+}
+
+/** @throws RelayError `bad_answer` */
+export async function readClaims(
+  bytes: Uint8Array,
+  hostId: string,
+  ownX25519: CryptoKey,
+): Promise<AgentClaims> {
+  const claims = bytes.length > MAX_CLAIMS ? undefined : jsonObject(bytes);
   const ed25519 = fromB64(claims?.["ed25519"]);
   const x25519 = fromB64(claims?.["x25519"]);
   const clientId = uuid(claims?.["client_id"]);
-  const agent = claims?.["agent"] as Json | undefined;
+  const { name, version } = (claims?.["agent"] ?? {}) as Json;
   const agentKey = ed25519 === undefined ? undefined : await verifyingKey(ed25519);
   if (
     ed25519 === undefined ||
     x25519 === undefined ||
     clientId === undefined ||
     agentKey === undefined ||
+    !isPlainText(name) ||
+    !isPlainText(version) ||
     uuid(claims?.["host_id"]) !== hostId ||
-    !(await isSoundX25519Key(x25519, identity.exchangeKey))
+    !(await isSoundX25519Key(x25519, ownX25519))
   ) {
     throw new RelayError("bad_answer", {
       verified: true,
       detail: "The host's answer is not of this protocol.",
     });
   }
-  const name = typeof agent?.["name"] === "string" ? tidy(agent["name"]) : "";
-  return { name: name || hostId, clientId, ed25519, x25519, agentKey };
+  return { name: name.trim() || hostId, clientId, ed25519, x25519, agentKey };
 }
 
 /**
@@ -188,7 +202,7 @@ async function confirm(
     keys.psk.fill(0);
     throw unproved();
   }
-  const agent = await readClaims(theirs, hostId, identity);
+  const agent = await readClaims(theirs, hostId, identity.exchangeKey);
   const now = Math.floor(Date.now() / 1000);
   const pairing: Pairing = {
     v: 1,

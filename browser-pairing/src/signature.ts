@@ -33,13 +33,22 @@ function trimmed(value: string): string {
   return value.replace(/^[ \t\r\n]+|[ \t\r\n]+$/g, "");
 }
 
+/** A component as it is written in `signature-input`, parameters and all, and its value. */
+export type Line = readonly [identifier: string, value: string];
+
+/** The signature base (RFC 9421 section 2.5); `params` is what stands after the label. */
+export function signatureBase(lines: readonly Line[], params: string): Uint8Array<ArrayBuffer> {
+  const all: Line[] = [...lines, ['"@signature-params"', params]];
+  return latin1(all.map(([identifier, value]) => `${identifier}: ${trimmed(value)}`).join("\n"));
+}
+
 /** Writes the signature base of a request. */
 export function prepare(components: readonly Component[], params: SignatureParams): Prepared {
   const names = components.map(([name]) => quoted(name)).join(" ");
   const { created, keyid, nonce } = params;
   const input = `(${names});created=${created};keyid=${quoted(keyid)};nonce=${quoted(nonce)};alg="ed25519"`;
-  const lines = components.map(([name, value]) => `${quoted(name)}: ${trimmed(value)}`);
-  return { base: latin1([...lines, `"@signature-params": ${input}`].join("\n")), input };
+  const lines = components.map(([name, value]): Line => [quoted(name), value]);
+  return { base: signatureBase(lines, input), input };
 }
 
 /** What of an answer the agent has signed. */
@@ -95,7 +104,7 @@ export function coveredAnswer(
   if (signature?.length !== 64 || !paramsFit(member.params, hostId)) return undefined;
   if (member.items.length > MAX_COMPONENTS) return undefined;
 
-  const lines: string[] = [];
+  const lines: Line[] = [];
   const seen = new Set<string>();
   const covered = new Headers();
   for (const item of member.items) {
@@ -116,11 +125,9 @@ export function coveredAnswer(
     const key = isRequestSignature(item) ? "signature;req" : String(name);
     if (seen.has(key)) return undefined;
     seen.add(key);
-    lines.push(`${item.text}: ${line}`);
+    lines.push([item.text, line]);
   }
   const digest = covered.get("content-digest");
   if (!seen.has("@status") || !seen.has("signature;req") || digest === null) return undefined;
-  const params = member.text;
-  const base = latin1([...lines, `"@signature-params": ${params}`].join("\n"));
-  return { base, signature, headers: covered, digest };
+  return { base: signatureBase(lines, member.text), signature, headers: covered, digest };
 }

@@ -9,7 +9,7 @@ import { recordError } from "./body.js";
 import type { Channel } from "./channel.js";
 import { b64 } from "./encoding.js";
 import { RelayError } from "./errors.js";
-import { readHead } from "./fetch.js";
+import { readHead } from "./payload.js";
 import { RecordSigner, RecordType, RecordVerifier } from "./record.js";
 import type { Component } from "./signature.js";
 import { abortable } from "./waiting.js";
@@ -80,10 +80,16 @@ export class Inbox {
   }
 }
 
+/** Everything but the unreserved characters of RFC 3986 as `%XX`. */
+function percent(text: string): string {
+  const hexed = (mark: string) => `%${mark.charCodeAt(0).toString(16).toUpperCase()}`;
+  return encodeURIComponent(text).replace(/[!'()*]/g, hexed);
+}
+
 /** The address of an upgrade below the host's prefix. */
 export function signedTarget(target: string, input: string, signature: Uint8Array): string {
   const first = target.includes("?") ? "&" : "?";
-  return `${target}${first}relay-signature-input=${encodeURIComponent(input)}&relay-signature=${b64(signature)}`;
+  return `${target}${first}relay-signature-input=${percent(input)}&relay-signature=${b64(signature)}`;
 }
 
 interface SignedUpgrade {
