@@ -7,20 +7,10 @@ import { mkdir, mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { after, before, describe, test } from "node:test";
-import { type BrowserContext, chromium, type Page } from "playwright-core";
+import type { BrowserContext, Page } from "playwright-core";
 import { buildPortal } from "./portal-build.js";
-import { look } from "./portal-looks.js";
+import { launch, listen, look } from "./portal-looks.js";
 import { type Standin, type StandinHost, startStandin, unixNow } from "./portal-standin.js";
-
-const FLAGS = [
-  "--no-sandbox",
-  "--disable-gpu",
-  "--disable-quic",
-  "--no-first-run",
-  "--disable-background-networking",
-  "--disable-component-update",
-  "--disable-sync",
-];
 
 describe("the portal in Chromium", () => {
   let folder: string;
@@ -52,20 +42,10 @@ describe("the portal in Chromium", () => {
     await mkdir(shots, { recursive: true });
     await buildPortal(join(folder, "portal"), "test/portal-seam.ts");
     standin = await startStandin(join(folder, "portal"));
-    browser = await chromium.launchPersistentContext(join(folder, "profile"), {
-      executablePath: "/usr/bin/chromium",
-      headless: true,
-      args: FLAGS,
-      permissions: ["clipboard-read", "clipboard-write"],
-    });
+    browser = await launch(join(folder, "profile"));
     page = browser.pages()[0] ?? (await browser.newPage());
     page.setDefaultTimeout(15_000);
-    page.on("pageerror", (error) => wrong.push(`page error: ${error.message}`));
-    page.on("console", (message) => {
-      // Chromium reports each refusal as a failed resource; those are asked for here.
-      if (message.type() === "error" && !message.text().startsWith("Failed to load resource"))
-        wrong.push(`console: ${message.text()}`);
-    });
+    listen(page, wrong);
   });
   after(async () => {
     await browser?.close();

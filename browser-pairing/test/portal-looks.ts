@@ -3,7 +3,37 @@
  * nothing wider than the screen, text with AA contrast, controls that a finger can hit, names for
  * everything that can be operated, one h1.
  */
-import type { Page } from "playwright-core";
+import { type BrowserContext, chromium, type Page } from "playwright-core";
+
+const FLAGS = [
+  "--no-sandbox",
+  "--disable-gpu",
+  "--disable-quic",
+  "--no-first-run",
+  "--disable-background-networking",
+  "--disable-component-update",
+  "--disable-sync",
+];
+
+/** A Chromium with a profile of its own. */
+export function launch(profile: string): Promise<BrowserContext> {
+  return chromium.launchPersistentContext(profile, {
+    executablePath: "/usr/bin/chromium",
+    headless: true,
+    args: FLAGS,
+    permissions: ["clipboard-read", "clipboard-write"],
+  });
+}
+
+/** Collects what a page complains about: errors in scripts, and whatever its policy forbids. */
+export function listen(page: Page, complaints: string[]): void {
+  page.on("pageerror", (error) => complaints.push(`page error: ${error.message}`));
+  page.on("console", (message) => {
+    // Chromium reports each refusal as a failed resource; those are asked for here.
+    const refusal = message.text().startsWith("Failed to load resource");
+    if (message.type() === "error" && !refusal) complaints.push(`console: ${message.text()}`);
+  });
+}
 
 /** Runs inside the page; answers complaints. */
 function measure(): string[] {

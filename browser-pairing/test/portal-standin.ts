@@ -5,9 +5,16 @@
  */
 import { randomBytes, randomUUID } from "node:crypto";
 import { readFile } from "node:fs/promises";
-import { createServer, type IncomingMessage, type Server, type ServerResponse } from "node:http";
-import type { AddressInfo } from "node:net";
+import {
+  request as ask,
+  createServer,
+  type IncomingMessage,
+  type Server,
+  type ServerResponse,
+} from "node:http";
+import { type AddressInfo, connect } from "node:net";
 import { extname, join, normalize } from "node:path";
+import type { Duplex } from "node:stream";
 
 export const CSP = [
   "default-src 'none'",
@@ -81,6 +88,8 @@ export class RelayState {
   wrong = 0;
   /** While set, the server cuts every connection to /v1. */
   down = false;
+  /** Where hosts are reached: an address that answers as the relay's proxy does. None: there is no such path. */
+  behind: string | undefined;
   /** Every request's method and address, to look for what must not be there. */
   readonly seen: string[] = [];
 
@@ -168,6 +177,9 @@ export async function startStandin(portal: string): Promise<Standin> {
   const server: Server = createServer((request, response) => {
     void answer(state, portal, request, response);
   });
+  server.on("upgrade", (request: IncomingMessage, socket: Duplex, head: Buffer) => {
+    upgrade(state, request, socket, head);
+  });
   await new Promise<void>((listening) => server.listen(0, "127.0.0.1", listening));
   const { port } = server.address() as AddressInfo;
   return {
@@ -191,6 +203,15 @@ async function answer(state: RelayState, portal: string, request: IncomingMessag
     return;
   }
   try {
+    const proxied = /^\/v1\/relay\/(create|h)\/([^/]+)/.exec(url.pathname);
+    if (state.behind !== undefined && proxied !== null) {
+      if (proxied[1] === "create") signedIn(state, request);
+      const host = state.hosts.get(proxied[2] ?? "");
+      if (host === undefined) throw new Problem(404, "not_found");
+      if (host.status === "offline") throw new Problem(503, "host_offline", "Start the agent.", 5);
+      pass(state.behind, request, response);
+      return;
+    }
     const { status, body, cookie } = await api(state, method, url.pathname, request);
     if (cookie !== undefined) response.setHeader("set-cookie", cookie);
     if (body === undefined) return void response.writeHead(status).end();
@@ -229,6 +250,42 @@ async function page(portal: string, path: string, response: ServerResponse) {
       .end(bytes);
   } catch {
     response.writeHead(404).end();
+  }
+}
+
+/** Hands a request on as it is. What lies behind knows one token, as a sign-in. */
+function pass(behind: string, request: IncomingMessage, response: ServerResponse): void {
+  const headers = { ...request.headers, authorization: "Bearer token" };
+  const onward = ask(behind + (request.url ?? ""), { method: request.method, headers }, (answered) => {
+    response.writeHead(answered.statusCode ?? 502, answered.headers);
+    answered.pipe(response);
+  });
+  onward.on("error", () => response.destroy());
+  response.on("close", () => onward.destroy());
+  request.pipe(onward);
+}
+
+/** The same for an upgrade: two sockets, joined. */
+function upgrade(state: RelayState, request: IncomingMessage, socket: Duplex, head: Buffer): void {
+  if (state.behind === undefined) {
+    socket.destroy();
+    return;
+  }
+  const onward = connect(Number(new URL(state.behind).port), "127.0.0.1", () => {
+    const lines = [`GET ${request.url ?? "/"} HTTP/1.1`];
+    for (let at = 0; at < request.rawHeaders.length; at += 2) {
+      lines.push(`${request.rawHeaders[at]}: ${request.rawHeaders[at + 1]}`);
+    }
+    onward.write(`${lines.join("\r\n")}\r\n\r\n`);
+    onward.write(head);
+    onward.pipe(socket).pipe(onward);
+  });
+  for (const [end, other] of [
+    [onward, socket],
+    [socket, onward],
+  ] as const) {
+    end.on("error", () => other.destroy());
+    end.on("close", () => other.destroy());
   }
 }
 

@@ -1,7 +1,17 @@
 // Six boxes for six digits: one labelled group, paste, auto-advance, arrow keys. What the keys mean is
 // decided in code-input.ts.
 
-import { type Boxes, backspace, CODE_LENGTH, complete, EMPTY, insert, move, remove } from "../code-input.js";
+import {
+  type Boxes,
+  backspace,
+  CODE_LENGTH,
+  complete,
+  digitsOf,
+  EMPTY,
+  insert,
+  move,
+  remove,
+} from "../code-input.js";
 import { h } from "../dom.js";
 
 export interface CodeBoxes {
@@ -30,7 +40,9 @@ export function codeBoxes(label: string, describedBy: string, onComplete: () => 
   const take = (at: number, text: string) => {
     const before = boxes.digits.join();
     draw(insert(boxes, at, text));
-    if (complete(boxes) !== undefined && boxes.digits.join() !== before) onComplete();
+    // A code that is pasted again is meant, too; moving about in a full row is not.
+    const meant = boxes.digits.join() !== before || digitsOf(text).length >= CODE_LENGTH;
+    if (complete(boxes) !== undefined && meant) onComplete();
   };
 
   for (let index = 0; index < CODE_LENGTH; index += 1) {
