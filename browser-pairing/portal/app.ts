@@ -84,12 +84,17 @@ class App implements Context {
     else location.hash = hash;
   }
 
-  async reload(): Promise<void> {
+  async renew(): Promise<void> {
+    const me = await this.api.me();
     clearTimeout(this.#refresh);
+    this.#me = me;
+    this.#ended = false;
+    this.#keep(me.expires_at);
+  }
+
+  async reload(): Promise<void> {
     try {
-      this.#me = await this.api.me();
-      this.#ended = false;
-      this.#keep(this.#me.expires_at);
+      await this.renew();
     } catch (error) {
       this.#me = undefined;
       if (!isSignedOut(error)) {
@@ -150,6 +155,7 @@ class App implements Context {
       me,
       announce: (text) => this.announce(text),
       go: (hash) => this.go(hash),
+      renew: () => this.renew(),
       reload: () => this.reload(),
     };
     switch (this.#route.page) {
@@ -180,6 +186,7 @@ class App implements Context {
     this.#view = view;
     document.title = `${view.title} · Sidecar Relay`;
     this.announce("");
+    for (const dialog of document.querySelectorAll("dialog")) dialog.close();
     fill(this.#main, view.element);
     scrollTo(0, 0);
     if (view.focus !== undefined) view.focus();

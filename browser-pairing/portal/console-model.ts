@@ -178,6 +178,41 @@ export function remember(history: readonly Entry[], entry: Entry): readonly Entr
   return [entry, ...history].slice(0, MAX_HISTORY);
 }
 
+/** What the usual statuses are called; HTTP/2 and signed heads carry the number alone. */
+const REASONS: Readonly<Record<number, string>> = {
+  200: "OK",
+  201: "Created",
+  202: "Accepted",
+  204: "No Content",
+  206: "Partial Content",
+  301: "Moved Permanently",
+  302: "Found",
+  303: "See Other",
+  304: "Not Modified",
+  307: "Temporary Redirect",
+  308: "Permanent Redirect",
+  400: "Bad Request",
+  401: "Unauthorized",
+  403: "Forbidden",
+  404: "Not Found",
+  405: "Method Not Allowed",
+  409: "Conflict",
+  413: "Content Too Large",
+  415: "Unsupported Media Type",
+  422: "Unprocessable Content",
+  429: "Too Many Requests",
+  500: "Internal Server Error",
+  502: "Bad Gateway",
+  503: "Service Unavailable",
+  504: "Gateway Timeout",
+};
+
+/** A status with its words, where it has well-known ones. */
+export function statusLine(status: number): string {
+  const words = REASONS[status];
+  return words === undefined ? String(status) : `${status} ${words}`;
+}
+
 /** How a status is coloured; the number and its words stand beside it. */
 export function statusKind(status: number): "good" | "moved" | "bad" {
   if (status >= 400) return "bad";

@@ -10,7 +10,9 @@ export interface Context {
   announce(text: string): void;
   /** Goes to a page of the portal. */
   go(hash: string): void;
-  /** Asks the relay anew who is signed in, and shows the page for it. */
+  /** Asks the relay anew who is signed in. */
+  renew(): Promise<void>;
+  /** The same, and shows the page for it. */
   reload(): Promise<void>;
 }
 

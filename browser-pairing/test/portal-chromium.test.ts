@@ -292,8 +292,25 @@ describe("the portal in Chromium", () => {
     await says("The current password is not right.");
     await page.getByLabel("Current password").fill("correct horse battery");
     await page.keyboard.press("Enter");
-    await page.getByText("The password is saved.").waitFor({ state: "attached" });
+    await says("The password is saved.");
     assert.equal(standin.state.password, "a better one, surely");
+    await snap("account-saved");
+    standin.state.password = undefined;
+    await page.reload();
+    await says("Set a password");
+    assert.equal(await page.getByLabel("Current password").isVisible(), false);
+    await page.getByLabel("New password", { exact: true }).fill("too short");
+    await page.keyboard.press("Enter");
+    await says("A password has 10 to 200 characters.");
+    await page.getByLabel("New password", { exact: true }).fill("long enough now");
+    await page.getByLabel("New password again").fill("long enough, no");
+    await page.keyboard.press("Enter");
+    await says("The two do not match.");
+    await page.getByLabel("New password again").fill("long enough now");
+    await page.keyboard.press("Enter");
+    await says("The password is saved.");
+    assert.equal(standin.state.password, "long enough now");
+    await page.getByLabel("Current password").waitFor();
   });
 
   test("a device login is shown before it is approved, and leaves no code in the address", async () => {

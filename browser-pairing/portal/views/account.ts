@@ -1,7 +1,7 @@
 // The account: its address, and setting or changing the password.
 
 import { Refused } from "../api.js";
-import { h } from "../dom.js";
+import { h, setText } from "../dom.js";
 import { passwordMessage } from "../messages.js";
 import { busy, field, Outcome, pageHeading } from "../ui.js";
 import type { SignedIn, View } from "../view.js";
@@ -11,7 +11,8 @@ const MIN = 10;
 const MAX = 200;
 
 export function accountView(context: SignedIn): View {
-  const { email, has_password: has } = context.me.user;
+  const { email, has_password } = context.me.user;
+  let has = has_password;
   const outcome = new Outcome();
   // Not shown, but it tells password managers whose password this is.
   const username = h("input", {
@@ -41,11 +42,20 @@ export function accountView(context: SignedIn): View {
     autocomplete: "new-password",
     maxlength: MAX,
   });
-  const submit = h(
-    "button",
-    { type: "submit", class: "button button-primary" },
-    has ? "Change password" : "Set password",
+  const submit = h("button", { type: "submit", class: "button button-primary" });
+  const title = h("h2");
+  const hint = h(
+    "p",
+    { class: "hint" },
+    "So far you sign in by one-time links. With a password you can sign in by yourself.",
   );
+  const adapt = () => {
+    current.row.hidden = !has;
+    hint.hidden = has;
+    setText(title, has ? "Change your password" : "Set a password");
+    setText(submit, has ? "Change password" : "Set password");
+  };
+  adapt();
 
   const save = async () => {
     outcome.clear();
@@ -72,8 +82,12 @@ export function accountView(context: SignedIn): View {
       if (error instanceof Refused && error.code === "sign_in_failed") current.input.focus();
       return;
     }
-    await context.reload();
-    context.announce("The password is saved.");
+    for (const { input } of [current, next, again]) input.value = "";
+    has = true;
+    adapt();
+    outcome.show("good", "The password is saved. Use it from now on to sign in.");
+    // Only what other pages show depends on it; the password is saved either way.
+    await context.renew().catch(() => undefined);
   };
 
   const form = h(
@@ -88,15 +102,10 @@ export function accountView(context: SignedIn): View {
         },
       },
     },
-    h("h2", {}, has ? "Change your password" : "Set a password"),
-    !has &&
-      h(
-        "p",
-        { class: "hint" },
-        "So far you sign in by one-time links. With a password you can sign in by yourself.",
-      ),
+    title,
+    hint,
     username,
-    has && current.row,
+    current.row,
     next.row,
     again.row,
     outcome.element,

@@ -60,7 +60,7 @@ export function codeBoxes(label: string, describedBy: string, onComplete: () => 
     input.addEventListener("focus", () => input.select());
     input.addEventListener("paste", (event) => {
       event.preventDefault();
-      take(index, event.clipboardData?.getData("text") ?? "");
+      if (!input.readOnly) take(index, event.clipboardData?.getData("text") ?? "");
     });
     // Typing, and whatever fills boxes without keys: on-screen keyboards, password managers.
     input.addEventListener("input", () => take(index, newText(input.value, boxes.digits[index] ?? "")));
@@ -68,6 +68,7 @@ export function codeBoxes(label: string, describedBy: string, onComplete: () => 
       if (event.ctrlKey || event.metaKey || event.altKey) return;
       const to = move(index, event.key);
       if (to !== undefined) draw({ digits: boxes.digits, at: to });
+      else if (input.readOnly) return;
       else if (event.key === "Backspace") draw(backspace(boxes, index));
       else if (event.key === "Delete") draw(remove(boxes, index));
       else return;

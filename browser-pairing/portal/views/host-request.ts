@@ -9,6 +9,7 @@ import {
   type Method,
   remember,
   statusKind,
+  statusLine,
   takesBody,
 } from "../console-model.js";
 import { fill, h, setText, uniqueId } from "../dom.js";
@@ -128,6 +129,7 @@ export function requestPanel(context: HostContext): Panel {
       });
       context.verified();
       said = String(answer.status);
+      context.page.announce(`Answered ${statusLine(answer.status)}.`);
       await show(response, answer, since);
     } catch (error) {
       const of = context.failed(error);
@@ -177,7 +179,6 @@ export function requestPanel(context: HostContext): Panel {
 async function show(place: HTMLElement, answer: Response, since: () => number): Promise<void> {
   const firstByte = since();
   const view = new BodyView(answer.headers.get("content-type"));
-  const words = answer.statusText === "" ? "" : ` ${answer.statusText}`;
   const timing = h("p", { class: "timing" });
   const text = document.createTextNode("");
   const pre = h("pre", { class: "body", tabindex: 0, "aria-label": "Body of the response" }, text);
@@ -189,11 +190,7 @@ async function show(place: HTMLElement, answer: Response, since: () => number): 
     h(
       "div",
       { class: "response-head" },
-      h(
-        "h3",
-        { class: `http-status http-${statusKind(answer.status)}`, role: "status" },
-        `${answer.status}${words}`,
-      ),
+      h("h3", { class: `http-status http-${statusKind(answer.status)}` }, statusLine(answer.status)),
       timing,
     ),
     h(
