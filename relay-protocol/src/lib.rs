@@ -8,12 +8,20 @@
 //! | [`tunnel`] | the byte stream inside a WebSocket, its control messages, and the multiplexed streams on it |
 //! | [`headers`] | the header names of the protocol and the hop-by-hop rule that both ends apply |
 //! | [`problem`] | RFC 9457 errors with their stable codes |
+//! | [`keys`] | key types by purpose, Ed25519 and X25519 |
+//! | [`pairing`] | pairing by six digits: SPAKE2, proofs, claims, fingerprint |
+//! | [`signature`] | signed requests and responses, digests of bodies, used nonces |
+//! | [`record`] | record streams: framing, order and protection |
 //! | [`splice`] | joins two upgraded connections |
 //! | [`api`] | the JSON bodies of the relay's HTTP interface |
 
 pub mod api;
 pub mod headers;
+pub mod keys;
+pub mod pairing;
 pub mod problem;
+pub mod record;
+pub mod signature;
 pub mod splice;
 pub mod tunnel;
 

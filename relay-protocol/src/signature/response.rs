@@ -1,0 +1,141 @@
+//! Signed responses (PROTOCOL.md section 4.3). The request's signature is part of what is signed: a response
+//! fits one request only.
+
+use super::{
+    LABEL, SignatureError,
+    base::{self, Message},
+    digest::CONTENT_DIGEST,
+    input::{self, Component, Name, Params, Parsed, SignatureInput},
+    request::Made,
+};
+use crate::keys::{Sign, SignatureBytes, Verify};
+use http::{HeaderMap, HeaderName, StatusCode, header};
+use uuid::Uuid;
+
+/// Headers of a response that are not covered: the relay maps them, or they are the hops' own.
+const NOT_COVERED: [HeaderName; 10] = [
+    header::LOCATION,
+    header::CONTENT_LOCATION,
+    header::SET_COOKIE,
+    header::CONTENT_LENGTH,
+    header::DATE,
+    header::CONNECTION,
+    HeaderName::from_static("keep-alive"),
+    header::TRAILER,
+    header::TRANSFER_ENCODING,
+    header::UPGRADE,
+];
+
+/// Whether a response's signature leaves a header out.
+pub fn is_left_out(name: &HeaderName) -> bool {
+    NOT_COVERED.contains(name) || *name == input::SIGNATURE || *name == input::SIGNATURE_INPUT
+}
+
+/// A response as it is signed or was received.
+#[derive(Debug, Clone, Copy)]
+pub struct Parts<'a> {
+    /// The status.
+    pub status: StatusCode,
+    /// The headers; `Content-Digest` (sha-256) among them.
+    pub headers: &'a HeaderMap,
+    /// The signature of the request that is answered.
+    pub request_signature: &'a SignatureBytes,
+    /// The host that answers: the `keyid`.
+    pub host_id: Uuid,
+}
+
+impl<'a> Parts<'a> {
+    fn message(&self) -> Message<'a> {
+        Message {
+            status: Some(self.status),
+            request_signature: Some((LABEL, self.request_signature)),
+            ..Message::new(self.headers)
+        }
+    }
+}
+
+fn request_component() -> Component {
+    Component { name: Name::Field(input::SIGNATURE), key: Some(LABEL.to_owned()), req: true }
+}
+
+/// Signs a response; put the result into the headers by [`Made::insert`]. What the relay would drop or set
+/// itself must be gone from the headers before.
+///
+/// # Errors
+/// [`SignatureError::Uncovered`] without `Content-Digest`; [`SignatureError::Malformed`] with more headers
+/// than a signature may cover.
+pub fn sign(parts: &Parts<'_>, created: i64, key: &impl Sign) -> Result<Made, SignatureError> {
+    if !parts.headers.contains_key(&CONTENT_DIGEST) {
+        return Err(SignatureError::Uncovered("content-digest"));
+    }
+    let mut components = vec![Name::Status.into(), CONTENT_DIGEST.into(), request_component()];
+    let others = parts.headers.keys().filter(|name| !is_left_out(name) && **name != CONTENT_DIGEST);
+    components.extend(others.cloned().map(Component::from));
+    // The map keeps no order; a stable one makes two signatures over the same thing alike.
+    if let Some(fields) = components.get_mut(3..) {
+        fields.sort_unstable_by(|a, b| a.name.as_str().cmp(b.name.as_str()));
+    }
+    if components.len() > input::MAX_COMPONENTS {
+        return Err(SignatureError::Malformed("the response has too many headers to be signed"));
+    }
+    let params = Params {
+        created: Some(created),
+        keyid: Some(parts.host_id.to_string()),
+        alg: Some("ed25519".to_owned()),
+        ..Params::default()
+    };
+    let input = SignatureInput::new(components, params);
+    let signature = key.sign(&base::build(&input, &parts.message())?);
+    Ok(Made { input, signature })
+}
+
+/// A response's signature that is right.
+#[derive(Debug, Clone)]
+pub struct Verified {
+    input: SignatureInput,
+}
+
+impl Verified {
+    /// When it was made, by the agent's clock.
+    pub fn created(&self) -> i64 {
+        self.input.params().created.unwrap_or_default()
+    }
+
+    /// Whether a header is covered. One that is not comes from the relay.
+    pub fn covers(&self, name: &HeaderName) -> bool {
+        self.input.covers(name)
+    }
+}
+
+/// Verifies a response, for peers in Rust and for tests. The body's digest is still to be checked. `None`
+/// when there is no signature of label `relay`: the relay's own answer.
+///
+/// # Errors
+/// As for a request; a `keyid` that is not the host's is [`SignatureError::Invalid`].
+pub fn verify(parts: &Parts<'_>, key: &impl Verify) -> Result<Option<Verified>, SignatureError> {
+    let Some(Parsed { input, signature }) = Parsed::from_headers(parts.headers, LABEL)? else {
+        return Ok(None);
+    };
+    let Params { created, expires, keyid, nonce, alg, tag } = input.params();
+    let plain = expires.is_none() && nonce.is_none() && tag.is_none() && created.is_some();
+    if !plain || alg.as_deref() != Some("ed25519") || keyid.is_none() {
+        return Err(SignatureError::Malformed("the parameters of the signature are not those of a response"));
+    }
+    let request = request_component();
+    let has = |component: &Component| input.components().contains(component);
+    if !has(&Name::Status.into()) {
+        return Err(SignatureError::Uncovered("@status"));
+    }
+    if !has(&CONTENT_DIGEST.into()) {
+        return Err(SignatureError::Uncovered("content-digest"));
+    }
+    if !has(&request) {
+        return Err(SignatureError::Uncovered("the request's signature"));
+    }
+    if keyid.as_deref() != Some(parts.host_id.to_string().as_str()) {
+        return Err(SignatureError::Invalid);
+    }
+    let base = base::build(&input, &parts.message())?;
+    key.verify(&base, &signature).map_err(|_| SignatureError::Invalid)?;
+    Ok(Some(Verified { input }))
+}
