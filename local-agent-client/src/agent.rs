@@ -4,6 +4,7 @@ use crate::{
     clock,
     dial::{DialError, Dialed, Dialer, RelayUrl, tls},
     forward::{Forwarder, LocalTarget, Settings, insecure},
+    gate::Gate,
     platform,
     session::{Connect, Session},
     state::{self, StateDir, StateError},
@@ -170,6 +171,7 @@ impl Builder {
             form: None,
             rtt_ms: None,
             requests: Default::default(),
+            signed: Default::default(),
             last_error: None,
             next_retry_at: None,
         };
@@ -178,8 +180,6 @@ impl Builder {
             tls: local_tls,
             relay_origin: self.relay.origin(),
             preserve_host: self.preserve_host,
-            trust: self.trust,
-            pairing: Some(pairing.clone()),
         };
         let dialer = Dialer {
             relay: self.relay,
@@ -188,9 +188,10 @@ impl Builder {
             tls: Arc::new(verified),
             proxies: self.proxies.unwrap_or_else(Matcher::from_env),
         };
+        let forwarder = Forwarder::new(settings).ok_or(BuildError::Target)?;
         Ok(Agent {
             dial: Dial { dialer, source: self.token, used: Mutex::default(), pairing: pairing.clone() },
-            forwarder: Forwarder::new(settings).ok_or(BuildError::Target)?,
+            gate: Gate::new(forwarder, pairing.clone(), self.trust),
             status: watch::channel(status).0,
             pairing,
             state,
@@ -201,7 +202,7 @@ impl Builder {
 /// An agent that is ready to run.
 pub struct Agent {
     dial: Dial,
-    forwarder: Arc<Forwarder>,
+    gate: Arc<Gate>,
     status: watch::Sender<Status>,
     pairing: Arc<Pairing>,
     state: Option<Arc<StateDir>>,
@@ -248,12 +249,14 @@ impl Agent {
         let reporter = Arc::new(Mutex::new(Reporter::new(self.status.clone())));
         let session = Session {
             connect: self.dial,
-            forwarder: self.forwarder.clone(),
+            gate: self.gate.clone(),
             reporter: reporter.clone(),
             jumps,
             stop: shutdown,
             chance: Box::new(rand::random::<f64>),
         };
+        let gate = self.gate.clone();
+        let _gate = AbortOnDropHandle::new(tokio::spawn(async move { gate.keep().await }));
         match self.state {
             Some(state) => {
                 tokio::select! {
@@ -263,7 +266,8 @@ impl Agent {
             }
             None => session.run().await,
         }
-        reporter.lock().refresh(self.forwarder.stats(), None);
+        self.gate.close();
+        reporter.lock().refresh(self.gate.forwarder().stats(), None);
         tracing::info!("the agent has ended");
     }
 }

@@ -25,10 +25,11 @@
 //! | [`session`] | when to dial, when to leave, how long to wait |
 //! | [`tunnel`] | one tunnel and its streams |
 //! | [`serve`] | one stream: an HTTP/1.1 connection |
+//! | [`gate`] | one request: whose it is, and whether it is to be believed; the agent's own paths |
 //! | [`forward`] | one request: header and path policy, the pool to the local server |
 //! | [`dial`] | one WebSocket to the relay: proxy, TLS, handshake |
 //! | [`trust`] | the agent's keys, the paired browsers, pairing codes |
-//! | [`state`], [`status`], [`token`], [`backoff`], [`clock`] | what they stand on |
+//! | [`refusal`], [`state`], [`status`], [`token`], [`backoff`], [`clock`] | what they stand on |
 //! | [`platform`] | the only place that asks which system this is |
 
 pub mod agent;
@@ -36,7 +37,9 @@ pub mod backoff;
 pub mod clock;
 pub mod dial;
 pub mod forward;
+pub mod gate;
 pub mod platform;
+pub mod refusal;
 pub mod serve;
 pub mod session;
 pub mod state;

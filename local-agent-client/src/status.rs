@@ -1,6 +1,6 @@
 //! What the agent tells about itself: to the program that embeds it, and through a file to `status`.
 
-use crate::{forward::Counts, forward::Stats};
+use crate::forward::{Counts, GateCounts, Stats};
 use serde::{Deserialize, Serialize};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::sync::watch;
@@ -34,6 +34,9 @@ pub struct Status {
     pub rtt_ms: Option<f64>,
     /// What was forwarded.
     pub requests: Counts,
+    /// What was signed, and what was refused.
+    #[serde(default)]
+    pub signed: GateCounts,
     /// The last thing that went wrong.
     pub last_error: Option<LastError>,
     /// When the next attempt to connect comes, while there is none under way.
@@ -119,19 +122,21 @@ impl Reporter {
 
     /// Takes over what is counted elsewhere. Wakes nobody when nothing changed.
     pub fn refresh(&mut self, stats: &Stats, rtt: Option<Duration>) {
-        let (counts, error) = (stats.counts(), stats.take_error());
+        let (counts, signed, error) = (stats.counts(), stats.gate().counts(), stats.take_error());
         let rtt = rtt.map(|rtt| (rtt.as_secs_f64() * 1e5).round() / 100.0);
         self.status.send_if_modified(|status| {
             let before = (status.requests, status.rtt_ms);
+            let mut changed = status.signed != signed;
             status.requests = counts;
+            status.signed = signed;
             if status.connected && rtt.is_some() {
                 status.rtt_ms = rtt;
             }
-            let failed = error.is_some();
+            changed |= error.is_some();
             if let Some(message) = error {
                 status.last_error = Some(LastError { at: now(), message });
             }
-            failed || before != (status.requests, status.rtt_ms)
+            changed || before != (status.requests, status.rtt_ms)
         });
     }
 }
@@ -160,6 +165,7 @@ pub(crate) fn blank() -> Status {
         form: None,
         rtt_ms: None,
         requests: Counts::default(),
+        signed: GateCounts::default(),
         last_error: None,
         next_retry_at: None,
     }
