@@ -2,19 +2,25 @@
 
 use crate::{
     clock,
+    control::{self, Control},
     dial::{DialError, Dialed, Dialer, RelayUrl, tls},
     forward::{Forwarder, LocalTarget, Settings, insecure},
     gate::Gate,
     platform,
     session::{Connect, Session},
     state::{self, StateDir, StateError},
-    status::{Reporter, Status, now},
-    token::{Token, TokenSource},
-    trust::{Pairing, Trust, TrustError},
+    status::{self, Reporter, Status, now},
+    token::{Token, TokenError, TokenSource},
+    trust::{FailedGuesses, Pairing, Trust, TrustError},
 };
 use hyper_util::client::proxy::matcher::Matcher;
 use parking_lot::Mutex;
-use std::{net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
 use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use uuid::Uuid;
@@ -23,6 +29,8 @@ use uuid::Uuid;
 const MAX_NAME: usize = 200;
 /// How often a refused token's file is looked at.
 const TOKEN_LOOK: Duration = Duration::from_secs(2);
+/// How often it is looked whether a stored login has to be renewed.
+const LOGIN_LOOK: Duration = Duration::from_secs(60);
 
 /// Why an agent cannot be made.
 #[derive(Debug, thiserror::Error)]
@@ -47,6 +55,17 @@ pub enum BuildError {
         "an unchecked certificate is accepted only from this machine (localhost, 127.0.0.0/8, ::1); for another one give its CA with --ca"
     )]
     InsecureRemote,
+    /// Local control cannot listen.
+    #[error("local control cannot listen at {address}: {source}")]
+    Control {
+        /// Where.
+        address: SocketAddr,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// Commands find local control by the state folder.
+    #[error("local control needs a state folder")]
+    ControlWithoutState,
     /// Keys or browsers cannot be used.
     #[error(transparent)]
     Trust(#[from] TrustError),
@@ -64,6 +83,7 @@ pub struct Builder {
     insecure_local: bool,
     preserve_host: bool,
     trust: Trust,
+    control: Option<SocketAddr>,
     proxies: Option<Matcher>,
 }
 
@@ -117,6 +137,14 @@ impl Builder {
         self
     }
 
+    /// Lets commands and the local page control the agent, at this loopback address; port 0 lets the system
+    /// choose one. Needs a state folder. Without it nobody does but the program itself.
+    #[must_use]
+    pub fn control(mut self, address: SocketAddr) -> Self {
+        self.control = Some(address);
+        self
+    }
+
     /// The proxies to dial through. Otherwise those of `HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY` and `NO_PROXY`.
     #[must_use]
     pub fn proxies(mut self, proxies: Matcher) -> Self {
@@ -139,15 +167,12 @@ impl Builder {
         if self.insecure_local && https_local && !is_loopback(&self.target) {
             return Err(BuildError::InsecureRemote);
         }
-        let verified = match tls::verified(self.ca.as_deref()) {
-            Ok(config) => config,
-            // A machine without roots may still speak plain HTTP to a relay beside it.
-            Err(tls::TlsError::Setup(error)) if !self.relay.is_secure() && !https_local => {
-                tracing::debug!(%error, "there are no roots, and none are needed");
-                tls::nobody()?
-            }
-            Err(error) => return Err(error.into()),
-        };
+        // Where the local server is https, certificates are checked on the way to it.
+        let verified = if https_local {
+            tls::verified(self.ca.as_deref())
+        } else {
+            tls::for_relay(&self.relay, self.ca.as_deref())
+        }?;
         let local_tls =
             if self.insecure_local && https_local { insecure::unverified()? } else { verified.clone() };
         let state = self.state_dir.as_deref().map(StateDir::open).transpose()?.map(Arc::new);
@@ -157,6 +182,12 @@ impl Builder {
             (None, None) => return Err(BuildError::NoIdentity),
         };
         let pairing = Arc::new(Pairing::open(self.relay.to_string(), state.clone())?);
+        if self.control.is_some() && state.is_none() {
+            return Err(BuildError::ControlWithoutState);
+        }
+        let listen =
+            |address| Control::listen(address).map_err(|source| BuildError::Control { address, source });
+        let control = self.control.map(listen).transpose()?;
         let status = Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
@@ -174,6 +205,11 @@ impl Builder {
             signed: Default::default(),
             last_error: None,
             next_retry_at: None,
+            trust: self.trust.as_str().to_owned(),
+            browsers: pairing.browsers().count(),
+            code_outstanding: false,
+            failed_guesses: FailedGuesses::default(),
+            control: control.as_ref().map(|control| format!("http://{}", control.address())),
         };
         let settings = Settings {
             target: self.target,
@@ -190,10 +226,16 @@ impl Builder {
         };
         let forwarder = Forwarder::new(settings).ok_or(BuildError::Target)?;
         Ok(Agent {
-            dial: Dial { dialer, source: self.token, used: Mutex::default(), pairing: pairing.clone() },
+            dial: Arc::new(Dial {
+                dialer,
+                source: self.token,
+                used: Mutex::default(),
+                pairing: pairing.clone(),
+            }),
             gate: Gate::new(forwarder, pairing.clone(), self.trust),
             status: watch::channel(status).0,
             pairing,
+            control,
             state,
         })
     }
@@ -201,10 +243,11 @@ impl Builder {
 
 /// An agent that is ready to run.
 pub struct Agent {
-    dial: Dial,
+    dial: Arc<Dial>,
     gate: Arc<Gate>,
     status: watch::Sender<Status>,
     pairing: Arc<Pairing>,
+    control: Option<Control>,
     state: Option<Arc<StateDir>>,
 }
 
@@ -222,6 +265,7 @@ impl Agent {
             insecure_local: false,
             preserve_host: false,
             trust: Trust::default(),
+            control: None,
             proxies: None,
         }
     }
@@ -248,27 +292,58 @@ impl Agent {
         let _clock = AbortOnDropHandle::new(tokio::spawn(clock::watch(jumped)));
         let reporter = Arc::new(Mutex::new(Reporter::new(self.status.clone())));
         let session = Session {
-            connect: self.dial,
+            connect: self.dial.clone(),
             gate: self.gate.clone(),
             reporter: reporter.clone(),
             jumps,
             stop: shutdown,
             chance: Box::new(rand::random::<f64>),
         };
-        let gate = self.gate.clone();
-        let _gate = AbortOnDropHandle::new(tokio::spawn(async move { gate.keep().await }));
-        match self.state {
-            Some(state) => {
-                tokio::select! {
-                    () = session.run() => {}
-                    () = state::keep_status(&state, self.status.subscribe()) => {}
+        let beside = async {
+            let keep_status = async {
+                match &self.state {
+                    Some(state) => state::keep_status(state, self.status.subscribe()).await,
+                    None => std::future::pending().await,
                 }
-            }
-            None => session.run().await,
+            };
+            let control = serve_control(&self.state, self.control, &self.pairing, &self.status);
+            let follow = status::follow(&self.pairing, &self.status);
+            tokio::join!(
+                keep_status,
+                control,
+                self.pairing.keep(),
+                self.gate.keep(),
+                follow,
+                self.dial.keep_login()
+            )
+        };
+        tokio::select! {
+            () = session.run() => {}
+            _ = beside => {}
         }
         self.gate.close();
+        self.pairing.flush();
         reporter.lock().refresh(self.gate.forwarder().stats(), None);
         tracing::info!("the agent has ended");
+    }
+}
+
+/// Serves local control, where there is to be any. The agent serves on without it.
+async fn serve_control(
+    state: &Option<Arc<StateDir>>,
+    control: Option<Control>,
+    pairing: &Arc<Pairing>,
+    status: &watch::Sender<Status>,
+) {
+    let Some(state) = state else { return };
+    // One that was killed leaves its file behind, which would send commands to whoever has the port now.
+    if let Err(error) = state.remove(control::FILE) {
+        tracing::warn!(%error, "a file of an earlier run stays behind");
+    }
+    if let Some(control) = control
+        && let Err(error) = control.serve(state.clone(), pairing.clone(), status.subscribe()).await
+    {
+        tracing::error!(%error, "there is no local control");
     }
 }
 
@@ -287,11 +362,52 @@ struct Dial {
     pairing: Arc<Pairing>,
 }
 
-impl Connect for Dial {
+impl Dial {
+    /// The token as it is now, and not the one that was `refused` if that can be helped.
+    async fn token(&self, refused: Option<&Token>) -> Result<Token, TokenError> {
+        let token = match &self.source {
+            TokenSource::Login(login) => login
+                .fresh(&self.dialer.route(), refused, now())
+                .await
+                .map_err(|error| TokenError::Login(error.to_string())),
+            source => source.read().await,
+        };
+        // When there is none that can be used, any other than what is there now is worth an attempt.
+        *self.used.lock() = match &token {
+            Ok(token) => Some(token.clone()),
+            Err(_) => self.source.read().await.ok(),
+        };
+        token
+    }
+
+    /// Renews a stored login in time, also while a tunnel lives for longer than its token.
+    async fn keep_login(&self) {
+        let TokenSource::Login(login) = &self.source else { return };
+        loop {
+            tokio::time::sleep(LOGIN_LOOK).await;
+            if let Err(error) = login.fresh(&self.dialer.route(), None, now()).await {
+                tracing::debug!(%error, "the stored login cannot be renewed now");
+            }
+        }
+    }
+}
+
+impl Connect for Arc<Dial> {
     async fn connect(&self) -> Result<Dialed, DialError> {
-        let token = self.source.read().await.inspect_err(|_| *self.used.lock() = None)?;
-        *self.used.lock() = Some(token.clone());
-        let dialed = self.dialer.dial(&token).await?;
+        let token = self.token(None).await?;
+        let dialed = match self.dialer.dial(&token).await {
+            // A stored login may be renewed: the relay has forgotten the token before its time.
+            Err(DialError::Refused(refusal))
+                if refusal.is_about_the_token() && matches!(self.source, TokenSource::Login(_)) =>
+            {
+                match self.token(Some(&token)).await {
+                    Ok(renewed) if renewed != token => self.dialer.dial(&renewed).await?,
+                    Ok(_) => return Err(DialError::Refused(refusal)),
+                    Err(error) => return Err(error.into()),
+                }
+            }
+            dialed => dialed?,
+        };
         if let Some(id) = &dialed.host_id {
             self.pairing.host().told(id);
         }

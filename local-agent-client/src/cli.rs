@@ -2,11 +2,15 @@
 
 use anyhow::{Context, bail};
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use local_agent_client::{Agent, LocalTarget, RelayUrl, Token, TokenSource, Trust, platform};
+use local_agent_client::{
+    Agent, LocalTarget, RelayUrl, Token, TokenSource, Trust, login::Login as StoredLogin, platform,
+};
 use std::{
     ffi::OsString,
+    net::SocketAddr,
     path::{Path, PathBuf},
 };
+use uuid::Uuid;
 
 /// Serves a local HTTP server through a relay.
 #[derive(Debug, Parser)]
@@ -20,10 +24,119 @@ pub struct Cli {
 pub enum Command {
     /// Connect to the relay and serve until told to end.
     ///
-    /// The token comes from --token-file, RELAY_TOKEN or RELAY_TOKEN_FILE; the file is read again at every connect.
+    /// The token comes from --token-file, RELAY_TOKEN or RELAY_TOKEN_FILE (the file is read again at every connect),
+    /// otherwise from what `login` stored.
     Run(Box<Run>),
     /// Tell whether the agent of this state folder is connected. Ends with 0 when it is, with 1 when not.
     Status(Status),
+    /// Show a code that pairs one browser with the running agent, and wait for it.
+    ///
+    /// The code lives five minutes and allows one attempt; interrupting this command voids it. Ends with 0 once a
+    /// browser is paired, with 1 when the code came to another end.
+    Pair(Pair),
+    /// List, rename or revoke paired browsers.
+    Browsers(Browsers),
+    /// Print a link that opens the local page of the running agent. It works once, within five minutes.
+    Page(Page),
+    /// Sign in at a relay: a link is shown, and somebody who is signed in there approves.
+    Login(Login),
+    /// Sign out at the relay, and forget what `login` stored.
+    Logout(Logout),
+}
+
+/// Which agent is meant.
+#[derive(Debug, Args)]
+pub struct Where {
+    /// The state folder of the agent in question [env: RELAY_AGENT_STATE_DIR]
+    #[arg(long, value_name = "DIR")]
+    pub state_dir: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct Pair {
+    #[command(flatten)]
+    pub at: Where,
+    /// Draw the link's QR code even when the output is no terminal
+    #[arg(long, conflicts_with = "json")]
+    pub qr: bool,
+    /// Print a line of JSON for the code, and one for its end
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Browsers {
+    #[command(subcommand)]
+    pub action: BrowsersAction,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum BrowsersAction {
+    /// List the paired browsers.
+    List {
+        #[command(flatten)]
+        at: Where,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Give a browser another name.
+    Rename {
+        /// Its id
+        id: Uuid,
+        /// The new name, 1 to 100 characters
+        name: String,
+        #[command(flatten)]
+        at: Where,
+        /// Print the browser as JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Take a browser's access away; what it has open ends at once.
+    Revoke {
+        /// Its id
+        id: Uuid,
+        #[command(flatten)]
+        at: Where,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+#[derive(Debug, Args)]
+pub struct Page {
+    #[command(flatten)]
+    pub at: Where,
+    /// Open it in this machine's browser too; other users of the machine may see the link among the processes
+    #[arg(long)]
+    pub open: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Login {
+    /// Base URL of the relay, such as https://relay.example
+    pub url: String,
+    /// Name under which the sign-in is listed at the relay; otherwise the machine's [env: RELAY_AGENT_NAME]
+    #[arg(long)]
+    pub name: Option<String>,
+    /// PEM file with further roots to trust, beside the system's [env: RELAY_CA_FILE]
+    #[arg(long, value_name = "FILE")]
+    pub ca: Option<PathBuf>,
+    #[command(flatten)]
+    pub at: Where,
+}
+
+#[derive(Debug, Args)]
+pub struct Logout {
+    /// PEM file with further roots to trust, beside the system's [env: RELAY_CA_FILE]
+    #[arg(long, value_name = "FILE")]
+    pub ca: Option<PathBuf>,
+    #[command(flatten)]
+    pub at: Where,
 }
 
 #[derive(Debug, Args)]
@@ -40,10 +153,13 @@ pub struct Run {
     /// Name under which people see this host; otherwise the machine's [env: RELAY_AGENT_NAME]
     #[arg(long)]
     pub name: Option<String>,
-    /// Whose requests reach the local server [default: relay] [env: RELAY_TRUST]
+    /// Whose requests reach the local server [default: paired] [env: RELAY_TRUST]
     #[arg(long, value_enum)]
     pub trust: Option<TrustArg>,
-    /// Folder for the machine's id and the status [env: RELAY_AGENT_STATE_DIR]
+    /// Where commands and the local page reach the agent: a loopback address, or `off` [default: 127.0.0.1:0] [env: RELAY_AGENT_CONTROL]
+    #[arg(long, value_name = "ADDRESS")]
+    pub control: Option<ControlArg>,
+    /// Folder for the machine's id, keys, paired browsers and the status [env: RELAY_AGENT_STATE_DIR]
     #[arg(long, value_name = "DIR")]
     pub state_dir: Option<PathBuf>,
     /// PEM file with further roots to trust, beside the system's [env: RELAY_CA_FILE]
@@ -62,9 +178,8 @@ pub struct Run {
 
 #[derive(Debug, Args)]
 pub struct Status {
-    /// The state folder of the agent in question [env: RELAY_AGENT_STATE_DIR]
-    #[arg(long, value_name = "DIR")]
-    pub state_dir: Option<PathBuf>,
+    #[command(flatten)]
+    pub at: Where,
     /// Print JSON
     #[arg(long)]
     pub json: bool,
@@ -72,10 +187,31 @@ pub struct Status {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum TrustArg {
-    /// What the relay authorised, for local servers that verify for themselves
-    Relay,
-    /// What a paired browser signed; comes with pairing
+    /// What a paired browser signed
     Paired,
+    /// All that the relay authorised, for local servers that verify for themselves
+    Relay,
+}
+
+/// Where local control listens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ControlArg {
+    /// Nowhere.
+    Off,
+    /// Here.
+    At(SocketAddr),
+}
+
+impl std::str::FromStr for ControlArg {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text.parse::<SocketAddr>() {
+            Ok(address) if address.ip().is_loopback() => Ok(Self::At(address)),
+            _ if text == "off" => Ok(Self::Off),
+            _ => Err("it can be `off` or a loopback address such as 127.0.0.1:0"),
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -110,14 +246,20 @@ impl<F: Fn(&str) -> Option<OsString>> Env<F> {
 
     /// Makes the agent that the flags and the environment describe.
     pub fn agent(&self, run: &Run) -> anyhow::Result<Agent> {
-        let relay = match &run.relay {
-            Some(url) => url.clone(),
+        let state_dir = self.state_dir(run.state_dir.as_deref())?;
+        let login = StoredLogin::of(&state_dir);
+        let named = match &run.relay {
+            Some(url) => Some(url.clone()),
             None => match self.text("RELAY_URL")? {
-                Some(url) => url,
-                None => self
-                    .text("VK_SHARED_RELAY_API_BASE")?
-                    .context("which relay? Give --relay URL or set RELAY_URL")?,
+                Some(url) => Some(url),
+                None => self.text("VK_SHARED_RELAY_API_BASE")?,
             },
+        };
+        let relay = match named {
+            Some(url) => url,
+            None => login.relay()?.context(
+                "which relay? Give --relay URL or set RELAY_URL, or sign in with `local-agent-client login URL`",
+            )?,
         };
         let relay: RelayUrl = relay.parse().context("the relay's URL")?;
         let to = match &run.to {
@@ -125,17 +267,18 @@ impl<F: Fn(&str) -> Option<OsString>> Env<F> {
             None => self.text("LOCAL_URL")?.context("which local server? Give --to URL or set LOCAL_URL")?,
         };
         let target: LocalTarget = to.parse().context("the local server's address")?;
-        let mut builder = Agent::builder(relay, self.token(run)?, target)
+        let mut builder = Agent::builder(relay, self.token(run, login)?, target)
             .trust(self.trust(run)?)
             .insecure_local(run.insecure_local)
             .preserve_host(run.preserve_host)
-            .state_dir(self.state_dir(run.state_dir.as_deref())?);
-        if let Some(name) =
-            run.name.clone().map_or_else(|| self.text("RELAY_AGENT_NAME"), |name| Ok(Some(name)))?
-        {
+            .state_dir(state_dir);
+        if let ControlArg::At(address) = self.control(run)? {
+            builder = builder.control(address);
+        }
+        if let Some(name) = self.name(run.name.as_ref())? {
             builder = builder.name(name);
         }
-        if let Some(ca) = run.ca.clone().or_else(|| self.os("RELAY_CA_FILE").map(PathBuf::from)) {
+        if let Some(ca) = self.ca(run.ca.as_ref()) {
             builder = builder.ca(ca);
         }
         Ok(builder.build()?)
@@ -153,12 +296,36 @@ impl<F: Fn(&str) -> Option<OsString>> Env<F> {
             },
         };
         Ok(match named {
-            Some(TrustArg::Paired) => Trust::Paired,
-            Some(TrustArg::Relay) | None => Trust::Relay,
+            Some(TrustArg::Paired) | None => Trust::Paired,
+            Some(TrustArg::Relay) => Trust::Relay,
         })
     }
 
-    fn token(&self, run: &Run) -> anyhow::Result<TokenSource> {
+    fn control(&self, run: &Run) -> anyhow::Result<ControlArg> {
+        let named = match run.control {
+            Some(control) => Some(control),
+            None => match self.text("RELAY_AGENT_CONTROL")? {
+                Some(text) => match text.parse() {
+                    Ok(control) => Some(control),
+                    Err(error) => bail!("RELAY_AGENT_CONTROL is `{text}`; {error}"),
+                },
+                None => None,
+            },
+        };
+        Ok(named.unwrap_or(ControlArg::At(SocketAddr::from(([127, 0, 0, 1], 0)))))
+    }
+
+    /// The file with further roots that a flag or the environment names.
+    pub fn ca(&self, flag: Option<&PathBuf>) -> Option<PathBuf> {
+        flag.cloned().or_else(|| self.os("RELAY_CA_FILE").map(PathBuf::from))
+    }
+
+    /// The name that a flag or the environment gives this machine.
+    pub fn name(&self, flag: Option<&String>) -> anyhow::Result<Option<String>> {
+        flag.map_or_else(|| self.text("RELAY_AGENT_NAME"), |name| Ok(Some(name.clone())))
+    }
+
+    fn token(&self, run: &Run, login: StoredLogin) -> anyhow::Result<TokenSource> {
         if let Some(path) = &run.token_file {
             return Ok(TokenSource::File(path.clone()));
         }
@@ -166,9 +333,10 @@ impl<F: Fn(&str) -> Option<OsString>> Env<F> {
             (Some(_), Some(_)) => bail!("RELAY_TOKEN and RELAY_TOKEN_FILE are both set; which one is meant?"),
             (Some(token), None) => Ok(TokenSource::Fixed(Token::new(&token).context("RELAY_TOKEN")?)),
             (None, Some(path)) => Ok(TokenSource::File(path.into())),
-            (None, None) => {
-                bail!("there is no token: give --token-file FILE, or set RELAY_TOKEN_FILE or RELAY_TOKEN")
-            }
+            (None, None) if login.relay()?.is_some() => Ok(TokenSource::Login(login)),
+            (None, None) => bail!(
+                "there is no token: sign in with `local-agent-client login URL`, give --token-file FILE, or set RELAY_TOKEN_FILE or RELAY_TOKEN"
+            ),
         }
     }
 }
@@ -250,7 +418,8 @@ mod tests {
             (vec![relay, local], "RELAY_TOKEN_FILE"),
             (vec![relay, local, token, ("RELAY_TOKEN_FILE", "/t")], "both set"),
             (vec![relay, local, token, ("RELAY_TRUST", "nobody")], "RELAY_TRUST"),
-            (vec![relay, local, token, ("RELAY_TRUST", "paired")], "pairing is not in this version"),
+            (vec![relay, local, token, ("RELAY_AGENT_CONTROL", "0.0.0.0:0")], "RELAY_AGENT_CONTROL"),
+            (vec![relay, local, token, ("RELAY_AGENT_CONTROL", "on")], "loopback"),
             (vec![relay, local, token, ("RELAY_CA_FILE", "/does/not/exist")], "/does/not/exist"),
             (vec![relay, local, ("RELAY_TOKEN", "two words")], "RELAY_TOKEN"),
             (vec![("RELAY_URL", "relay"), local, token], "the relay's URL"),

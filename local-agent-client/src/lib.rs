@@ -28,17 +28,23 @@
 //! | [`gate`] | one request: whose it is, and whether it is to be believed; the agent's own paths |
 //! | [`forward`] | one request: header and path policy, the pool to the local server |
 //! | [`dial`] | one WebSocket to the relay: proxy, TLS, handshake |
+//! | [`login`] | signing in at the relay, and staying so |
+//! | [`control`] | commands and the local page, on loopback |
 //! | [`trust`] | the agent's keys, the paired browsers, pairing codes |
 //! | [`refusal`], [`state`], [`status`], [`token`], [`backoff`], [`clock`] | what they stand on |
+//! | [`qr`] | links to scan |
 //! | [`platform`] | the only place that asks which system this is |
 
 pub mod agent;
 pub mod backoff;
 pub mod clock;
+pub mod control;
 pub mod dial;
 pub mod forward;
 pub mod gate;
+pub mod login;
 pub mod platform;
+pub mod qr;
 pub mod refusal;
 pub mod serve;
 pub mod session;

@@ -1,11 +1,13 @@
-//! The program `local-agent-client`: `run` and `status`.
+//! The program `local-agent-client`: runs the agent, and controls one that runs.
 
 mod cli;
+mod commands;
 
 use clap::Parser;
-use cli::{Cli, Command, Env, LogFormat};
-use local_agent_client::{Status, platform, state};
-use std::{io::Write, path::Path, process::ExitCode};
+use cli::{BrowsersAction, Cli, Command, Env, LogFormat, Where};
+use commands::INTERRUPTED;
+use local_agent_client::platform;
+use std::{io::Write, path::PathBuf, process::ExitCode};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::{EnvFilter, layer::SubscriberExt, util::SubscriberInitExt};
 
@@ -13,15 +15,26 @@ use tracing_subscriber::{EnvFilter, layer::SubscriberExt, util::SubscriberInitEx
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// What a shell reports for a program that was interrupted.
-const INTERRUPTED: i32 = 130;
-
 fn main() -> ExitCode {
     let env = Env(|name: &str| std::env::var_os(name));
+    let dir = |at: &Where| -> anyhow::Result<PathBuf> { env.state_dir(at.state_dir.as_deref()) };
     let done = match Cli::parse().command {
         Command::Run(args) => run(&env, &args),
-        Command::Status(args) => {
-            env.state_dir(args.state_dir.as_deref()).and_then(|dir| status(&dir, args.json))
+        Command::Status(args) => dir(&args.at).and_then(|dir| commands::status::run(&dir, args.json)),
+        Command::Pair(args) => dir(&args.at).and_then(|dir| commands::pair::run(&dir, &args)),
+        Command::Browsers(args) => {
+            let (BrowsersAction::List { at, .. }
+            | BrowsersAction::Rename { at, .. }
+            | BrowsersAction::Revoke { at, .. }) = &args.action;
+            dir(at).and_then(|dir| commands::browsers::run(&dir, &args.action))
+        }
+        Command::Page(args) => dir(&args.at).and_then(|dir| commands::page::run(&dir, &args)),
+        Command::Login(args) => dir(&args.at).and_then(|dir| {
+            let (name, ca) = (env.name(args.name.as_ref())?, env.ca(args.ca.as_ref()));
+            commands::login::login(&dir, &args.url, name, ca)
+        }),
+        Command::Logout(args) => {
+            dir(&args.at).and_then(|dir| commands::login::logout(&dir, env.ca(args.ca.as_ref())))
         }
     };
     done.unwrap_or_else(|error| {
@@ -47,7 +60,7 @@ where
             tracing::info!("ending once what is under way is finished; a second signal ends at once");
             shutdown.cancel();
             interrupts.next().await;
-            std::process::exit(INTERRUPTED);
+            std::process::exit(INTERRUPTED.into());
         };
         tokio::select! {
             () = running => Ok(ExitCode::SUCCESS),
@@ -68,100 +81,5 @@ fn log(format: LogFormat) {
             registry.with(lines.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))).init()
         }
         LogFormat::Json => registry.with(lines.json().flatten_event(true)).init(),
-    }
-}
-
-fn status(dir: &Path, json: bool) -> anyhow::Result<ExitCode> {
-    let status = state::read_status(dir)?;
-    let mut out = std::io::stdout().lock();
-    if json {
-        let shown = match &status {
-            Some(status) => serde_json::to_value(status).map(|mut value| {
-                if let Some(object) = value.as_object_mut() {
-                    object.insert("running".to_owned(), true.into());
-                }
-                value
-            })?,
-            None => serde_json::json!({ "running": false, "connected": false }),
-        };
-        writeln!(out, "{shown:#}")?;
-    } else {
-        match &status {
-            Some(status) => write!(out, "{}", describe(status, local_agent_client::status::now()))?,
-            None => writeln!(out, "no agent runs with the state folder {}", dir.display())?,
-        }
-    }
-    let connected = status.is_some_and(|status| status.connected);
-    Ok(if connected { ExitCode::SUCCESS } else { ExitCode::FAILURE })
-}
-
-/// The status for people.
-fn describe(status: &Status, now: i64) -> String {
-    let mut lines = Vec::new();
-    match (status.connected, status.connected_since) {
-        (true, Some(since)) => lines.push(format!("connected to {} for {}", status.relay, span(now - since))),
-        (true, None) => lines.push(format!("connected to {}", status.relay)),
-        (false, _) => match status.next_retry_at {
-            Some(at) if at > now => {
-                lines.push(format!("not connected to {}; next attempt in {}", status.relay, span(at - now)))
-            }
-            _ => lines.push(format!("not connected to {}; connecting", status.relay)),
-        },
-    }
-    let mut line = |name: &str, value: Option<String>| {
-        if let Some(value) = value {
-            lines.push(format!("  {name:<12} {value}"));
-        }
-    };
-    line(
-        "host",
-        Some(
-            status
-                .host_id
-                .as_ref()
-                .map_or_else(|| status.name.clone(), |id| format!("{} ({id})", status.name)),
-        ),
-    );
-    line("serves", Some(status.local.clone()));
-    line("tunnel", status.form.clone());
-    line("round trip", status.rtt_ms.map(|rtt| format!("{rtt} ms")));
-    line("requests", Some(format!("{} ({} under way)", status.requests.total, status.requests.active)));
-    line("bytes", Some(format!("{} in, {} out", status.requests.bytes_received, status.requests.bytes_sent)));
-    line(
-        "last error",
-        status.last_error.as_ref().map(|error| format!("{} ago: {}", span(now - error.at), error.message)),
-    );
-    line(
-        "process",
-        Some(format!("{} (version {}), up {}", status.pid, status.version, span(now - status.started_at))),
-    );
-    lines.join("\n") + "\n"
-}
-
-fn span(seconds: i64) -> String {
-    match seconds.max(0) {
-        seconds @ 0..60 => format!("{seconds} s"),
-        seconds @ 60..3600 => format!("{} min", seconds / 60),
-        seconds @ 3600..86_400 => format!("{} h {} min", seconds / 3600, seconds % 3600 / 60),
-        seconds => format!("{} d {} h", seconds / 86_400, seconds % 86_400 / 3600),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn spans_are_readable() {
-        for (seconds, expected) in [
-            (-5, "0 s"),
-            (59, "59 s"),
-            (60, "1 min"),
-            (3599, "59 min"),
-            (3660, "1 h 1 min"),
-            (90_000, "1 d 1 h"),
-        ] {
-            assert_eq!(span(seconds), expected);
-        }
     }
 }

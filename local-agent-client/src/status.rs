@@ -1,6 +1,9 @@
 //! What the agent tells about itself: to the program that embeds it, and through a file to `status`.
 
-use crate::forward::{Counts, GateCounts, Stats};
+use crate::{
+    forward::{Counts, GateCounts, Stats},
+    trust::{FailedGuesses, Pairing},
+};
 use serde::{Deserialize, Serialize};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::sync::watch;
@@ -41,6 +44,16 @@ pub struct Status {
     pub last_error: Option<LastError>,
     /// When the next attempt to connect comes, while there is none under way.
     pub next_retry_at: Option<i64>,
+    /// Whose requests reach the local server: `paired` or `relay`.
+    pub trust: String,
+    /// How many browsers are paired.
+    pub browsers: usize,
+    /// Whether a pairing code is outstanding.
+    pub code_outstanding: bool,
+    /// Wrong pairing codes since the start.
+    pub failed_guesses: FailedGuesses,
+    /// Where the local page and the commands reach the agent, unless that is turned off.
+    pub control: Option<String>,
 }
 
 /// Something that went wrong.
@@ -141,6 +154,29 @@ impl Reporter {
     }
 }
 
+/// Keeps what the status tells of pairing as it is, until nobody changes it any more.
+pub async fn follow(pairing: &Pairing, status: &watch::Sender<Status>) {
+    let (mut view, mut browsers) = (pairing.view(), pairing.browsers().changes());
+    loop {
+        {
+            browsers.mark_unchanged();
+            let (view, count) = (view.borrow_and_update(), pairing.browsers().count());
+            status.send_modify(|status| {
+                status.browsers = count;
+                status.code_outstanding = view.outstanding.is_some();
+                status.failed_guesses = view.failed;
+            });
+        }
+        let changed = tokio::select! {
+            changed = view.changed() => changed,
+            changed = browsers.changed() => changed,
+        };
+        if changed.is_err() {
+            return;
+        }
+    }
+}
+
 fn down(status: &mut Status) {
     status.connected = false;
     status.connected_since = None;
@@ -168,6 +204,11 @@ pub(crate) fn blank() -> Status {
         signed: GateCounts::default(),
         last_error: None,
         next_retry_at: None,
+        trust: "paired".into(),
+        browsers: 0,
+        code_outstanding: false,
+        failed_guesses: FailedGuesses::default(),
+        control: None,
     }
 }
 

@@ -3,6 +3,7 @@
 //! A token is never printed, and wiped when dropped. A token file is read again at every connect,
 //! so that a renewed token is used without a restart.
 
+use crate::login::Login;
 use http::HeaderValue;
 use std::path::{Path, PathBuf};
 use zeroize::Zeroizing;
@@ -65,6 +66,9 @@ pub enum TokenError {
     /// The file is no token file.
     #[error("the token file {0} is larger than {MAX_FILE} bytes")]
     TooLarge(PathBuf),
+    /// The stored login gives none.
+    #[error("{0}")]
+    Login(String),
 }
 
 /// Where the token comes from.
@@ -74,6 +78,8 @@ pub enum TokenSource {
     Fixed(Token),
     /// A file that holds the token and nothing else, read at every connect.
     File(PathBuf),
+    /// What `login` stored in a state folder; renewed by the agent.
+    Login(Login),
 }
 
 impl TokenSource {
@@ -85,12 +91,13 @@ impl TokenSource {
         match self {
             Self::Fixed(token) => Ok(token.clone()),
             Self::File(path) => read_file(path).await,
+            Self::Login(login) => login.read().map_err(|error| TokenError::Login(error.to_string())),
         }
     }
 
     /// Whether a later [`TokenSource::read`] may give another token.
     pub(crate) fn may_change(&self) -> bool {
-        matches!(self, Self::File(_))
+        matches!(self, Self::File(_) | Self::Login(_))
     }
 }
 

@@ -6,38 +6,29 @@
 //! go along.
 
 pub mod refusal;
+pub mod route;
 pub mod tls;
 pub mod url;
 
 pub use refusal::Refusal;
+pub use route::{Route, Transport, Wire};
 pub use url::{RelayUrl, RelayUrlError};
 
 use crate::{
     backoff::Cause,
-    platform,
     token::{Token, TokenError},
 };
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Uri, header};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Empty, Limited};
 use hyper::{body::Incoming, client::conn::http1};
-use hyper_rustls::MaybeHttpsStream;
-use hyper_util::{
-    client::{
-        legacy::connect::{HttpConnector, proxy::Tunnel},
-        proxy::matcher::{Intercept, Matcher},
-    },
-    rt::TokioIo,
-};
+use hyper_util::{client::proxy::matcher::Matcher, rt::TokioIo};
 use relay_protocol::{
     headers::X_RELAY_HOST_ID,
     tunnel::{self, Form, Hello, SUBPROTOCOL},
 };
 use std::{io, sync::Arc, time::Duration};
-use tokio::{
-    io::{AsyncRead, AsyncWrite},
-    time::timeout,
-};
+use tokio::time::timeout;
 use tokio_tungstenite::{
     WebSocketStream,
     tungstenite::{
@@ -46,23 +37,11 @@ use tokio_tungstenite::{
     },
 };
 use tokio_util::task::AbortOnDropHandle;
-use tower_service::Service;
 
-/// For the name, TCP, and the proxy's answer.
-const CONNECT: Duration = Duration::from_secs(10);
 /// For TLS and the WebSocket handshake.
 const HANDSHAKE: Duration = Duration::from_secs(15);
-/// When the kernel begins to ask whether the peer is still there. The tunnel's ping is sooner; this one is
-/// for the time in which nothing else looks, as during the handshake.
-const KEEPALIVE: Duration = Duration::from_secs(30);
 /// Bytes of a refusal that are read.
 const MAX_REFUSAL: usize = 16 * 1024;
-
-/// What a tunnel runs over: TCP or TLS, directly or through a proxy.
-pub trait Transport: AsyncRead + AsyncWrite + Send + Unpin {}
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Transport for T {}
-/// Any [`Transport`].
-pub type Wire = Box<dyn Transport>;
 
 /// A WebSocket to the relay whose handshake is done.
 pub struct Dialed {
@@ -159,89 +138,23 @@ pub struct Dialer {
 }
 
 impl Dialer {
+    /// The way to the relay.
+    pub fn route(&self) -> Route<'_> {
+        Route { relay: &self.relay, tls: &self.tls, proxies: &self.proxies }
+    }
+
     /// Opens a WebSocket.
     ///
     /// # Errors
     /// See [`DialError`].
     pub async fn dial(&self, token: &Token) -> Result<Dialed, DialError> {
         let authorization = token.header()?;
-        let wire = timeout(CONNECT, self.connect())
-            .await
-            .map_err(|_| DialError::Timeout("connecting", CONNECT))??;
-        let secured = async {
-            let wire = if self.relay.is_secure() { self.secure(wire).await? } else { wire };
-            self.shake_hands(wire, authorization).await
-        };
+        let route = self.route();
+        let wire = route.connect().await?;
+        let secured = async { self.shake_hands(route.secure(wire).await?, authorization).await };
         timeout(HANDSHAKE, secured)
             .await
             .map_err(|_| DialError::Timeout("the handshake with the relay", HANDSHAKE))?
-    }
-
-    /// TCP, through a proxy where the environment says so.
-    async fn connect(&self) -> Result<Wire, DialError> {
-        let destination: Uri =
-            self.relay.destination().parse().map_err(|error| DialError::Url(format!("{error}")))?;
-        let mut tcp = HttpConnector::new();
-        tcp.enforce_http(false);
-        tcp.set_nodelay(true);
-        tcp.set_keepalive(Some(KEEPALIVE));
-        if let Some(proxy) = self.proxies.intercept(&destination) {
-            return self.through(&proxy, tcp, destination).await;
-        }
-        let connected = call(&mut tcp, destination).await;
-        let socket = connected
-            .map_err(|error| DialError::Connect { to: self.relay.authority(), reason: innermost(&error) })?
-            .into_inner();
-        platform::tune(&socket);
-        Ok(Box::new(socket))
-    }
-
-    async fn through(
-        &self,
-        proxy: &Intercept,
-        tcp: HttpConnector,
-        destination: Uri,
-    ) -> Result<Wire, DialError> {
-        let shown = proxy.uri().to_string();
-        if !matches!(proxy.uri().scheme_str(), Some("http" | "https")) {
-            return Err(DialError::Proxy {
-                proxy: shown,
-                reason: "only http and https proxies are supported".to_owned(),
-            });
-        }
-        let to_proxy = hyper_rustls::HttpsConnectorBuilder::new()
-            .with_tls_config((*self.tls).clone())
-            .https_or_http()
-            .enable_http1()
-            .wrap_connector(tcp);
-        let mut tunnel = Tunnel::new(proxy.uri().clone(), to_proxy);
-        if let Some(credentials) = proxy.basic_auth() {
-            tunnel = tunnel.with_auth(credentials.clone());
-        }
-        let connected = call(&mut tunnel, destination).await;
-        let stream =
-            connected.map_err(|error| DialError::Proxy { proxy: shown, reason: innermost(&error) })?;
-        platform::tune(match &stream {
-            MaybeHttpsStream::Http(tcp) => tcp.inner(),
-            MaybeHttpsStream::Https(tls) => tls.inner().get_ref().0.inner().inner(),
-        });
-        Ok(Box::new(TokioIo::new(stream)))
-    }
-
-    async fn secure(&self, wire: Wire) -> Result<Wire, DialError> {
-        let name = self
-            .relay
-            .host()
-            .try_into()
-            .map_err(|_| DialError::Url("its host is no name that a certificate can have".to_owned()))?;
-        let mut config = (*self.tls).clone();
-        // A WebSocket needs HTTP/1.1; a proxy in front of the relay might choose h2.
-        config.alpn_protocols = vec![b"http/1.1".to_vec()];
-        let stream = tokio_rustls::TlsConnector::from(Arc::new(config))
-            .connect(name, wire)
-            .await
-            .map_err(DialError::Tls)?;
-        Ok(Box::new(stream))
     }
 
     async fn shake_hands(&self, wire: Wire, authorization: HeaderValue) -> Result<Dialed, DialError> {
@@ -287,20 +200,6 @@ impl Dialer {
             .body(Empty::new())
             .map_err(|error| DialError::Url(error.to_string()))
     }
-}
-
-async fn call<S: Service<Uri>>(service: &mut S, uri: Uri) -> Result<S::Response, S::Error> {
-    std::future::poll_fn(|cx| service.poll_ready(cx)).await?;
-    service.call(uri).await
-}
-
-/// The text of the first cause: the outer ones say only that something failed.
-fn innermost(error: &dyn std::error::Error) -> String {
-    let mut error = error;
-    while let Some(source) = error.source() {
-        error = source;
-    }
-    error.to_string()
 }
 
 /// Checks the relay's side of the handshake (RFC 6455 section 4.1), and reads the form from it. A relay that

@@ -104,7 +104,7 @@ impl fmt::Display for Refusal {
 }
 
 /// A text from outside, cut and without characters that would play with a terminal.
-fn printable(text: &str) -> String {
+pub(crate) fn printable(text: &str) -> String {
     text.chars()
         .take(MAX_DETAIL)
         .map(|c| if c.is_control() { ' ' } else { c })
@@ -114,7 +114,7 @@ fn printable(text: &str) -> String {
 }
 
 /// RFC 9110 section 10.2.3: seconds, or a date.
-fn retry_after(value: &str, now: SystemTime) -> Option<Duration> {
+pub(crate) fn retry_after(value: &str, now: SystemTime) -> Option<Duration> {
     if let Ok(seconds) = value.trim().parse() {
         return Some(Duration::from_secs(seconds));
     }

@@ -1,5 +1,6 @@
 //! Whom the agent trusts. There is no way to accept an invalid certificate of a relay.
 
+use super::RelayUrl;
 use rustls::{
     ClientConfig,
     client::danger::ServerCertVerifier,
@@ -59,6 +60,21 @@ pub fn verified(ca: Option<&Path>) -> Result<ClientConfig, TlsError> {
     let provider = provider();
     let verifier = rustls_platform_verifier::Verifier::new_with_extra_roots(extra, provider.clone())?;
     config(provider, Arc::new(verifier))
+}
+
+/// Trust for the way to `relay`: that of [`verified`]. A machine without roots may still speak plain HTTP to a relay
+/// beside it.
+///
+/// # Errors
+/// See [`verified`].
+pub fn for_relay(relay: &RelayUrl, ca: Option<&Path>) -> Result<ClientConfig, TlsError> {
+    match verified(ca) {
+        Err(TlsError::Setup(error)) if !relay.is_secure() => {
+            tracing::debug!(%error, "there are no roots, and none are needed");
+            nobody()
+        }
+        config => config,
+    }
 }
 
 /// Trust in nobody: every certificate is refused. For a machine without roots that needs none.

@@ -94,14 +94,15 @@ impl RelayUrl {
         format!("{}://{host}:{}", self.0.scheme(), self.0.port_or_known_default().unwrap_or(443))
     }
 
+    /// A path below the base.
+    pub fn path(&self, below: &str) -> String {
+        format!("{}{below}", self.0.path().trim_end_matches('/'))
+    }
+
     /// Path and query of the connect request.
     pub fn connect_path(&self, machine_id: &str, name: &str, version: &str) -> String {
         let mut url = self.0.clone();
-        url.set_path(&format!(
-            "{}{}/connect",
-            self.0.path().trim_end_matches('/'),
-            relay_protocol::RELAY_PREFIX
-        ));
+        url.set_path(&self.path(&format!("{}/connect", relay_protocol::RELAY_PREFIX)));
         url.query_pairs_mut()
             .append_pair("machine_id", machine_id)
             .append_pair("name", name)

@@ -4,6 +4,7 @@
 //! code is outstanding at a time, it allows one guess, and it ends in one of the ways of [`Outcome`];
 //! what happened to the last ones can be looked up by their number.
 
+use serde::{Deserialize, Serialize};
 use std::collections::{HashMap, VecDeque};
 use uuid::Uuid;
 
@@ -18,8 +19,9 @@ pub const STARTS: usize = 8;
 /// Seconds that the clock may be set back while a code is out. Further back, its age is not known any more.
 const SET_BACK: i64 = 60;
 
-/// How a code ended.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// How a code ended. In JSON the variant is the field `outcome`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "outcome", rename_all = "snake_case")]
 pub enum Outcome {
     /// A browser was paired with it.
     Paired {
@@ -46,7 +48,7 @@ pub enum Outcome {
 }
 
 /// Wrong proofs since the agent started.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FailedGuesses {
     /// How many.
     pub count: u64,

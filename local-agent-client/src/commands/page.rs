@@ -1,0 +1,28 @@
+//! `page`: a one-time link to the local page of the running agent.
+
+use super::{block_on, say};
+use crate::cli;
+use http::Method;
+use local_agent_client::{
+    control::{Client, api::PageLink},
+    platform,
+};
+use std::{path::Path, process::ExitCode};
+
+pub fn run(dir: &Path, args: &cli::Page) -> anyhow::Result<ExitCode> {
+    let link: PageLink = block_on(async {
+        let client = Client::find(dir).await?;
+        Ok(client.ask(Method::POST, "/api/page", None::<&()>).await?)
+    })?;
+    if args.json {
+        say(serde_json::to_value(&link)?)?;
+    } else {
+        say(&link.url)?;
+    }
+    if args.open
+        && let Err(error) = platform::open_in_browser(&link.url)
+    {
+        anyhow::bail!("no browser could be opened here: {error}; open the link yourself");
+    }
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,89 @@
+//! `status`: reads what the running agent wrote of itself.
+
+use super::span;
+use local_agent_client::{Status, state};
+use std::{io::Write, path::Path, process::ExitCode};
+
+pub fn run(dir: &Path, json: bool) -> anyhow::Result<ExitCode> {
+    let status = state::read_status(dir)?;
+    let mut out = std::io::stdout().lock();
+    if json {
+        let shown = match &status {
+            Some(status) => serde_json::to_value(status).map(|mut value| {
+                if let Some(object) = value.as_object_mut() {
+                    object.insert("running".to_owned(), true.into());
+                }
+                value
+            })?,
+            None => serde_json::json!({ "running": false, "connected": false }),
+        };
+        writeln!(out, "{shown:#}")?;
+    } else {
+        match &status {
+            Some(status) => write!(out, "{}", describe(status, local_agent_client::status::now()))?,
+            None => writeln!(out, "no agent runs with the state folder {}", dir.display())?,
+        }
+    }
+    let connected = status.is_some_and(|status| status.connected);
+    Ok(if connected { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// The status for people.
+fn describe(status: &Status, now: i64) -> String {
+    let mut lines = Vec::new();
+    match (status.connected, status.connected_since) {
+        (true, Some(since)) => lines.push(format!("connected to {} for {}", status.relay, span(now - since))),
+        (true, None) => lines.push(format!("connected to {}", status.relay)),
+        (false, _) => match status.next_retry_at {
+            Some(at) if at > now => {
+                lines.push(format!("not connected to {}; next attempt in {}", status.relay, span(at - now)))
+            }
+            _ => lines.push(format!("not connected to {}; connecting", status.relay)),
+        },
+    }
+    let mut line = |name: &str, value: Option<String>| {
+        if let Some(value) = value {
+            lines.push(format!("  {name:<13} {value}"));
+        }
+    };
+    line(
+        "host",
+        Some(
+            status
+                .host_id
+                .as_ref()
+                .map_or_else(|| status.name.clone(), |id| format!("{} ({id})", status.name)),
+        ),
+    );
+    line("serves", Some(status.local.clone()));
+    line(
+        "trust",
+        Some(match status.trust.as_str() {
+            "relay" => "all that the relay authorised".to_owned(),
+            _ => "what paired browsers signed".to_owned(),
+        }),
+    );
+    line("browsers", Some(format!("{} paired", status.browsers)));
+    line("pairing code", status.code_outstanding.then(|| "one is shown".to_owned()));
+    line(
+        "wrong codes",
+        status
+            .failed_guesses
+            .last_at
+            .map(|at| format!("{}, the last {} ago", status.failed_guesses.count, span(now - at))),
+    );
+    line("control", Some(status.control.clone().unwrap_or_else(|| "off".to_owned())));
+    line("tunnel", status.form.clone());
+    line("round trip", status.rtt_ms.map(|rtt| format!("{rtt} ms")));
+    line("requests", Some(format!("{} ({} under way)", status.requests.total, status.requests.active)));
+    line("bytes", Some(format!("{} in, {} out", status.requests.bytes_received, status.requests.bytes_sent)));
+    line(
+        "last error",
+        status.last_error.as_ref().map(|error| format!("{} ago: {}", span(now - error.at), error.message)),
+    );
+    line(
+        "process",
+        Some(format!("{} (version {}), up {}", status.pid, status.version, span(now - status.started_at))),
+    );
+    lines.join("\n") + "\n"
+}
