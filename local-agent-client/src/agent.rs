@@ -5,6 +5,7 @@ use crate::{
     control::{self, Control},
     dial::{DialError, Dialed, Dialer, RelayUrl, tls},
     forward::{Forwarder, LocalTarget, Settings, insecure},
+    gate::Gate,
     platform,
     session::{Connect, Session},
     state::{self, StateDir, StateError},
@@ -201,6 +202,7 @@ impl Builder {
             form: None,
             rtt_ms: None,
             requests: Default::default(),
+            signed: Default::default(),
             last_error: None,
             next_retry_at: None,
             trust: self.trust.as_str().to_owned(),
@@ -214,8 +216,6 @@ impl Builder {
             tls: local_tls,
             relay_origin: self.relay.origin(),
             preserve_host: self.preserve_host,
-            trust: self.trust,
-            pairing: Some(pairing.clone()),
         };
         let dialer = Dialer {
             relay: self.relay,
@@ -224,6 +224,7 @@ impl Builder {
             tls: Arc::new(verified),
             proxies: self.proxies.unwrap_or_else(Matcher::from_env),
         };
+        let forwarder = Forwarder::new(settings).ok_or(BuildError::Target)?;
         Ok(Agent {
             dial: Arc::new(Dial {
                 dialer,
@@ -231,7 +232,7 @@ impl Builder {
                 used: Mutex::default(),
                 pairing: pairing.clone(),
             }),
-            forwarder: Forwarder::new(settings).ok_or(BuildError::Target)?,
+            gate: Gate::new(forwarder, pairing.clone(), self.trust),
             status: watch::channel(status).0,
             pairing,
             control,
@@ -243,7 +244,7 @@ impl Builder {
 /// An agent that is ready to run.
 pub struct Agent {
     dial: Arc<Dial>,
-    forwarder: Arc<Forwarder>,
+    gate: Arc<Gate>,
     status: watch::Sender<Status>,
     pairing: Arc<Pairing>,
     control: Option<Control>,
@@ -292,7 +293,7 @@ impl Agent {
         let reporter = Arc::new(Mutex::new(Reporter::new(self.status.clone())));
         let session = Session {
             connect: self.dial.clone(),
-            forwarder: self.forwarder.clone(),
+            gate: self.gate.clone(),
             reporter: reporter.clone(),
             jumps,
             stop: shutdown,
@@ -307,14 +308,22 @@ impl Agent {
             };
             let control = serve_control(&self.state, self.control, &self.pairing, &self.status);
             let follow = status::follow(&self.pairing, &self.status);
-            tokio::join!(keep_status, control, self.pairing.keep(), follow, self.dial.keep_login())
+            tokio::join!(
+                keep_status,
+                control,
+                self.pairing.keep(),
+                self.gate.keep(),
+                follow,
+                self.dial.keep_login()
+            )
         };
         tokio::select! {
             () = session.run() => {}
             _ = beside => {}
         }
+        self.gate.close();
         self.pairing.flush();
-        reporter.lock().refresh(self.forwarder.stats(), None);
+        reporter.lock().refresh(self.gate.forwarder().stats(), None);
         tracing::info!("the agent has ended");
     }
 }

@@ -25,12 +25,13 @@
 //! | [`session`] | when to dial, when to leave, how long to wait |
 //! | [`tunnel`] | one tunnel and its streams |
 //! | [`serve`] | one stream: an HTTP/1.1 connection |
+//! | [`gate`] | one request: whose it is, and whether it is to be believed; the agent's own paths |
 //! | [`forward`] | one request: header and path policy, the pool to the local server |
 //! | [`dial`] | one WebSocket to the relay: proxy, TLS, handshake |
 //! | [`login`] | signing in at the relay, and staying so |
 //! | [`control`] | commands and the local page, on loopback |
 //! | [`trust`] | the agent's keys, the paired browsers, pairing codes |
-//! | [`state`], [`status`], [`token`], [`backoff`], [`clock`] | what they stand on |
+//! | [`refusal`], [`state`], [`status`], [`token`], [`backoff`], [`clock`] | what they stand on |
 //! | [`qr`] | links to scan |
 //! | [`platform`] | the only place that asks which system this is |
 
@@ -40,9 +41,11 @@ pub mod clock;
 pub mod control;
 pub mod dial;
 pub mod forward;
+pub mod gate;
 pub mod login;
 pub mod platform;
 pub mod qr;
+pub mod refusal;
 pub mod serve;
 pub mod session;
 pub mod state;

@@ -4,7 +4,10 @@
 //! connection that it became. When the relay resets it, everything that belongs to it is dropped at once, the
 //! connection to the local server too: nobody waits for an answer any more.
 
-use crate::forward::{Connection, Forwarder, Load};
+use crate::{
+    forward::{Connection, Load},
+    gate::Gate,
+};
 use hyper::{server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
 use std::{convert::Infallible, pin::pin, sync::Arc};
@@ -25,7 +28,7 @@ pub const FIELDS: usize = 256;
 pub async fn connection<S>(
     io: S,
     gone: impl Future<Output = ()>,
-    forwarder: Arc<Forwarder>,
+    gate: Arc<Gate>,
     load: &Arc<Load>,
     stop: CancellationToken,
 ) where
@@ -35,17 +38,17 @@ pub async fn connection<S>(
     tokio::select! {
         biased;
         () = gone => tracing::debug!("the relay gave a stream up"),
-        () = run(io, &connection, forwarder, stop) => {}
+        () = run(io, &connection, gate, stop) => {}
     }
 }
 
-async fn run<S>(io: S, connection: &Connection, forwarder: Arc<Forwarder>, stop: CancellationToken)
+async fn run<S>(io: S, connection: &Connection, gate: Arc<Gate>, stop: CancellationToken)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let service = service_fn(|request| {
-        let forwarder = forwarder.clone();
-        async move { Ok::<_, Infallible>(forwarder.handle(request, connection).await) }
+        let gate = gate.clone();
+        async move { Ok::<_, Infallible>(gate.handle(request, connection).await) }
     });
     let counted = connection.load.connection();
     let served = http1::Builder::new()

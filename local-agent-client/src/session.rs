@@ -6,7 +6,7 @@
 use crate::{
     backoff::{Backoff, Cause, Renewal},
     dial::{DialError, Dialed},
-    forward::Forwarder,
+    gate::Gate,
     status::Reporter,
     tunnel::{Live, Mode},
 };
@@ -41,7 +41,7 @@ pub struct Session<C> {
     /// Opens tunnels.
     pub connect: C,
     /// Serves their streams.
-    pub forwarder: Arc<Forwarder>,
+    pub gate: Arc<Gate>,
     /// Where it is told.
     pub reporter: Arc<Mutex<Reporter>>,
     /// Counts the clock's jumps.
@@ -94,7 +94,7 @@ impl<C: Connect> Session<C> {
             };
             tracing::info!(form, host_id = dialed.host_id, "connected to the relay");
             self.reporter.lock().connected(number, form, dialed.host_id.clone());
-            let live = Live::start(dialed, self.forwarder.clone());
+            let live = Live::start(dialed, self.gate.clone());
             if let Some(old) = current.take() {
                 retired.spawn(old.live.end(Mode::Retire));
             }
@@ -229,7 +229,7 @@ impl<C: Connect> Session<C> {
                     handle.probe(PROBE);
                 }
                 _ = refresh.tick() => {
-                    self.reporter.lock().refresh(self.forwarder.stats(), handle.rtt());
+                    self.reporter.lock().refresh(self.gate.forwarder().stats(), handle.rtt());
                 }
             }
         }

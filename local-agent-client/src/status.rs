@@ -1,7 +1,7 @@
 //! What the agent tells about itself: to the program that embeds it, and through a file to `status`.
 
 use crate::{
-    forward::{Counts, Stats},
+    forward::{Counts, GateCounts, Stats},
     trust::{FailedGuesses, Pairing},
 };
 use serde::{Deserialize, Serialize};
@@ -37,6 +37,9 @@ pub struct Status {
     pub rtt_ms: Option<f64>,
     /// What was forwarded.
     pub requests: Counts,
+    /// What was signed, and what was refused.
+    #[serde(default)]
+    pub signed: GateCounts,
     /// The last thing that went wrong.
     pub last_error: Option<LastError>,
     /// When the next attempt to connect comes, while there is none under way.
@@ -132,19 +135,21 @@ impl Reporter {
 
     /// Takes over what is counted elsewhere. Wakes nobody when nothing changed.
     pub fn refresh(&mut self, stats: &Stats, rtt: Option<Duration>) {
-        let (counts, error) = (stats.counts(), stats.take_error());
+        let (counts, signed, error) = (stats.counts(), stats.gate().counts(), stats.take_error());
         let rtt = rtt.map(|rtt| (rtt.as_secs_f64() * 1e5).round() / 100.0);
         self.status.send_if_modified(|status| {
             let before = (status.requests, status.rtt_ms);
+            let mut changed = status.signed != signed;
             status.requests = counts;
+            status.signed = signed;
             if status.connected && rtt.is_some() {
                 status.rtt_ms = rtt;
             }
-            let failed = error.is_some();
+            changed |= error.is_some();
             if let Some(message) = error {
                 status.last_error = Some(LastError { at: now(), message });
             }
-            failed || before != (status.requests, status.rtt_ms)
+            changed || before != (status.requests, status.rtt_ms)
         });
     }
 }
@@ -196,6 +201,7 @@ pub(crate) fn blank() -> Status {
         form: None,
         rtt_ms: None,
         requests: Counts::default(),
+        signed: GateCounts::default(),
         last_error: None,
         next_retry_at: None,
         trust: "paired".into(),

@@ -3,7 +3,8 @@
 
 use crate::{
     dial::{Dialed, tunnel_options},
-    forward::{Forwarder, Load},
+    forward::Load,
+    gate::Gate,
     serve,
 };
 use relay_protocol::tunnel::{self, Handle, Incoming};
@@ -56,11 +57,11 @@ pub struct Live {
 
 impl Live {
     /// Starts to serve.
-    pub fn start(dialed: Dialed, forwarder: Arc<Forwarder>) -> Self {
+    pub fn start(dialed: Dialed, gate: Arc<Gate>) -> Self {
         let (handle, incoming, driver) = tunnel::start(dialed.socket, tunnel_options(dialed.form));
         let driver = AbortOnDropHandle::new(tokio::spawn(driver.run()));
         let (mode, told) = watch::channel(Mode::Serve);
-        let task = run(handle.clone(), incoming, forwarder, told);
+        let task = run(handle.clone(), incoming, gate, told);
         let task = AbortOnDropHandle::new(tokio::spawn(async move {
             task.await;
             // The driver ends with the tunnel; what cannot be said in time stays unsaid.
@@ -77,12 +78,7 @@ impl Live {
     }
 }
 
-async fn run(
-    handle: Handle,
-    mut incoming: Incoming,
-    forwarder: Arc<Forwarder>,
-    mut told: watch::Receiver<Mode>,
-) {
+async fn run(handle: Handle, mut incoming: Incoming, gate: Arc<Gate>, mut told: watch::Receiver<Mode>) {
     let load = Arc::new(Load::default());
     let stop = CancellationToken::new();
     let mut streams = JoinSet::new();
@@ -93,10 +89,10 @@ async fn run(
         tokio::select! {
             stream = incoming.next() => match stream {
                 Some(stream) => {
-                    let (forwarder, load, stop) = (forwarder.clone(), load.clone(), stop.clone());
+                    let (gate, load, stop) = (gate.clone(), load.clone(), stop.clone());
                     streams.spawn(async move {
                         let gone = stream.aborted();
-                        serve::connection(stream, gone, forwarder, &load, stop).await;
+                        serve::connection(stream, gone, gate, &load, stop).await;
                     });
                 }
                 None => break,

@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{Body, forwarder, get, sockets};
+use common::{Body, gate, get, sockets};
 use http::{HeaderMap, StatusCode};
 use http_body_util::BodyExt;
 use hyper_util::rt::TokioIo;
@@ -107,7 +107,7 @@ impl Run {
         };
         let session = Session {
             connect,
-            forwarder: forwarder(target),
+            gate: gate(target),
             reporter: Arc::new(Mutex::new(Reporter::new(sender))),
             jumps,
             stop: stop.clone(),

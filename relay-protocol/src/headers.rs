@@ -21,6 +21,37 @@ pub const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-p
 /// The authority that the browser used.
 pub const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 
+/// The paired browser that signed a request, as the agent tells the local server: set or removed by the
+/// agent on everything that it forwards.
+pub const X_RELAY_CLIENT_ID: HeaderName = HeaderName::from_static("x-relay-client-id");
+/// `1` on a signed request: its answer is to be a record stream (PROTOCOL.md section 4.4).
+pub const X_RELAY_RECORDS: HeaderName = HeaderName::from_static("x-relay-records");
+
+/// Response headers by which one local server would rule the whole origin under which the relay shows every
+/// host: none of them reaches a browser.
+pub const RULES_THE_ORIGIN: [HeaderName; 12] = [
+    header::STRICT_TRANSPORT_SECURITY,
+    HeaderName::from_static("clear-site-data"),
+    HeaderName::from_static("service-worker-allowed"),
+    header::ALT_SVC,
+    header::PUBLIC_KEY_PINS,
+    header::PUBLIC_KEY_PINS_REPORT_ONLY,
+    HeaderName::from_static("expect-ct"),
+    HeaderName::from_static("nel"),
+    HeaderName::from_static("report-to"),
+    HeaderName::from_static("reporting-endpoints"),
+    HeaderName::from_static("origin-agent-cluster"),
+    HeaderName::from_static("accept-ch"),
+];
+
+/// Whether a `Referrer-Policy` would tell other sites the path of a page.
+pub fn tells_the_path(referrer_policy: &HeaderValue) -> bool {
+    let text = referrer_policy.as_bytes().to_ascii_lowercase();
+    [&b"unsafe-url"[..], b"no-referrer-when-downgrade"]
+        .iter()
+        .any(|bad| text.windows(bad.len()).any(|window| window == *bad))
+}
+
 /// Hop-by-hop header names of RFC 9110 section 7.6.1, with the older ones that still occur.
 /// `Trailer` is not one of them: it describes the message, not the connection.
 const HOP_BY_HOP: [HeaderName; 9] = [
@@ -103,7 +134,7 @@ pub fn strip_hop_by_hop(headers: &mut HeaderMap) -> Hop {
 
 /// Headers by which a local server tells who asks, and how: never from a caller, in no spelling.
 fn vouches(name: &str) -> bool {
-    ["x-relayed", "x-vk-relayed", "x-real-ip", "forwarded"].contains(&name)
+    ["x-relayed", "x-vk-relayed", "x-relay-client-id", "x-real-ip", "forwarded"].contains(&name)
         || name.starts_with("x-forwarded-")
 }
 
@@ -235,14 +266,20 @@ mod tests {
 
     #[test]
     fn twins_and_trailers_vouch_for_nobody() {
-        let mut headers =
-            map(&[("x_relayed", "0"), ("x-vk_relayed", "0"), ("x_forwarded_for", "6"), ("x_other", "1")]);
+        let mut headers = map(&[
+            ("x_relayed", "0"),
+            ("x-vk_relayed", "0"),
+            ("x_relay_client_id", "me"),
+            ("x_forwarded_for", "6"),
+            ("x_other", "1"),
+        ]);
         strip_hop_by_hop(&mut headers);
         assert_eq!(headers.keys().map(HeaderName::as_str).collect::<Vec<_>>(), ["x_other"]);
         let mut trailers = map(&[
             ("x-sum", "1"),
             ("x-relayed", "0"),
             ("x_relayed", "0"),
+            ("x-relay-client-id", "me"),
             ("x-forwarded-for", "6"),
             ("cookie", "a=1"),
             ("set-cookie", "a=1"),

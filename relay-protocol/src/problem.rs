@@ -129,6 +129,9 @@ pub struct Problem {
     /// The id under which the relay logged the request, when there is one.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub request_id: Option<String>,
+    /// With `clock_skew`: the agent's clock, Unix seconds (PROTOCOL.md section 4.1).
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub agent_time: Option<i64>,
 }
 
 impl Problem {
@@ -141,6 +144,7 @@ impl Problem {
             code,
             detail: detail.into(),
             request_id: None,
+            agent_time: None,
         }
     }
 

@@ -4,7 +4,7 @@
 //! whether it wants it. A response's body carries what must end with it: the count of requests
 //! under way, and, when nobody reads it to its end, the connection to the local server.
 
-use super::{Active, Stats, local::Abort};
+use super::{Active, Stats, checked::Checked, local::Abort};
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::{Full, combinators::UnsyncBoxBody};
@@ -49,11 +49,67 @@ impl Drop for Over {
     }
 }
 
+/// Where a request's body comes from.
+pub enum Source {
+    /// There is none.
+    Empty,
+    /// From the relay, as it comes.
+    Plain(Incoming),
+    /// From the relay, checked against what was signed.
+    Checked(Box<Checked<Incoming>>),
+}
+
+impl Source {
+    /// What the relay sends, unchecked.
+    pub fn plain(body: Incoming) -> Self {
+        if body.is_end_stream() { Self::Empty } else { Self::Plain(body) }
+    }
+}
+
+impl Body for Source {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match self.get_mut() {
+            Self::Empty => Poll::Ready(None),
+            Self::Plain(body) => {
+                let mut frame = ready!(Pin::new(body).poll_frame(cx));
+                if let Some(trailers) =
+                    frame.as_mut().and_then(|f| f.as_mut().ok()).and_then(Frame::trailers_mut)
+                {
+                    strip_trailers(trailers);
+                }
+                Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
+            }
+            Self::Checked(body) => Pin::new(body).poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Empty => true,
+            Self::Plain(body) => body.is_end_stream(),
+            Self::Checked(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Empty => SizeHint::with_exact(0),
+            Self::Plain(body) => body.size_hint(),
+            Self::Checked(body) => body.size_hint(),
+        }
+    }
+}
+
 pin_project! {
     /// The body of a request on its way to the local server.
     pub struct RequestBody {
-        #[pin]
-        inner: Option<Incoming>,
+        inner: Source,
         held: Option<Waiting>,
         stats: Arc<Stats>,
         over: Over,
@@ -61,9 +117,9 @@ pin_project! {
 }
 
 impl RequestBody {
-    pub(super) fn new(inner: Incoming, stats: Arc<Stats>, wanted: Option<watch::Receiver<Wanted>>) -> Self {
+    pub(super) fn new(inner: Source, stats: Arc<Stats>, wanted: Option<watch::Receiver<Wanted>>) -> Self {
         Self {
-            inner: Some(inner),
+            inner,
             held: wanted.map(|wanted| -> Waiting { Box::pin(until_wanted(wanted)) }),
             stats,
             over: Over::default(),
@@ -79,7 +135,7 @@ impl RequestBody {
 
     /// No body at all, for a request that is sent a second time.
     pub(super) fn empty(stats: Arc<Stats>) -> Self {
-        Self { inner: None, held: None, stats, over: Over::default() }
+        Self { inner: Source::Empty, held: None, stats, over: Over::default() }
     }
 }
 
@@ -95,24 +151,20 @@ async fn until_wanted(mut wanted: watch::Receiver<Wanted>) {
 
 impl Body for RequestBody {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = BodyError;
 
     fn poll_frame(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = self.project();
         if let Some(held) = this.held {
             ready!(held.as_mut().poll(cx));
             *this.held = None;
         }
         // The first poll here is what makes our server side say `100 Continue` to the relay.
-        let Some(mut inner) = this.inner.as_pin_mut() else { return Poll::Ready(None) };
-        let mut frame = ready!(inner.as_mut().poll_frame(cx));
-        if let Some(trailers) = frame.as_mut().and_then(|f| f.as_mut().ok()).and_then(Frame::trailers_mut) {
-            strip_trailers(trailers);
-        }
-        if frame.is_none() || inner.is_end_stream() {
+        let frame = ready!(Pin::new(&mut *this.inner).poll_frame(cx));
+        if frame.is_none() || this.inner.is_end_stream() {
             this.over.0.store(true, Ordering::Release);
         }
         if let Some(Ok(frame)) = &frame {
@@ -122,11 +174,11 @@ impl Body for RequestBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.inner.as_ref().is_none_or(Body::is_end_stream)
+        self.inner.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.inner.as_ref().map_or(SizeHint::with_exact(0), Body::size_hint)
+        self.inner.size_hint()
     }
 }
 

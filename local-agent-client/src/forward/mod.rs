@@ -1,37 +1,34 @@
 //! Forwards one request to the local server and its response back.
 //!
-//! The relay has authorised the request, and may be lying about everything in it: the head is
-//! rewritten by [`policy`], the agent's own paths are kept back by [`path`], and what cannot be
-//! forwarded is answered with a problem. Bodies stream; nothing is collected.
+//! Whether it may be forwarded was decided above ([`gate`](crate::gate)); the head is rewritten here by
+//! [`policy`], and what cannot be forwarded is refused with a problem. Bodies stream; nothing is collected.
 //!
 //! An answer that broke off is never passed on as a complete one: the body ends with an error, the
 //! stream is reset, and the caller sees it.
 
 pub mod body;
+pub mod checked;
 pub(crate) mod insecure;
 pub mod local;
 pub mod path;
 pub mod policy;
 pub mod stats;
+pub mod websocket;
 
 pub use body::{BodyError, RequestBody, ResponseBody};
 pub use local::{LocalTarget, TargetError};
-pub use stats::{Active, Counts, Load, Stats};
+pub use stats::{Active, Counts, GateCounts, Load, Stats};
 
-use crate::trust::{Pairing, Trust};
-use body::{EndsConnection, Wanted};
+use crate::refusal::Refusal;
+use body::{EndsConnection, Source, Wanted};
+use checked::SessionEnded;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri, Version, header, uri};
 use hyper::{body::Incoming, upgrade::OnUpgrade};
 use hyper_util::rt::TokioIo;
 use local::{Abort, Upload};
 use parking_lot::Mutex;
-use path::Owner;
 use policy::Policy;
-use relay_protocol::{
-    headers::{X_REQUEST_ID, restore_hop},
-    problem::{self, Code, Problem},
-    splice::splice,
-};
+use relay_protocol::{headers::restore_hop, problem::Code, splice::splice};
 use std::{error::Error as _, pin::Pin, sync::Arc, time::Duration};
 use tokio::sync::watch;
 
@@ -46,11 +43,6 @@ pub struct Settings {
     pub relay_origin: String,
     /// Leaves `Host`, `Origin` and `Referer` as they came.
     pub preserve_host: bool,
-    /// Whose requests are forwarded.
-    pub trust: Trust,
-    /// The agent's keys, the paired browsers and the codes. Without them nothing signed can be verified, and
-    /// under [`Trust::Paired`] nothing is forwarded.
-    pub pairing: Option<Arc<Pairing>>,
 }
 
 /// Forwards requests of any number of tunnels to one local server.
@@ -80,6 +72,11 @@ impl Connection {
     /// A stream of the tunnel with this load.
     pub fn new(load: Arc<Load>) -> Self {
         Self { load, ..Self::default() }
+    }
+
+    /// Leaves what is to be done once HTTP has ended on this stream.
+    pub(crate) fn leave(&self, joined: Joined) {
+        *self.upgraded.lock() = Some(joined);
     }
 
     /// What is left to do after HTTP has ended on this stream.
@@ -114,46 +111,21 @@ impl Forwarder {
         &self.stats
     }
 
-    /// Answers one request.
-    pub async fn handle(
+    /// Forwards one request. `client` is the paired browser that signed it, for the local server.
+    ///
+    /// # Errors
+    /// When the local server gives no answer.
+    pub async fn forward(
         &self,
-        request: Request<Incoming>,
-        connection: &Connection,
-    ) -> Response<ResponseBody> {
-        let active = Active::new(&self.stats, &connection.load);
-        let request_id = request.headers().get(X_REQUEST_ID).cloned();
-        match self.try_handle(request, connection, active).await {
-            Ok(response) => response,
-            Err(refusal) => refusal.response(request_id.as_ref()),
-        }
-    }
-
-    async fn try_handle(
-        &self,
-        request: Request<Incoming>,
+        request: Request<Source>,
+        client: Option<HeaderValue>,
         connection: &Connection,
         active: Active,
     ) -> Result<Response<ResponseBody>, Refusal> {
         let (mut parts, body) = request.into_parts();
-        let target = parts.uri.path_and_query().map_or("/", uri::PathAndQuery::as_str);
-        if parts.method == Method::CONNECT || parts.uri.authority().is_some() || !target.starts_with('/') {
-            return Err(Refusal::new(Code::BadRequest, "Only requests with a plain path can be forwarded."));
-        }
-        match path::owner(parts.uri.path()) {
-            Owner::Local => {}
-            Owner::Agent => {
-                return Err(Refusal::new(Code::NotFound, "The agent answers nothing under this path yet."));
-            }
-            Owner::Disguised => {
-                return Err(Refusal::new(
-                    Code::NotFound,
-                    "Paths that can be read as the agent's own are not forwarded.",
-                ));
-            }
-        }
         let unsized_body =
             !hyper::body::Body::is_end_stream(&body) && hyper::body::Body::size_hint(&body).exact().is_none();
-        let hop = policy::request(&self.policy, &mut parts.headers);
+        let hop = policy::request(&self.policy, client, &mut parts.headers);
         if unsized_body {
             // Said explicitly: hyper would take a GET for one without a body.
             parts.headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
@@ -170,7 +142,7 @@ impl Forwarder {
                 self.by_service(service, request, active).await
             }
             LocalTarget::Http(_) | LocalTarget::Unix(_) => {
-                parts.uri = self.uri(target)?;
+                parts.uri = self.uri(parts.uri.path_and_query())?;
                 parts.extensions.clear();
                 self.by_connection(Request::from_parts(parts, body), connection, upgrade, active).await
             }
@@ -178,7 +150,8 @@ impl Forwarder {
     }
 
     /// The absolute form that the pool wants; the path stays byte for byte.
-    fn uri(&self, target: &str) -> Result<Uri, Refusal> {
+    fn uri(&self, target: Option<&uri::PathAndQuery>) -> Result<Uri, Refusal> {
+        let target = target.map_or("/", uri::PathAndQuery::as_str);
         let base = self.target.base_path();
         let path = if base.is_empty() { target.parse() } else { format!("{base}{target}").parse() };
         let malformed = |_| Refusal::new(Code::BadRequest, "The request target cannot be forwarded.");
@@ -211,7 +184,7 @@ impl Forwarder {
 
     async fn by_connection(
         &self,
-        request: Request<Incoming>,
+        request: Request<Source>,
         connection: &Connection,
         upgrade: Option<OnUpgrade>,
         active: Active,
@@ -308,7 +281,7 @@ impl Forwarder {
             }
             drop(active);
         };
-        *connection.upgraded.lock() = Some(Box::pin(joined));
+        connection.leave(Box::pin(joined));
         Response::from_parts(parts, ResponseBody::text(""))
     }
 
@@ -317,6 +290,12 @@ impl Forwarder {
         let mut cause: &dyn std::error::Error = error;
         while let Some(source) = cause.source() {
             cause = source;
+        }
+        if cause.is::<relay_protocol::signature::digest::DigestMismatch>() {
+            return digest_mismatch();
+        }
+        if cause.is::<SessionEnded>() {
+            return session_ended();
         }
         let target = &self.target;
         if error.is_connect() {
@@ -336,6 +315,22 @@ impl Forwarder {
     }
 }
 
+/// The caller's body was another one than it signed.
+pub fn digest_mismatch() -> Refusal {
+    Refusal::new(
+        Code::DigestMismatch,
+        "The body is not the one that was signed. It was changed or cut on its way; the local server has not seen its end.",
+    )
+}
+
+/// The caller's signing session ended while its request was under way.
+pub fn session_ended() -> Refusal {
+    Refusal::new(
+        Code::SigningSessionExpired,
+        "The signing session has ended, or its browser was revoked. What was under way is broken off.",
+    )
+}
+
 fn expects_continue(headers: &HeaderMap) -> bool {
     headers
         .get_all(header::EXPECT)
@@ -344,13 +339,13 @@ fn expects_continue(headers: &HeaderMap) -> bool {
 }
 
 /// Whether the request may be sent a second time without asking anybody: safe methods without a body.
-fn is_repeatable(request: &Request<Incoming>) -> bool {
+fn is_repeatable(request: &Request<Source>) -> bool {
     matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS)
         && hyper::body::Body::is_end_stream(request.body())
         && !request.headers().contains_key(header::UPGRADE)
 }
 
-fn copy_head(request: &Request<Incoming>) -> http::request::Parts {
+fn copy_head(request: &Request<Source>) -> http::request::Parts {
     let mut copy = Request::new(());
     *copy.method_mut() = request.method().clone();
     *copy.uri_mut() = request.uri().clone();
@@ -368,23 +363,4 @@ fn broke_off(error: &hyper_util::client::legacy::Error) -> bool {
             matches!(error.kind(), std::io::ErrorKind::ConnectionReset | std::io::ErrorKind::BrokenPipe)
         });
     error.is_incomplete_message() || error.is_canceled() || reset
-}
-
-/// A request that the agent answers itself.
-#[derive(Debug)]
-struct Refusal(Problem);
-
-impl Refusal {
-    fn new(code: Code, detail: impl Into<String>) -> Self {
-        Self(Problem::new(code, detail))
-    }
-
-    fn response(mut self, request_id: Option<&HeaderValue>) -> Response<ResponseBody> {
-        self.0.request_id = request_id.and_then(|id| id.to_str().ok()).map(str::to_owned);
-        let mut response = Response::new(ResponseBody::text(self.0.to_json()));
-        *response.status_mut() = self.0.code.status();
-        response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(problem::CONTENT_TYPE));
-        response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-        response
-    }
 }

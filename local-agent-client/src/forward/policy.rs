@@ -7,7 +7,8 @@
 
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use relay_protocol::headers::{
-    Hop, X_FORWARDED_HOST, X_FORWARDED_PROTO, X_RELAYED, X_VK_RELAYED, restore_hop, strip_hop_by_hop,
+    Hop, X_FORWARDED_HOST, X_FORWARDED_PROTO, X_RELAY_CLIENT_ID, X_RELAYED, X_VK_RELAYED, restore_hop,
+    strip_hop_by_hop,
 };
 
 /// What the policy has to know.
@@ -23,12 +24,17 @@ pub struct Policy {
     pub preserve_host: bool,
 }
 
-/// Rewrites a request's headers. Returns what its hop-by-hop headers asked for, already told again.
-pub fn request(policy: &Policy, headers: &mut HeaderMap) -> Hop {
+/// Rewrites a request's headers. `client` is the paired browser that signed it. Returns what its hop-by-hop
+/// headers asked for, already told again.
+pub fn request(policy: &Policy, client: Option<HeaderValue>, headers: &mut HeaderMap) -> Hop {
     let hop = strip_hop_by_hop(headers);
     restore_hop(headers, &hop);
     headers.insert(X_RELAYED, HeaderValue::from_static("1"));
     headers.insert(X_VK_RELAYED, HeaderValue::from_static("1"));
+    match client {
+        Some(client) => drop(headers.insert(X_RELAY_CLIENT_ID, client)),
+        None => drop(headers.remove(X_RELAY_CLIENT_ID)),
+    }
     if policy.preserve_host && headers.contains_key(header::HOST) {
         return hop;
     }
@@ -164,14 +170,19 @@ mod tests {
             ("x-relayed", "0"),
             ("x-relayed", "no"),
             ("X-VK-Relayed", ""),
+            ("x-relay-client-id", "another"),
             ("connection", "x-relayed"),
         ]);
-        request(&policy(), &mut headers);
+        let client = HeaderValue::from_static("the-one");
+        request(&policy(), Some(client), &mut headers);
+        assert_eq!(all(&headers, "x-relay-client-id"), ["the-one"]);
         assert_eq!(all(&headers, "x-relayed"), ["1"]);
         assert_eq!(all(&headers, "x-vk-relayed"), ["1"]);
-        let mut preserved = map(&[("host", "relay.example"), ("x-relayed", "0")]);
-        request(&Policy { preserve_host: true, ..policy() }, &mut preserved);
+        let mut preserved =
+            map(&[("host", "relay.example"), ("x-relayed", "0"), ("x-relay-client-id", "me")]);
+        request(&Policy { preserve_host: true, ..policy() }, None, &mut preserved);
         assert_eq!(all(&preserved, "x-relayed"), ["1"]);
+        assert!(!preserved.contains_key("x-relay-client-id"));
     }
 
     #[test]
@@ -248,7 +259,7 @@ mod tests {
         ];
         for (came, preserve_host, expected) in cases {
             let mut headers = map(came);
-            request(&Policy { preserve_host: *preserve_host, ..policy() }, &mut headers);
+            request(&Policy { preserve_host: *preserve_host, ..policy() }, None, &mut headers);
             for (name, value) in *expected {
                 assert_eq!(all(&headers, name).join(","), *value, "{name} from {came:?}");
             }

@@ -1,9 +1,13 @@
 //! What the agent counts. Kept apart from the status, because counting must cost next to nothing.
 
 use parking_lot::Mutex;
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
+use relay_protocol::problem::Code;
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
+    },
 };
 
 /// Counters of one agent over its life.
@@ -14,6 +18,64 @@ pub struct Stats {
     received: AtomicU64,
     sent: AtomicU64,
     error: Mutex<Option<String>>,
+    /// What was signed and what was refused.
+    pub(crate) gate: GateStats,
+}
+
+/// What the gate counts.
+#[derive(Debug, Default)]
+pub struct GateStats {
+    signed: AtomicU64,
+    refused: Mutex<BTreeMap<&'static str, u64>>,
+    sessions: AtomicUsize,
+    websockets: AtomicUsize,
+}
+
+/// What the gate has counted, at one moment.
+#[derive(Debug, Clone, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct GateCounts {
+    /// Requests whose signature was right.
+    pub signed: u64,
+    /// Requests that the agent refused, by the code of the problem.
+    pub refused: BTreeMap<String, u64>,
+    /// Signing sessions that are open.
+    pub sessions: usize,
+    /// Signed WebSockets that are open.
+    pub websockets: usize,
+}
+
+impl GateStats {
+    pub(crate) fn signed(&self) {
+        self.signed.fetch_add(1, Relaxed);
+    }
+
+    pub(crate) fn refused(&self, code: Code) {
+        *self.refused.lock().entry(code.as_str()).or_default() += 1;
+    }
+
+    pub(crate) fn sessions(&self, open: usize) {
+        self.sessions.store(open, Relaxed);
+    }
+
+    /// The counters now.
+    pub fn counts(&self) -> GateCounts {
+        GateCounts {
+            signed: self.signed.load(Relaxed),
+            refused: self.refused.lock().iter().map(|(code, count)| ((*code).to_owned(), *count)).collect(),
+            sessions: self.sessions.load(Relaxed),
+            websockets: self.websockets.load(Relaxed),
+        }
+    }
+}
+
+/// Counts one signed WebSocket while it lives.
+#[derive(Debug)]
+pub struct OpenWebSocket(Arc<Stats>);
+
+impl Drop for OpenWebSocket {
+    fn drop(&mut self) {
+        self.0.gate.websockets.fetch_sub(1, Relaxed);
+    }
 }
 
 /// The counters at one moment.
@@ -38,6 +100,16 @@ impl Stats {
             bytes_received: self.received.load(Relaxed),
             bytes_sent: self.sent.load(Relaxed),
         }
+    }
+
+    /// What was signed and what was refused.
+    pub fn gate(&self) -> &GateStats {
+        &self.gate
+    }
+
+    pub(crate) fn websocket(self: &Arc<Self>) -> OpenWebSocket {
+        self.gate.websockets.fetch_add(1, Relaxed);
+        OpenWebSocket(self.clone())
     }
 
     /// Takes the last failure of the local server, if there was one since the last call.
@@ -134,6 +206,18 @@ mod tests {
         drop(connection);
         assert!(!load.is_idle(1) && load.is_idle(0));
         assert_eq!(stats.counts().active, 0);
+        stats.gate.signed();
+        stats.gate.refused(Code::Replayed);
+        stats.gate.refused(Code::Replayed);
+        stats.gate.sessions(3);
+        let websocket = stats.websocket();
+        let counts = stats.gate.counts();
+        assert_eq!(
+            (counts.signed, counts.refused["replayed"], counts.sessions, counts.websockets),
+            (1, 2, 3, 1)
+        );
+        drop(websocket);
+        assert_eq!(stats.gate.counts().websockets, 0);
         stats.failed("it fell over".to_owned());
         assert_eq!(stats.take_error().as_deref(), Some("it fell over"));
         assert_eq!(stats.take_error(), None);

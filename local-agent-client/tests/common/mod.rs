@@ -10,6 +10,8 @@ use local_agent_client::{
     LocalTarget, Trust,
     dial::{Dialed, Wire, tls},
     forward::{Forwarder, Settings},
+    gate::Gate,
+    trust::Pairing,
     tunnel::Live,
 };
 use relay_protocol::tunnel::{self, Form, Handle, Options, Role};
@@ -44,21 +46,19 @@ pub fn full(text: impl Into<Bytes>) -> Body {
     Full::new(text.into()).map_err(|never| match never {}).boxed_unsync()
 }
 
+/// A gate that lets everything through which is not signed, and knows no browser.
+pub fn gate(target: LocalTarget) -> Arc<Gate> {
+    let pairing = Arc::new(Pairing::open("https://relay.example".to_owned(), None).unwrap());
+    Gate::new(forwarder(target), pairing, Trust::Relay)
+}
+
 pub fn forwarder(target: LocalTarget) -> Arc<Forwarder> {
     tls::install_provider();
     let tls = rustls::ClientConfig::builder()
         .with_root_certificates(rustls::RootCertStore::empty())
         .with_no_client_auth();
     let relay_origin = "https://relay.example".to_owned();
-    Forwarder::new(Settings {
-        target,
-        tls,
-        relay_origin,
-        preserve_host: false,
-        trust: Trust::Relay,
-        pairing: None,
-    })
-    .unwrap()
+    Forwarder::new(Settings { target, tls, relay_origin, preserve_host: false }).unwrap()
 }
 
 /// An agent's tunnel, and the relay's handle on it.
@@ -79,9 +79,13 @@ pub async fn sockets() -> (Dialed, WebSocketStream<tokio::io::DuplexStream>) {
 }
 
 pub async fn pair(target: LocalTarget) -> Pair {
-    let forwarder = forwarder(target);
+    pair_of(gate(target)).await
+}
+
+pub async fn pair_of(gate: Arc<Gate>) -> Pair {
+    let forwarder = gate.forwarder().clone();
     let (dialed, socket) = sockets().await;
-    let live = Live::start(dialed, forwarder.clone());
+    let live = Live::start(dialed, gate.clone());
     let (relay, _, driver) = tunnel::start(socket, Options::new(Role::Relay, Form::Plain));
     Pair { relay, live, forwarder, _driver: tokio::spawn(driver.run()) }
 }

@@ -6,8 +6,8 @@
 
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use relay_protocol::headers::{
-    Hop, X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PREFIX, X_FORWARDED_PROTO, X_RELAYED, X_REQUEST_ID,
-    X_VK_RELAYED, strip_hop_by_hop,
+    Hop, RULES_THE_ORIGIN, X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PREFIX, X_FORWARDED_PROTO,
+    X_RELAYED, X_REQUEST_ID, X_VK_RELAYED, strip_hop_by_hop, tells_the_path,
 };
 
 use uuid::Uuid;
@@ -27,22 +27,6 @@ const NEVER_FORWARDED: [HeaderName; 7] = [
     X_RELAYED,
     X_VK_RELAYED,
     HeaderName::from_static("x-relay-admin-token"),
-];
-
-/// Response headers that speak for a whole origin, not for one page.
-const RULES_THE_ORIGIN: [HeaderName; 12] = [
-    header::STRICT_TRANSPORT_SECURITY,
-    HeaderName::from_static("clear-site-data"),
-    HeaderName::from_static("service-worker-allowed"),
-    header::ALT_SVC,
-    header::PUBLIC_KEY_PINS,
-    header::PUBLIC_KEY_PINS_REPORT_ONLY,
-    HeaderName::from_static("expect-ct"),
-    HeaderName::from_static("nel"),
-    HeaderName::from_static("report-to"),
-    HeaderName::from_static("reporting-endpoints"),
-    HeaderName::from_static("origin-agent-cluster"),
-    HeaderName::from_static("accept-ch"),
 ];
 
 /// What the relay knows about a request beyond its headers.
@@ -206,13 +190,7 @@ pub fn response(headers: &mut HeaderMap, response: Response<'_>) -> Hop {
         }
     }
     // The path of every page here holds a session id: no other site may be sent it.
-    let telling = |v: &HeaderValue| {
-        let text = v.as_bytes().to_ascii_lowercase();
-        [&b"unsafe-url"[..], b"no-referrer-when-downgrade"]
-            .iter()
-            .any(|bad| text.windows(bad.len()).any(|w| w == *bad))
-    };
-    if headers.get_all(header::REFERRER_POLICY).iter().any(telling) {
+    if headers.get_all(header::REFERRER_POLICY).iter().any(tells_the_path) {
         headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("strict-origin-when-cross-origin"));
     }
     hop

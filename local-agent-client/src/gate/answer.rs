@@ -1,0 +1,141 @@
+//! Answers in one piece: the agent's own, its refusals, and a local server's for callers that do not
+//! take records (PROTOCOL.md section 4.3).
+//!
+//! Between the agent and the browser sits a relay that may answer in the agent's name; the signature
+//! tells the two apart, and binds the answer to the request that it answers.
+
+use super::{body::AnswerBody, headers};
+use bytes::{Bytes, BytesMut};
+use http::{Method, Response, header};
+use http_body::Body;
+use http_body_util::BodyExt;
+use relay_protocol::{
+    keys::{AgentSigningKey, SignatureBytes},
+    problem::Code,
+    signature::{digest::CONTENT_DIGEST, digest::ContentDigest, response},
+};
+use std::{sync::Arc, time::Duration};
+use uuid::Uuid;
+
+use crate::{forward::BodyError, refusal::Refusal};
+
+/// The largest body that is kept to be signed as one piece. Larger ones go as records.
+pub const MAX_BODY: usize = 8 * 1024 * 1024;
+/// How long such a body may take.
+pub const MAX_TIME: Duration = Duration::from_secs(60);
+
+/// Signs answers to one request.
+#[derive(Debug, Clone)]
+pub struct Signer {
+    /// The agent's key.
+    pub key: Arc<AgentSigningKey>,
+    /// The `keyid`.
+    pub host_id: Uuid,
+    /// The request's signature.
+    pub request: SignatureBytes,
+    /// Whether the request was a HEAD, whose answer has no body.
+    pub head: bool,
+    /// The agent's clock, Unix seconds.
+    pub now: i64,
+}
+
+impl Signer {
+    /// Whether the method's answer has a body.
+    pub fn is_head(method: &Method) -> bool {
+        *method == Method::HEAD
+    }
+
+    /// Signs `answer`; its headers lose what the relay would change on the way.
+    ///
+    /// # Errors
+    /// When the local server sent more headers than a signature covers.
+    pub fn sign(&self, mut answer: Response<Bytes>) -> Result<Response<AnswerBody>, Refusal> {
+        headers::signed_response(answer.headers_mut());
+        let body: &[u8] = if self.head { &[] } else { answer.body() };
+        let digest = ContentDigest::field_sha256(body);
+        answer.headers_mut().insert(CONTENT_DIGEST, digest);
+        let parts = response::Parts {
+            status: answer.status(),
+            headers: answer.headers(),
+            request_signature: &self.request,
+            host_id: self.host_id,
+        };
+        let made = response::sign(&parts, self.now, &*self.key).map_err(|error| {
+            Refusal::new(
+                Code::LocalServerFailed,
+                format!("The local server's answer cannot be signed: {error}."),
+            )
+        })?;
+        made.insert(answer.headers_mut());
+        Ok(answer.map(AnswerBody::plain))
+    }
+
+    /// Signs a refusal.
+    pub fn refuse(&self, refusal: Response<String>) -> Response<AnswerBody> {
+        // A problem has two headers: it can always be signed.
+        self.sign(refusal.map(Bytes::from)).unwrap_or_else(|refusal| unsigned(refusal.response(None)))
+    }
+}
+
+/// Makes an answer that is not signed.
+pub fn unsigned(answer: Response<String>) -> Response<AnswerBody> {
+    answer.map(|text| AnswerBody::plain(Bytes::from(text)))
+}
+
+/// Reads a local server's answer to its end, to be signed as one piece. Trailers are left out.
+///
+/// # Errors
+/// When it is too large, too slow, or breaks off.
+pub async fn collect<B>(answer: Response<B>) -> Result<Response<Bytes>, Refusal>
+where
+    B: Body<Data = Bytes, Error = BodyError> + Unpin,
+{
+    let too_much = || {
+        Refusal::new(
+            Code::ResponseTooLarge,
+            "The answer has more than 8 MiB or takes longer than 60 s. Ask for it as a record stream (x-relay-records: 1).",
+        )
+    };
+    let (mut parts, body) = answer.into_parts();
+    if body.size_hint().lower() > MAX_BODY as u64 {
+        return Err(too_much());
+    }
+    let read = tokio::time::timeout(MAX_TIME, read(body));
+    let bytes = match read.await {
+        Ok(Ok(Some(bytes))) => bytes,
+        Ok(Ok(None)) | Err(_) => return Err(too_much()),
+        Ok(Err(_)) => {
+            return Err(Refusal::new(
+                Code::LocalServerFailed,
+                "The local server broke off in the middle of its answer. Its own log says more.",
+            ));
+        }
+    };
+    parts.headers.remove(header::TRAILER);
+    Ok(Response::from_parts(parts, bytes))
+}
+
+/// The whole body; `None` when it is larger than [`MAX_BODY`].
+async fn read<B>(mut body: B) -> Result<Option<Bytes>, BodyError>
+where
+    B: Body<Data = Bytes, Error = BodyError> + Unpin,
+{
+    let mut first = Bytes::new();
+    let mut all = BytesMut::new();
+    while let Some(frame) = body.frame().await {
+        let Ok(piece) = frame?.into_data() else { continue };
+        if first.len() + all.len() + piece.len() > MAX_BODY {
+            return Ok(None);
+        }
+        // Most answers are one piece, which need not be copied.
+        if first.is_empty() && all.is_empty() {
+            first = piece;
+            continue;
+        }
+        if all.is_empty() {
+            all.extend_from_slice(&std::mem::take(&mut first));
+        }
+        all.extend_from_slice(&piece);
+    }
+    Ok(Some(if all.is_empty() { first } else { all.freeze() }))
+}

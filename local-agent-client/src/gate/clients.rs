@@ -1,0 +1,77 @@
+//! What is remembered of requests for a session, by the browser that signed them (PROTOCOL.md section
+//! 4.1): their nonces, and how many came. Only for paired browsers, whose signature was right.
+
+use super::limits::Bucket;
+use parking_lot::Mutex;
+use relay_protocol::signature::{NonceMemory, SignatureError};
+use std::collections::HashMap;
+use uuid::Uuid;
+
+/// Sessions that a browser may open at once, and the seconds from one to the next beyond that: many tabs
+/// that are restored together, and a worker that is started over and over.
+const BURST: i64 = 32;
+const EVERY: i64 = 2;
+/// Nonces that are remembered of one browser: what its bucket allows within the window of time, several times
+/// over, because those that are refused for their number are remembered too.
+const NONCES: usize = 4096;
+
+/// The memory of all browsers.
+#[derive(Debug, Default)]
+pub struct Clients(Mutex<HashMap<Uuid, Client>>);
+
+#[derive(Debug)]
+struct Client {
+    nonces: NonceMemory,
+    opened: Bucket,
+}
+
+impl Clients {
+    /// Uses a nonce of a verified request for a session.
+    ///
+    /// # Errors
+    /// When it was used before, or too many came.
+    pub fn remember(&self, browser: Uuid, nonce: &str, created: i64, now: i64) -> Result<(), SignatureError> {
+        let mut clients = self.0.lock();
+        let client = clients.entry(browser).or_insert_with(|| Client {
+            nonces: NonceMemory::with_limit(NONCES),
+            opened: Bucket::new(BURST, EVERY),
+        });
+        client.nonces.remember(nonce, created, now)?;
+        client.opened.take(now).map_err(|_| SignatureError::TooManyNonces)
+    }
+
+    /// Forgets browsers that are not paired any more.
+    pub fn retain(&self, is_paired: impl Fn(Uuid) -> bool) {
+        self.0.lock().retain(|browser, _| is_paired(*browser));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: i64 = 1_700_000_000;
+
+    #[test]
+    fn each_browser_has_its_own_nonces_and_number() {
+        let clients = Clients::default();
+        let (one, two) = (Uuid::from_u128(1), Uuid::from_u128(2));
+        let nonce = |n: i64| format!("{n:022}");
+        assert_eq!(clients.remember(one, &nonce(0), NOW, NOW), Ok(()));
+        assert_eq!(clients.remember(one, &nonce(0), NOW, NOW), Err(SignatureError::Replayed));
+        assert_eq!(clients.remember(two, &nonce(0), NOW, NOW), Ok(()));
+        for n in 1..BURST {
+            assert_eq!(clients.remember(one, &nonce(n), NOW, NOW), Ok(()));
+        }
+        assert_eq!(clients.remember(one, &nonce(99), NOW, NOW), Err(SignatureError::TooManyNonces));
+        assert_eq!(
+            clients.remember(two, &nonce(99), NOW, NOW),
+            Ok(()),
+            "another browser's number is its own"
+        );
+        assert_eq!(clients.remember(one, &nonce(100), NOW + EVERY, NOW + EVERY), Ok(()));
+        // A revoked browser that is paired again is another one.
+        clients.retain(|browser| browser != one);
+        assert_eq!(clients.remember(one, &nonce(0), NOW, NOW), Ok(()));
+    }
+}

@@ -1,0 +1,196 @@
+//! Which headers pass where a signature protects the exchange, one pure function per direction
+//! (PROTOCOL.md sections 4.2 to 4.4).
+//!
+//! The relay may add, change and remove headers. Towards the local server only those pass that the
+//! browser signed, and a few that browsers set where no script sees them. Towards the browser only those are
+//! signed that the relay leaves alone.
+
+use http::header::{self, Entry, HeaderMap, HeaderName, HeaderValue};
+use relay_protocol::{
+    headers::{RULES_THE_ORIGIN, X_REQUEST_ID, tells_the_path},
+    signature::request::may_be_uncovered,
+};
+
+/// Stay with the agent, covered or not. `Connection` would let the relay name covered headers away, and
+/// `Upgrade` would lead past the signature.
+const AGENTS_OWN: [&str; 5] = ["signature", "signature-input", "connection", "upgrade", "x-relay-records"];
+
+/// Leaves of a signed request's headers what may reach the local server. `covers` tells what the
+/// signature covers.
+///
+/// A covered header that came in several lines leaves in one, as it was signed: the relay could have
+/// split it, and not every server reads further than the first.
+pub fn request(headers: &mut HeaderMap, covers: impl Fn(&HeaderName) -> bool) {
+    let names: Vec<HeaderName> = headers.keys().cloned().collect();
+    for name in names {
+        let text = name.as_str();
+        let covered = covers(&name);
+        if AGENTS_OWN.contains(&text) || !(covered || passes_uncovered(&name)) {
+            headers.remove(&name);
+        } else if covered {
+            join(headers, name);
+        }
+    }
+}
+
+/// `Host` is the hop's, and the policy sees to it.
+fn passes_uncovered(name: &HeaderName) -> bool {
+    may_be_uncovered(name) || *name == header::HOST
+}
+
+fn join(headers: &mut HeaderMap, name: HeaderName) {
+    let Entry::Occupied(mut entry) = headers.entry(name) else { return };
+    if entry.iter().nth(1).is_none() {
+        return;
+    }
+    let parts: Vec<&[u8]> = entry.iter().map(|value| value.as_bytes().trim_ascii()).collect();
+    if let Ok(joined) = HeaderValue::from_bytes(&parts.join(&b", "[..])) {
+        entry.insert(joined);
+    }
+}
+
+/// Takes out of a response what must not be inside a signed answer. Gives the cookies, which go
+/// beside it, where the browser's own jar takes them.
+pub fn response(headers: &mut HeaderMap) -> Vec<HeaderValue> {
+    let gone: Vec<HeaderName> = headers
+        .keys()
+        .filter(|name| RULES_THE_ORIGIN.contains(name) || name.as_str().starts_with("access-control-"))
+        .cloned()
+        .collect();
+    for name in gone {
+        headers.remove(name);
+    }
+    if headers.get_all(header::REFERRER_POLICY).iter().any(tells_the_path) {
+        let policy = HeaderValue::from_static("strict-origin-when-cross-origin");
+        headers.insert(header::REFERRER_POLICY, policy);
+    }
+    match headers.entry(header::SET_COOKIE) {
+        Entry::Occupied(entry) => entry.remove_entry_mult().1.collect(),
+        Entry::Vacant(_) => Vec::new(),
+    }
+}
+
+/// Prepares the headers of a response that is signed as it stands: what the relay adds to them would
+/// break the signature.
+pub fn signed_response(headers: &mut HeaderMap) {
+    headers.remove(X_REQUEST_ID);
+    for name in ["signature", "signature-input", "content-digest"] {
+        headers.remove(name);
+    }
+    let any = |line: &HeaderValue| {
+        let mut items = line.as_bytes().split(|b| *b == b',').map(<[u8]>::trim_ascii);
+        items.any(|item| item == b"*" || item.eq_ignore_ascii_case(b"origin"))
+    };
+    // The relay's answers differ by origin, and it says so where nobody else does.
+    if headers.contains_key(header::VARY) && !headers.get_all(header::VARY).iter().any(any) {
+        headers.append(header::VARY, HeaderValue::from_static("origin"));
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    fn map(pairs: &[(&str, &str)]) -> HeaderMap {
+        let mut map = HeaderMap::new();
+        for (name, value) in pairs {
+            map.append(
+                HeaderName::from_bytes(name.as_bytes()).unwrap(),
+                HeaderValue::from_str(value).unwrap(),
+            );
+        }
+        map
+    }
+
+    fn names(headers: &HeaderMap) -> Vec<&str> {
+        let mut names: Vec<_> = headers.keys().map(HeaderName::as_str).collect();
+        names.sort_unstable();
+        names
+    }
+
+    #[test]
+    fn only_what_is_covered_or_listed_reaches_the_local_server() {
+        // (name, passes uncovered, passes covered)
+        for (name, uncovered, covered) in [
+            ("x-app", false, true),
+            ("authorization", false, true),
+            ("content-type", false, true),
+            ("content-digest", false, true),
+            ("content-encoding", false, true),
+            ("range", false, true),
+            ("if-none-match", false, true),
+            ("expect", false, true),
+            ("x-http-method-override", false, true),
+            ("x-original-url", false, true),
+            ("x_forwarded_for", false, true),
+            ("accept", true, true),
+            ("cookie", true, true),
+            ("origin", true, true),
+            ("te", true, true),
+            ("sec-fetch-mode", true, true),
+            ("sec-websocket-key", true, true),
+            ("x-forwarded-prefix", true, true),
+            ("x-request-id", true, true),
+            ("content-length", true, true),
+            ("signature", false, false),
+            ("signature-input", false, false),
+            ("connection", false, false),
+            ("upgrade", false, false),
+            ("x-relay-records", false, false),
+        ] {
+            for (is_covered, passes) in [(false, uncovered), (true, covered)] {
+                let mut headers = map(&[(name, "1")]);
+                request(&mut headers, |_| is_covered);
+                assert_eq!(!headers.is_empty(), passes, "{name}, covered: {is_covered}");
+            }
+        }
+    }
+
+    #[test]
+    fn covered_headers_arrive_as_they_were_signed() {
+        let mut headers =
+            map(&[("x-a", " 1"), ("x-a", "2 "), ("x-b", "3"), ("cookie", "a=1"), ("cookie", "b=2")]);
+        request(&mut headers, |name| name.as_str().starts_with("x-"));
+        let all = |name| headers.get_all(name).iter().collect::<Vec<_>>();
+        assert_eq!(all("x-a"), ["1, 2"]);
+        assert_eq!(all("x-b"), ["3"]);
+        assert_eq!(all("cookie"), ["a=1", "b=2"]);
+    }
+
+    #[test]
+    fn what_rules_the_origin_stays_here_and_cookies_go_beside() {
+        let mut headers = map(&[
+            ("content-type", "text/plain"),
+            ("set-cookie", "a=1"),
+            ("set-cookie", "b=2"),
+            ("clear-site-data", "\"*\""),
+            ("strict-transport-security", "max-age=1"),
+            ("service-worker-allowed", "/"),
+            ("access-control-allow-origin", "*"),
+            ("referrer-policy", "unsafe-url"),
+        ]);
+        assert_eq!(response(&mut headers), ["a=1", "b=2"]);
+        assert_eq!(names(&headers), ["content-type", "referrer-policy"]);
+        assert_eq!(headers["referrer-policy"], "strict-origin-when-cross-origin");
+        let mut plain = map(&[("referrer-policy", "no-referrer")]);
+        assert!(response(&mut plain).is_empty());
+        assert_eq!(plain["referrer-policy"], "no-referrer");
+    }
+
+    #[test]
+    fn what_the_relay_would_add_is_there_or_not_signed() {
+        for (vary, expected) in [
+            (None, vec![]),
+            (Some("accept"), vec!["accept", "origin"]),
+            (Some("a, Origin"), vec!["a, Origin"]),
+            (Some("*"), vec!["*"]),
+        ] {
+            let mut headers = map(&[("x-request-id", "1"), ("content-digest", "x"), ("signature", "y")]);
+            vary.map(|vary| headers.insert("vary", HeaderValue::from_static(vary)));
+            signed_response(&mut headers);
+            assert_eq!(headers.get_all("vary").iter().collect::<Vec<_>>(), expected);
+            assert!(headers.keys().all(|name| name == "vary"));
+        }
+    }
+}

@@ -1,0 +1,310 @@
+//! Decides about every request that comes out of a tunnel: whose it is, and whether it is to be believed
+//! (PROTOCOL.md sections 3 and 4).
+//!
+//! The relay has authorised the request and may be lying about everything in it. Under [`Trust::Paired`] only
+//! what a paired browser signed reaches the local server, as it was signed; under [`Trust::Relay`] what is
+//! not signed passes too. The agent's own paths are answered here in both. Nothing is remembered of anybody
+//! whose signature is not right.
+//!
+//! | module | what it does |
+//! | --- | --- |
+//! | [`verify`] | the checks of a signature, in their order |
+//! | [`sessions`], [`clients`], [`limits`] | what is remembered; pure |
+//! | [`headers`] | which headers pass; pure |
+//! | [`exchange`] | a signed request to the local server, and its answer |
+//! | [`answer`], [`records`] | the two forms of an answer: in one piece, as a stream |
+//! | [`websocket`] | a signed WebSocket |
+//! | [`own`], [`routes`] | the agent's own paths |
+//! | [`page`] | what people see who come without a signature |
+//! | [`body`], [`piece`] | bytes on their way out |
+
+pub mod answer;
+pub mod body;
+mod clients;
+mod exchange;
+pub mod headers;
+pub mod limits;
+mod own;
+pub mod page;
+pub mod piece;
+pub mod records;
+pub mod routes;
+pub mod sessions;
+mod verify;
+mod websocket;
+
+use crate::{
+    forward::{
+        Active, Connection, Forwarder,
+        body::Source,
+        path::{self, Owner},
+    },
+    refusal::Refusal,
+    status,
+    trust::{Pairing, Trust},
+};
+use answer::Signer;
+use body::AnswerBody;
+use clients::Clients;
+use http::{HeaderMap, Method, Request, Response, Uri, request::Parts, uri};
+use hyper::body::Incoming;
+use limits::Bucket;
+use parking_lot::Mutex;
+use relay_protocol::{
+    headers::X_REQUEST_ID,
+    problem::Code,
+    signature::{
+        SignatureError,
+        request::{self, Signed},
+        split_query,
+    },
+};
+use sessions::Sessions;
+use std::{sync::Arc, time::Duration};
+use uuid::Uuid;
+
+/// Starts and finishes of pairing at once, and the seconds from one to the next beyond that, for all strangers
+/// together: a code allows eight starts, and this is several people's.
+const PAIRING_BURST: i64 = 32;
+const PAIRING_EVERY: i64 = 2;
+
+/// Unix seconds. A parameter, so that tests move it.
+pub type Clock = Arc<dyn Fn() -> i64 + Send + Sync>;
+
+/// Decides about requests of any number of tunnels.
+pub struct Gate {
+    forwarder: Arc<Forwarder>,
+    pairing: Arc<Pairing>,
+    trust: Trust,
+    clock: Clock,
+    sessions: Sessions,
+    clients: Clients,
+    starts: Mutex<Bucket>,
+    finishes: Mutex<Bucket>,
+}
+
+/// What a request says of who signed it.
+#[derive(Debug)]
+enum Credentials {
+    /// Nothing.
+    None,
+    /// Something that cannot be read.
+    Unreadable(SignatureError),
+    /// A signature, not verified yet.
+    Signed(Box<Signed>),
+}
+
+/// A request without its body.
+#[derive(Debug, Clone, Copy)]
+struct Head<'a> {
+    method: &'a Method,
+    path: &'a str,
+    query: Option<&'a str>,
+    headers: &'a HeaderMap,
+}
+
+impl<'a> Head<'a> {
+    fn new(parts: &'a Parts) -> Self {
+        Self {
+            method: &parts.method,
+            path: parts.uri.path(),
+            query: parts.uri.query(),
+            headers: &parts.headers,
+        }
+    }
+
+    /// As it is signed.
+    fn signed_parts(&self, has_body: bool) -> request::Parts<'a> {
+        request::Parts {
+            method: self.method,
+            path: self.path,
+            query: self.query,
+            headers: self.headers,
+            has_body,
+        }
+    }
+}
+
+impl Gate {
+    /// A gate in front of `forwarder` for the browsers of `pairing`.
+    pub fn new(forwarder: Arc<Forwarder>, pairing: Arc<Pairing>, trust: Trust) -> Arc<Self> {
+        Self::with_clock(forwarder, pairing, trust, Arc::new(status::now))
+    }
+
+    /// The same with another clock.
+    pub fn with_clock(
+        forwarder: Arc<Forwarder>,
+        pairing: Arc<Pairing>,
+        trust: Trust,
+        clock: Clock,
+    ) -> Arc<Self> {
+        let bucket = || Mutex::new(Bucket::new(PAIRING_BURST, PAIRING_EVERY));
+        Arc::new(Self {
+            forwarder,
+            pairing,
+            trust,
+            clock,
+            sessions: Sessions::default(),
+            clients: Clients::default(),
+            starts: bucket(),
+            finishes: bucket(),
+        })
+    }
+
+    /// What it forwards with.
+    pub fn forwarder(&self) -> &Arc<Forwarder> {
+        &self.forwarder
+    }
+
+    /// Ends sessions that are over, for as long as the agent runs.
+    pub async fn keep(&self) {
+        loop {
+            tokio::time::sleep(Duration::from_secs(sessions::SWEEP)).await;
+            self.sessions.sweep((self.clock)());
+            self.clients.retain(|browser| self.pairing.browsers().get(browser).is_some());
+            self.count_sessions();
+        }
+    }
+
+    /// Ends every session: the agent ends.
+    pub fn close(&self) {
+        self.sessions.end_all();
+        self.count_sessions();
+    }
+
+    fn count_sessions(&self) {
+        self.forwarder.stats().gate.sessions(self.sessions.count());
+    }
+
+    /// Answers one request.
+    pub async fn handle(&self, request: Request<Incoming>, connection: &Connection) -> Response<AnswerBody> {
+        let active = Active::new(self.forwarder.stats(), &connection.load);
+        let now = (self.clock)();
+        let (mut parts, body) = request.into_parts();
+        let request_id = parts.headers.get(X_REQUEST_ID).cloned();
+        let is_upgrade = websocket::is_upgrade(&parts);
+        let by_query = if is_upgrade { take_query_signature(&mut parts) } else { Credentials::None };
+        let is_websocket = !matches!(by_query, Credentials::None);
+        let credentials = if is_websocket { by_query } else { read_headers(&parts.headers) };
+        let signer = self.signer(&credentials, &parts.method, now);
+        let decided = match plain_target(&parts) {
+            Err(refusal) => Err(refusal),
+            Ok(()) => match (path::owner(parts.uri.path()), &credentials) {
+                (Owner::Disguised, _) => Err(Refusal::new(
+                    Code::NotFound,
+                    "Paths that can be read as the agent's own are not forwarded.",
+                )),
+                (Owner::Agent, credentials) => {
+                    let answered = self.own(&Head::new(&parts), body, credentials, now).await;
+                    self.count_sessions();
+                    answered.and_then(|answer| match &signer {
+                        Some(signer) => signer.sign(answer),
+                        None => Ok(answer.map(AnswerBody::plain)),
+                    })
+                }
+                (Owner::Local, Credentials::Unreadable(error)) => Err(verify::refusal(*error, now)),
+                (Owner::Local, Credentials::Signed(signed)) if is_websocket => {
+                    self.websocket(parts, signed, connection, active, now).await
+                }
+                (Owner::Local, Credentials::Signed(signed)) => {
+                    let exchange = exchange::Exchange { signed, signer: signer.as_ref(), now };
+                    self.exchange(exchange, parts, body, connection, active).await
+                }
+                (Owner::Local, Credentials::None) => self.unsigned(parts, body, connection, active).await,
+            },
+        };
+        match decided {
+            Ok(answer) => answer,
+            Err(refusal) => {
+                self.forwarder.stats().gate.refused(refusal.code());
+                let refusal = refusal.response(request_id.as_ref());
+                match &signer {
+                    Some(signer) => signer.refuse(refusal),
+                    None => answer::unsigned(refusal),
+                }
+            }
+        }
+    }
+
+    async fn unsigned(
+        &self,
+        parts: Parts,
+        body: Incoming,
+        connection: &Connection,
+        active: Active,
+    ) -> Result<Response<AnswerBody>, Refusal> {
+        match self.trust {
+            Trust::Relay => {
+                let source = Source::plain(body);
+                let request = Request::from_parts(parts, source);
+                let forwarded = self.forwarder.forward(request, None, connection, active).await;
+                forwarded.map(|response| response.map(AnswerBody::from))
+            }
+            Trust::Paired if page::is_navigation(&parts.method, &parts.headers) => {
+                self.forwarder.stats().gate.refused(Code::SignatureMissing);
+                Ok(answer::unsigned(page::page()))
+            }
+            Trust::Paired => Err(Refusal::new(
+                Code::SignatureMissing,
+                "This host takes only requests that a paired browser has signed. Open it from the relay's portal.",
+            )),
+        }
+    }
+
+    /// What signs the answers to a request, when it carried a signature that could be read.
+    fn signer(&self, credentials: &Credentials, method: &Method, now: i64) -> Option<Signer> {
+        let Credentials::Signed(signed) = credentials else { return None };
+        let key = self.pairing.keys().signing.clone();
+        let host_id = self.pairing.host().get()?;
+        Some(Signer { key, host_id, request: *signed.signature(), head: *method == Method::HEAD, now })
+    }
+
+    fn host_id(&self) -> Result<Uuid, Refusal> {
+        self.pairing.host().get().ok_or_else(|| {
+            Refusal::new(
+                Code::Internal,
+                "The relay has not told this host's id, without which nothing can be signed.",
+            )
+        })
+    }
+}
+
+fn read_headers(headers: &HeaderMap) -> Credentials {
+    match Signed::from_headers(headers) {
+        Ok(Some(signed)) => Credentials::Signed(Box::new(signed)),
+        Ok(None) => Credentials::None,
+        Err(error) => Credentials::Unreadable(error),
+    }
+}
+
+/// Takes the signature of an upgrade out of the query (PROTOCOL.md section 4.5).
+fn take_query_signature(parts: &mut Parts) -> Credentials {
+    let Some(query) = parts.uri.query() else { return Credentials::None };
+    match split_query(query) {
+        Ok((_, None)) => Credentials::None,
+        Err(error) => Credentials::Unreadable(error),
+        Ok((rest, Some(signed))) => {
+            let path = parts.uri.path();
+            let target = rest.map_or_else(|| path.to_owned(), |rest| format!("{path}?{rest}"));
+            match target.parse::<uri::PathAndQuery>() {
+                Ok(target) => {
+                    parts.uri = Uri::from(target);
+                    Credentials::Signed(Box::new(signed))
+                }
+                // A part of what was a target is one; nothing is believed if it should ever not be.
+                Err(_) => {
+                    Credentials::Unreadable(SignatureError::Malformed("the request target cannot be read"))
+                }
+            }
+        }
+    }
+}
+
+/// Only what a browser asks of a server: no proxy requests, no tunnels.
+fn plain_target(parts: &Parts) -> Result<(), Refusal> {
+    let target = parts.uri.path_and_query().map_or("/", uri::PathAndQuery::as_str);
+    if parts.method == Method::CONNECT || parts.uri.authority().is_some() || !target.starts_with('/') {
+        return Err(Refusal::new(Code::BadRequest, "Only requests with a plain path can be forwarded."));
+    }
+    Ok(())
+}

@@ -1,0 +1,346 @@
+//! Answers the agent's own paths (PROTOCOL.md sections 3 and 4.1).
+//!
+//! Anybody whom the relay lets through gets here. Pairing is guarded by its code and slowed down here;
+//! everything else wants the signature of a paired browser before its body is looked at.
+
+use super::{
+    Credentials, Gate, Head,
+    routes::{NoRoute, Route, route},
+    verify::{self, Caller, Keyed},
+};
+use crate::{
+    refusal::Refusal,
+    trust::{Browser, Pairing, PairingError, TrustError},
+};
+use bytes::{Bytes, BytesMut};
+use http::{HeaderValue, Response, StatusCode, header};
+use http_body_util::BodyExt;
+use hyper::body::{Body, Incoming};
+use relay_protocol::{
+    keys::{SignatureBytes, b64},
+    pairing::{
+        FinishMessage, Hello, HelloAgent, StartRequest, StartResponse, VERSION, check_version, seal_code,
+    },
+    problem::Code,
+    signature::digest::{CONTENT_DIGEST, ContentDigest, DigestVerifier},
+};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use std::{sync::Arc, time::Duration};
+use uuid::Uuid;
+
+/// Bytes of the largest body: claims and messages of pairing have a tenth of it.
+const MAX_BODY: usize = 64 * 1024;
+/// How long such a body may take.
+const MAX_TIME: Duration = Duration::from_secs(10);
+
+/// `POST /_relay/session`
+#[derive(Deserialize)]
+struct SessionRequest {
+    v: u32,
+    host_id: Uuid,
+    #[serde(default)]
+    features: Vec<String>,
+}
+
+#[derive(Serialize)]
+struct SessionAnswer<'a> {
+    v: u32,
+    session_id: Uuid,
+    expires_at: i64,
+    agent_time: i64,
+    features: Vec<&'a str>,
+}
+
+#[derive(Serialize)]
+struct BrowserEntry<'a> {
+    id: Uuid,
+    name: &'a str,
+    browser: &'a str,
+    os: &'a str,
+    device: &'a str,
+    fingerprint: String,
+    created_at: i64,
+    last_used_at: i64,
+    current: bool,
+}
+
+#[derive(Serialize)]
+struct BrowserList<'a> {
+    browsers: Vec<BrowserEntry<'a>>,
+}
+
+#[derive(Deserialize)]
+struct Rename {
+    name: String,
+}
+
+#[derive(Deserialize)]
+struct CodeRequest {
+    v: u32,
+}
+
+#[derive(Serialize)]
+struct CodeAnswer {
+    v: u32,
+    sealed_code: String,
+    expires_at: i64,
+}
+
+impl Gate {
+    /// Answers a request below `/_relay`.
+    pub(super) async fn own(
+        &self,
+        head: &Head<'_>,
+        body: Incoming,
+        credentials: &Credentials,
+        now: i64,
+    ) -> Result<Response<Bytes>, Refusal> {
+        let route = route(head.method, head.path).map_err(|none| match none {
+            NoRoute::NotFound => Refusal::new(Code::NotFound, "The agent answers nothing under this path."),
+            NoRoute::Method(allow) => {
+                Refusal::new(Code::MethodNotAllowed, format!("This path takes {allow}.")).allow(allow)
+            }
+        })?;
+        match route {
+            Route::Hello => return self.hello(),
+            Route::Start => {
+                slowed(self.starts.lock().take(now))?;
+                return self.start(read(body, None).await?, now);
+            }
+            Route::Finish => {
+                slowed(self.finishes.lock().take(now))?;
+                return self.finish(read(body, None).await?, now).await;
+            }
+            Route::Session | Route::Code | Route::Browsers | Route::Rename(_) | Route::Revoke(_) => {}
+        }
+        let signed = match credentials {
+            Credentials::Signed(signed) => signed,
+            Credentials::Unreadable(error) => return Err(verify::refusal(*error, now)),
+            Credentials::None => {
+                return Err(Refusal::new(
+                    Code::SignatureMissing,
+                    "Only a paired browser may ask for this, signed.",
+                ));
+            }
+        };
+        let keyed = if route == Route::Session { Keyed::ByBrowser } else { Keyed::BySession };
+        let parts = head.signed_parts(!body.is_end_stream());
+        let (caller, verified) = self.verify(signed, &parts, keyed, now)?;
+        let digest = if verified.covers(&CONTENT_DIGEST) {
+            ContentDigest::from_headers(head.headers).map_err(|error| verify::refusal(error, now))?
+        } else {
+            None
+        };
+        let digest = digest.map(|digest| digest.verifier());
+        match route {
+            Route::Session => self.session(&caller, read(body, digest).await?, now),
+            Route::Code => self.code(&caller, read(body, digest).await?, signed.signature(), now),
+            Route::Rename(id) => self.rename(&caller, id, read(body, digest).await?).await,
+            Route::Revoke(id) => {
+                read_bytes(body, digest).await?;
+                self.revoke(id).await
+            }
+            Route::Browsers | Route::Hello | Route::Start | Route::Finish => {
+                read_bytes(body, digest).await?;
+                self.browsers(&caller)
+            }
+        }
+    }
+
+    fn hello(&self) -> Result<Response<Bytes>, Refusal> {
+        let info = Pairing::agent_info();
+        json(&Hello {
+            v: VERSION,
+            host_id: self.host_id()?,
+            agent: HelloAgent { name: info.name, version: info.version },
+            features: info.features,
+            trust: self.trust.as_str().to_owned(),
+        })
+    }
+
+    fn start(&self, request: StartRequest, now: i64) -> Result<Response<Bytes>, Refusal> {
+        check(request.v)?;
+        let (pairing_id, message) = self.pairing.start(&request.message, now).map_err(not_paired)?;
+        json(&StartResponse { v: VERSION, pairing_id, message })
+    }
+
+    async fn finish(&self, message: FinishMessage, now: i64) -> Result<Response<Bytes>, Refusal> {
+        let answer = self.on_disk(move |pairing| pairing.finish(&message, now)).await?.map_err(not_paired)?;
+        json(&answer)
+    }
+
+    fn session(
+        &self,
+        caller: &Caller,
+        request: SessionRequest,
+        now: i64,
+    ) -> Result<Response<Bytes>, Refusal> {
+        check(request.v)?;
+        if request.host_id != self.host_id()? {
+            return Err(Refusal::new(Code::BadRequest, "The request is meant for another host."));
+        }
+        let browser = &caller.browser;
+        let session =
+            self.sessions.open(Uuid::new_v4(), browser.id, browser.ed25519, &browser.revoked(), now);
+        // Revoked while it was asked for: the token that was taken is cancelled, and so is the session.
+        if session.ended.is_cancelled() {
+            return Err(Refusal::new(Code::NotPaired, "The browser was revoked just now."));
+        }
+        let ours = Pairing::agent_info().features;
+        let both = ours.iter().filter(|ours| request.features.contains(ours)).map(String::as_str);
+        json(&SessionAnswer {
+            v: VERSION,
+            session_id: session.id,
+            expires_at: session.expires_at(),
+            agent_time: now,
+            features: both.collect(),
+        })
+    }
+
+    fn code(
+        &self,
+        caller: &Caller,
+        request: CodeRequest,
+        signature: &SignatureBytes,
+        now: i64,
+    ) -> Result<Response<Bytes>, Refusal> {
+        check(request.v)?;
+        let issued = self.pairing.issue_code(now).map_err(not_paired)?;
+        let sealed = seal_code(&issued.code, &caller.browser.psk, signature)
+            .map_err(|_| Refusal::new(Code::Internal, "The code could not be sealed."))?;
+        let sealed_code = b64::encode(sealed);
+        json(&CodeAnswer { v: VERSION, sealed_code, expires_at: issued.expires_at })
+    }
+
+    fn browsers(&self, caller: &Caller) -> Result<Response<Bytes>, Refusal> {
+        let list = self.pairing.browsers().list();
+        json(&BrowserList { browsers: list.iter().map(|browser| self.entry(browser, caller)).collect() })
+    }
+
+    fn entry<'a>(&self, browser: &'a Browser, caller: &Caller) -> BrowserEntry<'a> {
+        BrowserEntry {
+            id: browser.id,
+            name: &browser.name,
+            browser: &browser.browser,
+            os: &browser.os,
+            device: &browser.device,
+            fingerprint: self.pairing.fingerprint(browser).to_string(),
+            created_at: browser.created_at,
+            last_used_at: browser.last_used_at(),
+            current: browser.id == caller.browser.id,
+        }
+    }
+
+    async fn rename(&self, caller: &Caller, id: Uuid, wanted: Rename) -> Result<Response<Bytes>, Refusal> {
+        let renamed = self.on_disk(move |pairing| pairing.browsers().rename(id, &wanted.name)).await?;
+        let renamed = renamed.map_err(not_changed)?;
+        json(&self.entry(&renamed, caller))
+    }
+
+    async fn revoke(&self, id: Uuid) -> Result<Response<Bytes>, Refusal> {
+        let revoked =
+            self.on_disk(move |pairing| pairing.browsers().revoke(id)).await?.map_err(not_changed)?;
+        tracing::info!(browser = %id, name = revoked.name, "a browser was revoked by a signed request");
+        let mut response = Response::new(Bytes::new());
+        *response.status_mut() = StatusCode::NO_CONTENT;
+        Ok(response)
+    }
+
+    /// What waits for the disk does not hold up the requests of others.
+    async fn on_disk<T: Send + 'static>(
+        &self,
+        change: impl FnOnce(&Pairing) -> T + Send + 'static,
+    ) -> Result<T, Refusal> {
+        let pairing: Arc<Pairing> = self.pairing.clone();
+        tokio::task::spawn_blocking(move || change(&pairing))
+            .await
+            .map_err(|_| Refusal::new(Code::Internal, "The agent could not do this. Its log says more."))
+    }
+}
+
+fn slowed(taken: Result<(), i64>) -> Result<(), Refusal> {
+    taken.map_err(|seconds| {
+        Refusal::new(Code::RateLimited, "Too many attempts to pair. Wait a moment.").retry_after(seconds)
+    })
+}
+
+fn check(v: u32) -> Result<(), Refusal> {
+    check_version(v).map_err(|code| {
+        let side = if code == Code::AgentOutdated { "The agent" } else { "The browser's side" };
+        Refusal::new(code, format!("{side} is too old for the other. Upgrade it."))
+    })
+}
+
+fn not_paired(error: PairingError) -> Refusal {
+    let refusal = Refusal::new(error.code(), format!("{error}."));
+    match error.retry_after() {
+        Some(seconds) => refusal.retry_after(seconds),
+        None => refusal,
+    }
+}
+
+fn not_changed(error: TrustError) -> Refusal {
+    if error.code() == Code::Internal {
+        tracing::warn!(%error, "the list of browsers could not be changed");
+        // Where files lie is nobody's business over there.
+        return Refusal::new(
+            Code::Internal,
+            "The list of browsers could not be written. The agent's log says more.",
+        );
+    }
+    Refusal::new(error.code(), format!("{error}."))
+}
+
+fn json(answer: &impl Serialize) -> Result<Response<Bytes>, Refusal> {
+    let text =
+        serde_json::to_vec(answer).map_err(|_| Refusal::new(Code::Internal, "The answer has no JSON."))?;
+    let mut response = Response::new(Bytes::from(text));
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    Ok(response)
+}
+
+async fn read<T: DeserializeOwned>(body: Incoming, digest: Option<DigestVerifier>) -> Result<T, Refusal> {
+    let bytes = read_bytes(body, digest).await?;
+    serde_json::from_slice(&bytes)
+        // What serde says would quote the body, which may hold anything.
+        .map_err(|error| {
+            Refusal::new(
+                Code::BadRequest,
+                format!(
+                    "The body is not the JSON that belongs here (line {}, column {}).",
+                    error.line(),
+                    error.column()
+                ),
+            )
+        })
+}
+
+/// The whole body, checked against its digest.
+async fn read_bytes(body: Incoming, digest: Option<DigestVerifier>) -> Result<Bytes, Refusal> {
+    let too_large = || Refusal::new(Code::BodyTooLarge, "The body has more than 64 KiB.");
+    if body.size_hint().lower() > MAX_BODY as u64 {
+        return Err(too_large());
+    }
+    let read = async {
+        let (mut body, mut all) = (body, BytesMut::new());
+        while let Some(frame) = body.frame().await {
+            let broken = |_| Refusal::new(Code::BadRequest, "The body broke off.");
+            let Ok(piece) = frame.map_err(broken)?.into_data() else { continue };
+            if all.len() + piece.len() > MAX_BODY {
+                return Err(too_large());
+            }
+            all.extend_from_slice(&piece);
+        }
+        Ok(all.freeze())
+    };
+    let bytes = tokio::time::timeout(MAX_TIME, read)
+        .await
+        .map_err(|_| Refusal::new(Code::RequestTimeout, "The body did not arrive in time."))??;
+    if let Some(mut digest) = digest {
+        digest.update(&bytes);
+        digest.finish().map_err(|_| crate::forward::digest_mismatch())?;
+    }
+    Ok(bytes)
+}

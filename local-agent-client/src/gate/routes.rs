@@ -1,0 +1,97 @@
+//! What the agent answers itself: `/_relay` and below (PROTOCOL.md sections 3 and 4.1), as a table.
+
+use http::Method;
+use uuid::Uuid;
+
+/// One of the agent's own paths.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Route {
+    /// `GET /_relay/hello`
+    Hello,
+    /// `POST /_relay/pairing/start`
+    Start,
+    /// `POST /_relay/pairing/finish`
+    Finish,
+    /// `POST /_relay/pairing/code`
+    Code,
+    /// `POST /_relay/session`
+    Session,
+    /// `GET /_relay/browsers`
+    Browsers,
+    /// `PATCH /_relay/browsers/{id}`
+    Rename(Uuid),
+    /// `DELETE /_relay/browsers/{id}`
+    Revoke(Uuid),
+}
+
+/// Why it is none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NoRoute {
+    /// There is nothing at this path.
+    NotFound,
+    /// There is, for these methods.
+    Method(&'static str),
+}
+
+/// Which one it is.
+///
+/// # Errors
+/// When it is none.
+pub fn route(method: &Method, path: &str) -> Result<Route, NoRoute> {
+    let only = |wanted: Method, allow: &'static str, route: Route| {
+        if *method == wanted { Ok(route) } else { Err(NoRoute::Method(allow)) }
+    };
+    match path {
+        "/_relay/hello" => only(Method::GET, "GET", Route::Hello),
+        "/_relay/pairing/start" => only(Method::POST, "POST", Route::Start),
+        "/_relay/pairing/finish" => only(Method::POST, "POST", Route::Finish),
+        "/_relay/pairing/code" => only(Method::POST, "POST", Route::Code),
+        "/_relay/session" => only(Method::POST, "POST", Route::Session),
+        "/_relay/browsers" => only(Method::GET, "GET", Route::Browsers),
+        _ => {
+            // Hyphenated as everywhere, in either case.
+            let id = path.strip_prefix("/_relay/browsers/").filter(|id| id.len() == 36);
+            match (id.and_then(|id| id.parse().ok()), method) {
+                (None, _) => Err(NoRoute::NotFound),
+                (Some(id), &Method::PATCH) => Ok(Route::Rename(id)),
+                (Some(id), &Method::DELETE) => Ok(Route::Revoke(id)),
+                (Some(_), _) => Err(NoRoute::Method("PATCH, DELETE")),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_agents_own_paths() {
+        let id = Uuid::from_u128(0x0123_4567_89ab_cdef_0123_4567_89ab_cdef);
+        let with_id = format!("/_relay/browsers/{}", id.to_string().to_uppercase());
+        let without_hyphens = format!("/_relay/browsers/{}", id.simple());
+        for (method, path, expected) in [
+            (Method::GET, "/_relay/hello", Ok(Route::Hello)),
+            (Method::HEAD, "/_relay/hello", Err(NoRoute::Method("GET"))),
+            (Method::POST, "/_relay/pairing/start", Ok(Route::Start)),
+            (Method::GET, "/_relay/pairing/start", Err(NoRoute::Method("POST"))),
+            (Method::POST, "/_relay/pairing/finish", Ok(Route::Finish)),
+            (Method::POST, "/_relay/pairing/code", Ok(Route::Code)),
+            (Method::POST, "/_relay/session", Ok(Route::Session)),
+            (Method::GET, "/_relay/browsers", Ok(Route::Browsers)),
+            (Method::PATCH, &with_id, Ok(Route::Rename(id))),
+            (Method::DELETE, &with_id, Ok(Route::Revoke(id))),
+            (Method::GET, &with_id, Err(NoRoute::Method("PATCH, DELETE"))),
+            (Method::DELETE, &without_hyphens, Err(NoRoute::NotFound)),
+            (Method::DELETE, "/_relay/browsers/", Err(NoRoute::NotFound)),
+            (Method::GET, "/_relay", Err(NoRoute::NotFound)),
+            (Method::GET, "/_relay/", Err(NoRoute::NotFound)),
+            (Method::GET, "/_relay/hello/", Err(NoRoute::NotFound)),
+            (Method::GET, "/_relay//hello", Err(NoRoute::NotFound)),
+            (Method::GET, "/_relay/x/../hello", Err(NoRoute::NotFound)),
+            (Method::GET, "/_relay/Hello", Err(NoRoute::NotFound)),
+        ] {
+            assert_eq!(route(&method, path), expected, "{method} {path}");
+        }
+    }
+}
