@@ -154,7 +154,7 @@ impl Database {
                 Self::Sqlite => {
                     let mut connection = sqlite(relay).await;
                     let columns = format!(
-                        "select group_concat(name, ' || '' '' || ') from pragma_table_info('{table}') where type = 'TEXT'"
+                        "select group_concat('coalesce(' || name || ', '''')', ' || '' '' || ') from pragma_table_info('{table}') where type = 'TEXT'"
                     );
                     let columns: Option<String> = one(&mut connection, &columns).await;
                     let Some(columns) = columns else { continue };

@@ -48,7 +48,7 @@ pub(super) async fn login(
     }
     // What is typed as an address may be a password, so no log tells it.
     let refused = |user: Option<Uuid>| {
-        tracing::info!(target: AUDIT, client = %context.client.addr, ?user, "sign-in failed: password");
+        tracing::info!(target: AUDIT, client = %context.client.addr, user = user.map(tracing::field::display), "sign-in failed: password");
         sign_in_failed()
     };
     let account = match email.len() {
