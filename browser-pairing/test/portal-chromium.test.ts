@@ -142,6 +142,7 @@ describe("the portal in Chromium", () => {
       ["333333", /shows no code/],
       ["444444", /host is offline/],
       ["555555", /could not prove that it is your machine/],
+      ["777777", /does not know how to pair/],
       ["666666", /the relay refused \(shared_origin_refused\)/],
     ];
     for (const [code, text] of texts) {
