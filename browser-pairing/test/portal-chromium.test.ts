@@ -166,7 +166,11 @@ describe("the portal in Chromium", () => {
     await says("3f2a 91bc 07de 55a1");
     await snap("pair-done");
     assert.ok(!standin.state.seen.some((line) => line.includes("941207")), "the code crosses no wire");
-    await tabTo("Open the host");
+    await tabTo("Back to your hosts");
+    await page.keyboard.press("Enter");
+    await says("Paired with this browser");
+    await snap("hosts-paired");
+    await tabTo("Open workshop");
     await page.keyboard.press("Enter");
     await heading("workshop");
   });
