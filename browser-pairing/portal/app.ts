@@ -72,7 +72,10 @@ class App implements Context {
       this.#render();
     };
     this.#take();
-    void this.reload();
+    void this.reload().then(() => {
+      // Who comes back within the life of the cookie stays signed in, however short the visits are.
+      if (this.#me !== undefined) this.#extend();
+    });
   }
 
   announce(text: string): void {
@@ -105,23 +108,20 @@ class App implements Context {
     this.#render();
   }
 
-  /** Renews the cookie in time. A failure is no news: the next call to the relay tells. */
+  /** Renews the cookie in time. */
   #keep(expiresAt: number): void {
-    this.#refresh = setTimeout(
-      () => {
-        this.api
-          .refresh()
-          .then(() => this.api.me())
-          .then((me) => {
-            this.#me = me;
-            this.#keep(me.expires_at);
-          })
-          .catch(() => {
-            if (this.#me !== undefined) this.#keep(this.#me.expires_at);
-          });
-      },
-      refreshDelay(expiresAt, this.api.now()),
-    );
+    this.#refresh = setTimeout(() => this.#extend(), refreshDelay(expiresAt, this.api.now()));
+  }
+
+  /** Renews the cookie now. A failure is no news: the next call to the relay tells. */
+  #extend(): void {
+    clearTimeout(this.#refresh);
+    this.api
+      .refresh()
+      .then(() => this.renew())
+      .catch(() => {
+        if (this.#me !== undefined) this.#keep(this.#me.expires_at);
+      });
   }
 
   /** Reads the address, and takes out of it at once what must not stay there. */

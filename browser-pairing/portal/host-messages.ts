@@ -129,6 +129,10 @@ export function pairingMessage(of: Failure): Child[] {
         h("code", {}, "local-agent-client browsers list"),
         " that no stranger is listed.",
       ];
+    case "not_found":
+      return [
+        "The agent on the machine does not know how to pair. Update local-agent-client there, then try again. If the host is no longer in your list, it was deleted.",
+      ];
     case "storage_failed":
       return [
         "The host accepted this browser, but the browser could not keep the keys. Allow site data for this address, then pair again with a new code.",

@@ -39,7 +39,7 @@ export function status(kind: "on" | "off" | "wait" | "bad", text: string): HTMLE
   );
 }
 
-export function badge(text: string, tone: "plain" | "good" | "warn" = "plain"): HTMLElement {
+export function badge(text: string, tone: "plain" | "good" = "plain"): HTMLElement {
   return h("span", { class: `badge badge-${tone}` }, text);
 }
 

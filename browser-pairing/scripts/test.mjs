@@ -9,6 +9,8 @@ import { fileURLToPath } from "node:url";
 import { build } from "esbuild";
 
 const root = join(dirname(fileURLToPath(import.meta.url)), "..");
+/** A test that hangs fails, in milliseconds; far beyond what any needs. */
+const LIMIT = "--test-timeout=120000";
 const wanted = process.argv.slice(2);
 const names = (await readdir(join(root, "test")))
   .filter((name) => name.endsWith(".test.ts"))
@@ -33,7 +35,7 @@ try {
     define: { PACKAGE_ROOT: JSON.stringify(root) },
   });
   const files = names.map((name) => join(folder, name.replace(/\.ts$/, ".mjs")));
-  const run = spawn(process.execPath, ["--enable-source-maps", "--test", ...files], { stdio: "inherit" });
+  const run = spawn(process.execPath, ["--enable-source-maps", "--test", LIMIT, ...files], { stdio: "inherit" });
   code = await new Promise((done) => run.on("exit", (status) => done(status ?? 1)));
 } finally {
   await rm(folder, { recursive: true, force: true });

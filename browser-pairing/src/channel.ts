@@ -92,6 +92,8 @@ function newNonce(): string {
 export class Channel {
   readonly #clock = new AgentClock();
   #session: Promise<SigningSession> | undefined;
+  /** The session that was made last. */
+  #current: SigningSession | undefined;
   #epoch = 0;
 
   constructor(
@@ -168,9 +170,11 @@ export class Channel {
     if (this.#session === session) this.#session = undefined;
   }
 
-  async #dropId(id: string): Promise<void> {
-    const current = this.#session;
-    if (current !== undefined && (await current.catch(() => undefined))?.id === id) this.#drop(current);
+  /** Never waits: the session that is being made may be what asks. */
+  #dropId(id: string): void {
+    if (this.#current?.id !== id) return;
+    this.#current = undefined;
+    this.#session = undefined;
   }
 
   async #newSession(): Promise<SigningSession> {
@@ -199,7 +203,8 @@ export class Channel {
     this.#epoch += 1;
     this.onSession();
     const now = this.#clock.now();
-    return { id, madeAt: now, usedAt: now };
+    this.#current = { id, madeAt: now, usedAt: now };
+    return this.#current;
   }
 
   /**
@@ -224,7 +229,7 @@ export class Channel {
       if (answer.kind === "records") return answer;
       const refusal = this.#refusal(answer);
       if (refusal === undefined) return answer;
-      if (!(await this.#mend(refusal, answer, budget))) {
+      if (!this.#mend(refusal, answer, budget)) {
         // To a HEAD that the local server itself answers with a problem's head, this is the answer.
         if (request.method === "HEAD") return answer;
         throw refusal;
@@ -253,7 +258,7 @@ export class Channel {
   }
 
   /** Puts right what the agent says is wrong; false when nothing can be, or it has been tried. */
-  async #mend(refusal: RelayError, answer: Answer & { kind: "buffered" }, budget: Budget): Promise<boolean> {
+  #mend(refusal: RelayError, answer: Answer & { kind: "buffered" }, budget: Budget): boolean {
     switch (refusal.code) {
       case "clock_skew":
         if (!budget.spend("clock_skew")) return false;
@@ -261,8 +266,8 @@ export class Channel {
         this.#epoch += 1;
         return true;
       case "signing_session_expired":
-        if (!budget.spend("signing_session")) return false;
-        await this.#dropId(answer.signed.keyid);
+        if (answer.signed.keyid === this.pairing.clientId || !budget.spend("signing_session")) return false;
+        this.#dropId(answer.signed.keyid);
         return true;
       case "not_paired":
         this.onRevoked();

@@ -142,6 +142,7 @@ describe("the portal in Chromium", () => {
       ["333333", /shows no code/],
       ["444444", /host is offline/],
       ["555555", /could not prove that it is your machine/],
+      ["777777", /does not know how to pair/],
       ["666666", /the relay refused \(shared_origin_refused\)/],
     ];
     for (const [code, text] of texts) {
@@ -165,7 +166,11 @@ describe("the portal in Chromium", () => {
     await says("3f2a 91bc 07de 55a1");
     await snap("pair-done");
     assert.ok(!standin.state.seen.some((line) => line.includes("941207")), "the code crosses no wire");
-    await tabTo("Open the host");
+    await tabTo("Back to your hosts");
+    await page.keyboard.press("Enter");
+    await says("Paired with this browser");
+    await snap("hosts-paired");
+    await tabTo("Open workshop");
     await page.keyboard.press("Enter");
     await heading("workshop");
   });

@@ -13,6 +13,8 @@ const FLAGS = [
   "--disable-background-networking",
   "--disable-component-update",
   "--disable-sync",
+  // A name that is no secure context: a relay on a LAN without https.
+  "--host-resolver-rules=MAP lan.test 127.0.0.1",
 ];
 
 /** A Chromium with a profile of its own. */

@@ -227,6 +227,24 @@ describe("the portal with the SDK in Chromium", () => {
     await says("Not paired here");
   });
 
+  test("without https the page says why it cannot pair", async () => {
+    const { port } = new URL(standin.origin);
+    await page.goto(`http://lan.test:${port}/#/pair/${host.id}`);
+    await heading("Sign in");
+    await page.getByLabel("Email address").fill("ada@example.org");
+    await page.getByLabel("Password").fill("correct horse battery");
+    await page.keyboard.press("Enter");
+    await says("This page was loaded without https");
+    wrong.push(...(await look(page, "sdk-insecure", shots)));
+    await page.getByRole("button", { name: /^Copy:/ }).press("Enter");
+    await says("Select it");
+    relay.agent.code = CODE;
+    await page.getByLabel("Digit 1 of 6").focus();
+    await page.keyboard.type(CODE);
+    await page.getByRole("status").getByText("This page was loaded without https").waitFor();
+    assert.equal(relay.agent.code, CODE, "no guess was spent");
+  });
+
   test("nothing complained", () => {
     assert.deepEqual(wrong, []);
   });

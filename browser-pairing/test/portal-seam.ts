@@ -3,7 +3,8 @@
  * the pages, those too that a real host seldom gives; the real SDK against a real agent is tested elsewhere.
  *
  * Codes: 111111 is wrong, 222222 expired, 333333 not open, 444444 finds the host offline, 555555 is
- * answered by somebody else, 666666 is refused for some other reason; every other one pairs.
+ * answered by somebody else, 666666 is refused for some other reason, 777777 meets an agent
+ * that does not know pairing; every other one pairs.
  */
 import { Api } from "../portal/api.js";
 import { start } from "../portal/app.js";
@@ -21,6 +22,7 @@ const REFUSALS: Record<string, RelayError> = {
   "333333": new RelayError("pairing_not_open", { status: 409 }),
   "444444": new RelayError("host_offline", { status: 503, retryAfter: 5 }),
   "555555": new RelayError("pairing_failed"),
+  "777777": new RelayError("not_found", { status: 404 }),
   "666666": new RelayError("shared_origin_refused", { status: 403, detail: "Ask the owner." }),
 };
 
