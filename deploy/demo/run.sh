@@ -1,7 +1,9 @@
 #!/usr/bin/env bash
-# `make run`: a relay on SQLite, a user, a token, an agent, and in front of it the demo app, all on
-# loopback. Prints links and curl lines that work; Ctrl-C ends all of it.
+# `make run`: a relay on SQLite with its portal, a user, an agent, and behind it the demo app, all on
+# loopback. Prints a link that signs in and a pairing code; Ctrl-C ends all of it.
 #
+#   TRUST  `paired` (only signed requests of paired browsers reach the app) unless given; with `relay` whatever
+#          the relay lets in does, and a link and curl lines that work are printed
 #   PORT   the relay's port, 8082 unless it is taken, then one that the system chooses
 #   FILES  the folder that the demo app shows, some samples unless given
 #   STATE  where keys, database and logs are kept, data/demo unless given
@@ -11,6 +13,7 @@ umask 077
 
 state=${STATE:-data/demo}
 port=${PORT:-8082}
+trust=${TRUST:-paired}
 bin=${CARGO_TARGET_DIR:-target}/release
 user=demo@localhost
 
@@ -90,11 +93,14 @@ stop() {
     done
     wait "${pids[@]}" 2>/dev/null || true
   fi
+  [ -z "${pair:-}" ] || kill "$pair" 2>/dev/null || true
   rm -f "$state/pid" "$state/authorization"
 }
 
 command -v curl >/dev/null || fail "curl is needed"
 command -v cargo >/dev/null || fail "cargo is needed: https://rustup.rs"
+command -v npm >/dev/null || fail "Node.js 20.19 or newer with npm is needed: https://nodejs.org"
+case $trust in paired | relay) ;; *) fail "TRUST is \`paired\` or \`relay\`" ;; esac
 mkdir -p "$state/logs"
 if [ -f "$state/pid" ] && kill -0 "$(cat "$state/pid")" 2>/dev/null; then
   fail "a demo is running already with the state in $state (process $(cat "$state/pid")); set STATE for another one"
@@ -106,6 +112,9 @@ trap 'exit 143' TERM
 trap 'exit 129' HUP
 
 say "Building (the first time takes some minutes) …"
+# The portal's pages first: the relay's binary takes them in.
+npm --prefix browser-pairing ci --no-audit --no-fund --loglevel=error
+npm --prefix browser-pairing run --silent build
 cargo build --release -p relay-server -p local-agent-client --bins
 cargo build --release -p local-agent-client --example demo-app
 
@@ -151,13 +160,91 @@ app_address() { app=$(sed -n 's/^listening \(http:.*\)$/\1/p' "$state/logs/demo-
 until_true 10 "the demo app" app_address
 
 start agent "$bin/local-agent-client" run --relay "$relay" --to "$app" --token-file "$state/token" \
-  --name demo --trust relay --state-dir "$state/agent"
+  --name demo --trust "$trust" --state-dir "$state/agent"
 # The one object of the list that is ours and online.
 online_host() {
   host=$(get -H "@$state/authorization" "$relay/v1/relay/hosts" | tr '{' '\n' | grep '"name":"demo"' | grep '"status":"online"' |
     sed -n 's/.*"id":"\([0-9a-f-]\{36\}\)".*/\1/p' | head -n 1) && [ -n "$host" ]
 }
 until_true 20 "the agent to be online" online_host
+
+# ---- for paired browsers only ------------------------------------------------------------------
+
+# A link that signs in, once.
+sign_in_link() {
+  "$bin/relay-server" login "$user" --url "$relay" 2>>"$state/logs/user.log" | grep -oE 'https?://[^ ]+#/link/[^ ]+' | head -n 1
+}
+
+# Shows a code and leaves `pair` waiting for the browser.
+pair=
+show_code() {
+  [ -z "$pair" ] || ! kill -0 "$pair" 2>/dev/null || { kill -INT "$pair" && wait "$pair"; } 2>/dev/null || true
+  : >"$state/logs/pair.log"
+  set -m
+  "$bin/local-agent-client" pair --state-dir "$state/agent" </dev/null >"$state/logs/pair.log" 2>&1 &
+  set +m
+  pair=$!
+  code=
+  until_true 10 "a pairing code" pairing_code
+}
+pairing_code() {
+  code=$(grep -oE '[0-9]{3} [0-9]{3}' "$state/logs/pair.log" | head -n 1) && [ -n "$code" ] && return 0
+  # No code: the command says why, such as too many within an hour.
+  kill -0 "$pair" 2>/dev/null || fail "no pairing code: $(tail -n 3 "$state/logs/pair.log")"
+  return 1
+}
+
+# Tells once how `pair` ended.
+pair_outcome() {
+  [ -n "$pair" ] && ! kill -0 "$pair" 2>/dev/null || return 0
+  pair=
+  say "" "$(tail -n +2 "$state/logs/pair.log" | grep -v '^$' | tail -n 2)"
+  [ ! -t 0 ] || say "Enter gives a new link and a new code."
+}
+
+invite() {
+  local link
+  link=$(sign_in_link) || fail "no link to sign in: $(tail -n 3 "$state/logs/user.log")"
+  show_code
+  cat <<TEXT
+
+The demo app ($app) can be reached through the relay ($relay) by
+signed requests of paired browsers, and by nobody else. In a browser on this machine:
+
+  1. sign in (the link is good once, for 15 minutes):
+
+     $link
+
+  2. choose the host "demo", "Pair", and type this code (one guess, 5 minutes):
+
+     $code
+
+  3. send requests to the app: /headers shows what arrives there, /events?n=5 is an event stream,
+     /upload takes a POST, /ws is a WebSocket that echoes.
+
+Who is paired, and how to cut them off:
+
+  $bin/local-agent-client browsers list --state-dir $state/agent
+  $bin/local-agent-client browsers revoke ID --state-dir $state/agent
+
+Logs: $state/logs. With TRUST=relay the app is open to whoever the relay lets in. Ctrl-C ends all of it.
+TEXT
+}
+
+if [ "$trust" = paired ]; then
+  invite
+  while :; do
+    watch
+    pair_outcome
+    if [ -t 0 ]; then
+      if read -r -t 1; then invite; fi
+    else
+      sleep 0.5
+    fi
+  done
+fi
+
+# ---- for whoever the relay lets in -------------------------------------------------------------
 
 session=$(get -X POST -H "@$state/authorization" "$relay/v1/relay/create/$host" |
   sed -n 's/.*"session_id":"\([0-9a-f-]\{36\}\)".*/\1/p')

@@ -15,9 +15,11 @@ missing() {
   have cc || echo build-essential
   have curl || echo curl
   have nginx || echo nginx
+  have chromium || echo chromium
   have_postgres || echo postgresql
 }
 
+have npm || { echo "test: Node.js 20.19 or newer with npm is needed: https://nodejs.org" >&2; exit 1; }
 have cargo || { echo "test: cargo is needed: https://rustup.rs" >&2; exit 1; }
 packages=$(missing | tr '\n' ' ')
 if [ -n "$packages" ]; then
@@ -64,7 +66,7 @@ step() {
 closing() {
   local lines=3
   [ "$1" = 0 ] || lines=8
-  sed 's/\x1b\[[0-9;]*m//g' | { grep -E 'test result:|Summary \[|tests? run|Finished|FAIL |error(\[|:)|panicked|lists the settings|Generated' || true; } |
+  sed 's/\x1b\[[0-9;]*m//g' | { grep -E 'test result:|Summary \[|tests? run|^# (tests|pass|fail) |^not ok|Finished|FAIL |error(\[|:)|panicked|lists the settings|Generated' || true; } |
     cut -c1-160 | tail -n "$lines"
 }
 
@@ -79,11 +81,20 @@ run_tests() {
 format() { cargo fmt --all --check && cargo fmt --manifest-path fuzz/Cargo.toml --check; }
 docs() { RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" cargo doc --workspace --no-deps; }
 
+browser() { npm --prefix browser-pairing --no-audit --no-fund "$@"; }
+
 step "format" format || true
+# First: the relay's binary takes the portal's pages in.
+if step "browser install" browser ci && step "browser build" browser run build; then
+  step "browser checks" browser run check || true
+  step "browser size" browser run size || true
+  step "browser tests" browser test || true
+fi
 step "lints" cargo clippy --workspace --all-targets -- -D warnings || true
 # With the features that the tests need, so that nothing is built twice.
 if step "build" cargo build --workspace --all-targets; then
   step "tests" run_tests || true
+  step "whole in Chromium" browser run test:system || true
   step "doc tests" cargo test --workspace --doc || true
   step "settings table" deploy/scripts/settings.sh --check || true
 fi

@@ -366,10 +366,9 @@ impl Dial {
     /// The token as it is now, and not the one that was `refused` if that can be helped.
     async fn token(&self, refused: Option<&Token>) -> Result<Token, TokenError> {
         let token = match &self.source {
-            TokenSource::Login(login) => login
-                .fresh(&self.dialer.route(), refused, now())
-                .await
-                .map_err(|error| TokenError::Login(error.to_string())),
+            TokenSource::Login(login) => {
+                login.fresh(&self.dialer.route(), refused, now()).await.map_err(TokenError::from)
+            }
             source => source.read().await,
         };
         // When there is none that can be used, any other than what is there now is worth an attempt.

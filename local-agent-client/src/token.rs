@@ -3,7 +3,7 @@
 //! A token is never printed, and wiped when dropped. A token file is read again at every connect,
 //! so that a renewed token is used without a restart.
 
-use crate::login::Login;
+use crate::login::{Login, LoginError};
 use http::HeaderValue;
 use std::path::{Path, PathBuf};
 use zeroize::Zeroizing;
@@ -66,9 +66,23 @@ pub enum TokenError {
     /// The file is no token file.
     #[error("the token file {0} is larger than {MAX_FILE} bytes")]
     TooLarge(PathBuf),
-    /// The stored login gives none.
+    /// The stored login gives none at the moment.
     #[error("{0}")]
     Login(String),
+    /// The stored login gives none until somebody signs in.
+    #[error("{0}")]
+    SignedOut(String),
+}
+
+impl From<LoginError> for TokenError {
+    fn from(error: LoginError) -> Self {
+        match error {
+            LoginError::Unreachable(_) | LoginError::Refused(_) | LoginError::NotARelay(_) => {
+                Self::Login(error.to_string())
+            }
+            error => Self::SignedOut(error.to_string()),
+        }
+    }
 }
 
 /// Where the token comes from.
@@ -91,7 +105,7 @@ impl TokenSource {
         match self {
             Self::Fixed(token) => Ok(token.clone()),
             Self::File(path) => read_file(path).await,
-            Self::Login(login) => login.read().map_err(|error| TokenError::Login(error.to_string())),
+            Self::Login(login) => login.read().map_err(TokenError::from),
         }
     }
 

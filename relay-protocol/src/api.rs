@@ -105,3 +105,195 @@ pub struct Sessions {
     /// The caller's live sessions, newest first.
     pub sessions: Vec<Session>,
 }
+
+/// A text that lets somebody in. Prints as stars.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct SecretString(pub String);
+
+impl std::fmt::Debug for SecretString {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("***")
+    }
+}
+
+/// The body of `POST /v1/auth/login`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Login {
+    /// The address, in either case.
+    pub email: String,
+    /// The password.
+    pub password: SecretString,
+}
+
+/// The body of `POST /v1/auth/link`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LoginLink {
+    /// What stands in the link's fragment.
+    pub token: SecretString,
+}
+
+/// Who has signed in.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UserRef {
+    /// The user's id.
+    pub id: Uuid,
+    /// The user's address, in lower case.
+    pub email: String,
+}
+
+/// The answer of `POST /v1/auth/login` and `/v1/auth/link`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SignedIn {
+    /// Who has signed in.
+    pub user: UserRef,
+}
+
+/// The user in the answer of `GET /v1/auth/me`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MeUser {
+    /// The user's id.
+    pub id: Uuid,
+    /// The user's address, in lower case.
+    pub email: String,
+    /// Whether there is a password.
+    pub has_password: bool,
+}
+
+/// The answer of `GET /v1/auth/me`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Me {
+    /// Who calls.
+    pub user: MeUser,
+    /// The caller's auth session.
+    pub session_id: Uuid,
+    /// When the token that was sent ends.
+    pub expires_at: i64,
+}
+
+/// The body of `POST /v1/auth/password`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NewPassword {
+    /// The present one, needed when there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub current: Option<SecretString>,
+    /// The new one, 10 to 200 characters.
+    pub new: SecretString,
+}
+
+/// How an auth session came about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AuthSessionKind {
+    /// Somebody signed in with a browser.
+    Browser,
+    /// A device was let in.
+    Device,
+    /// The relay's command line made a token.
+    Token,
+}
+
+/// One auth session in the answer of `GET /v1/auth/sessions`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AuthSession {
+    /// Its id.
+    pub id: Uuid,
+    /// What it is called.
+    pub name: String,
+    /// How it came about.
+    pub kind: AuthSessionKind,
+    /// When it was made.
+    pub created_at: i64,
+    /// When it was last used, to the minute.
+    pub last_used_at: Option<i64>,
+    /// Whether it is the caller's.
+    pub current: bool,
+}
+
+/// The answer of `GET /v1/auth/sessions`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AuthSessions {
+    /// The user's live auth sessions, newest first.
+    pub sessions: Vec<AuthSession>,
+}
+
+/// The answer of `POST /v1/auth/device/code` (RFC 8628 section 3.2).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceCode {
+    /// What the device asks with.
+    pub device_code: SecretString,
+    /// What the person types, as `XXXX-XXXX`.
+    pub user_code: String,
+    /// Where the person types it.
+    pub verification_uri: String,
+    /// The same with the code filled in.
+    pub verification_uri_complete: String,
+    /// Seconds until the codes end.
+    pub expires_in: u64,
+    /// Seconds between two questions at the least.
+    pub interval: u64,
+}
+
+/// The answer of `POST /v1/auth/token` (RFC 6749 section 5.1).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TokenGrant {
+    /// The token for `Authorization`.
+    pub access_token: SecretString,
+    /// Always `Bearer`.
+    pub token_type: String,
+    /// Seconds until it ends.
+    pub expires_in: u64,
+    /// What another one is asked for with.
+    pub refresh_token: SecretString,
+}
+
+/// Why there is no token (RFC 6749 section 5.2, RFC 8628 section 3.5).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TokenErrorCode {
+    /// The form is not as it should be.
+    InvalidRequest,
+    /// The client's id is none.
+    InvalidClient,
+    /// The code or the token is unknown, used, another client's, or its session has ended.
+    InvalidGrant,
+    /// The grant type is not one of the two.
+    UnsupportedGrantType,
+    /// Nobody has decided yet.
+    AuthorizationPending,
+    /// Nobody has decided yet, and the device asks too often.
+    SlowDown,
+    /// A person said no.
+    AccessDenied,
+    /// Nobody decided in time.
+    ExpiredToken,
+}
+
+/// The body that tells it, with status 400.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TokenError {
+    /// Why.
+    pub error: TokenErrorCode,
+}
+
+/// The answer of `GET /v1/auth/device/{user_code}`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceRequest {
+    /// The code, as `XXXX-XXXX`.
+    pub user_code: String,
+    /// What the device calls itself.
+    pub name: String,
+    /// From where it asked.
+    pub address: String,
+    /// When it asked.
+    pub created_at: i64,
+    /// Until when it waits.
+    pub expires_at: i64,
+}
+
+/// The body of `POST /v1/auth/device/{user_code}`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceDecision {
+    /// Whether the device is let in.
+    pub approve: bool,
+}

@@ -10,6 +10,8 @@ pub const X_VK_RELAYED: HeaderName = HeaderName::from_static("x-vk-relayed");
 pub const X_RELAY_HOST_ID: HeaderName = HeaderName::from_static("x-relay-host-id");
 /// The id under which the relay logged the request. Also the `request_id` of a problem.
 pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// `1` beside the portal's cookie: a header that no foreign page can send (PROTOCOL.md section 1.1).
+pub const X_RELAY_CSRF: HeaderName = HeaderName::from_static("x-relay-csrf");
 /// The path prefix under which the browser sees the local server, without the session id.
 pub const X_FORWARDED_PREFIX: HeaderName = HeaderName::from_static("x-forwarded-prefix");
 /// The address of the browser and the proxies that the relay trusts.

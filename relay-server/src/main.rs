@@ -1,12 +1,12 @@
 //! The `relay-server` program: command line, logging, signals; everything else is the library.
 
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 
 use anyhow::Context;
 use relay_server::cli::{Action, Cli, print_settings};
 use relay_server::config::Config;
-use relay_server::identity::{self, IdentityCommand};
+use relay_server::identity::{self, IdentityCommand, Tools};
 use relay_server::shutdown::{Shutdown, on_signals};
 use relay_server::store::Store;
 use relay_server::{server, telemetry};
@@ -87,7 +87,13 @@ async fn open(config: &Config) -> anyhow::Result<Store> {
 async fn manage(command: IdentityCommand, config: Config) -> anyhow::Result<()> {
     let store = open(&config).await?;
     let secret = config.load_jwt_secret()?;
-    identity::run(command, &store, &secret, &mut std::io::stdout().lock()).await?;
+    let tools = Tools {
+        secret: &secret,
+        base: &config.link_base(),
+        input: &mut std::io::stdin().lock(),
+        terminal: std::io::stdin().is_terminal(),
+    };
+    identity::run(command, &store, tools, &mut std::io::stdout().lock()).await?;
     Ok(())
 }
 

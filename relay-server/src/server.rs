@@ -14,10 +14,11 @@ use uuid::Uuid;
 use crate::auth::access::Sessions;
 use crate::auth::token::Verifier;
 use crate::config::Config;
+use crate::http::caller::by_bearer;
 use crate::http::front::{Context, Front};
 use crate::http::guards::Guards;
 use crate::http::problem::{Refusal, respond};
-use crate::http::routes::{Api, Live, Routes, authenticate};
+use crate::http::routes::{Api, Live, Routes};
 use crate::http::serve::{self, Peer};
 use crate::proxy::{Proxy, path};
 use crate::shutdown::{Hold, Shutdown};
@@ -31,6 +32,8 @@ const CONNECT_PATH: &str = "/v1/relay/connect";
 /// How often the tokens of open tunnels are checked anew. With the query itself a revocation is felt
 /// within five seconds.
 const CHECK_TUNNELS: Duration = Duration::from_secs(4);
+/// How often what signing in left behind is removed.
+const FORGET: Duration = Duration::from_secs(60);
 /// Tunnels whose tokens are checked in one query.
 const CHECK_AT_ONCE: usize = 500;
 /// How long the notices of a drain have to leave, when nothing else keeps the relay.
@@ -74,6 +77,13 @@ impl Live for LiveSide {
         self.registry.close_host(host);
     }
 
+    fn sign_in_ended(&self, auth_session: Uuid) {
+        self.sessions.end_sign_in(auth_session);
+        for tunnel in self.registry.all().iter().filter(|tunnel| tunnel.auth_session == auth_session) {
+            tunnel.handle.close(1008, "the token was revoked");
+        }
+    }
+
     fn online(&self, host: Uuid) -> bool {
         self.registry.online(host)
     }
@@ -98,7 +108,7 @@ impl App {
         context: &Context,
     ) -> Result<Response<Body>, Refusal> {
         let guards = &self.proxy.guards;
-        let caller = match authenticate(request.headers(), &self.verifier, &self.connect.store).await {
+        let caller = match by_bearer(request.headers(), &self.verifier, &self.connect.store).await {
             Ok(caller) => caller,
             Err(refusal) => {
                 guards.bad_token(context.client.addr)?;
@@ -122,7 +132,8 @@ pub async fn run(
     shutdown: Shutdown,
 ) -> Result<(), ServeError> {
     let config = Arc::new(config);
-    let verifier = Verifier::new(&config.load_jwt_secret()?);
+    let secret = config.load_jwt_secret()?;
+    let verifier = Verifier::new(&secret);
     let relay_id = config.load_relay_id()?;
     match store.relay_started(&relay_id).await {
         Ok(0) => {}
@@ -137,11 +148,13 @@ pub async fn run(
     let renewing = tokio::spawn(sessions.clone().renew(stop.child_token()));
     let checking = tokio::spawn(check_tunnels(store.clone(), registry.clone(), stop.child_token()));
 
+    let forgetting = tokio::spawn(forget_ended(store.clone(), stop.child_token()));
+
     let live = Arc::new(LiveSide { sessions: sessions.clone(), registry: registry.clone() });
     let tunnels = TaskTracker::new();
     let app = Arc::new(App {
         front: Front::new(&config, shutdown.clone()),
-        routes: Routes::new(Api::new(&config, store.clone(), verifier.clone(), live, shutdown.clone())),
+        routes: Routes::new(Api::new(&config, store.clone(), secret, live, shutdown.clone())),
         proxy: Proxy {
             sessions,
             registry: registry.clone(),
@@ -178,7 +191,7 @@ pub async fn run(
     // Every task that could tell of a change is gone, so the queue's end is its emptiness.
     let _ = tokio::time::timeout(CLOSE_TUNNELS, presence_task).await;
     stop.cancel();
-    let _ = tokio::join!(renewing, checking);
+    let _ = tokio::join!(renewing, checking, forgetting);
     Ok(served?)
 }
 
@@ -189,6 +202,23 @@ async fn tell_agents(registry: Arc<Registry>, shutdown: Shutdown, _until_told: H
         tunnel.drain(DRAIN_SECONDS);
     }
     tokio::time::sleep(NOTICES).await;
+}
+
+/// Removes what signing in left behind.
+async fn forget_ended(store: Store, stop: CancellationToken) {
+    let mut tick = tokio::time::interval(FORGET);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            _ = tick.tick() => {}
+        }
+        if store.signs_in()
+            && let Err(error) = store.forget_ended_sign_ins().await
+        {
+            tracing::warn!(%error, "ended sign-ins could not be removed");
+        }
+    }
 }
 
 /// Ends tunnels whose token was revoked or whose host was deleted, on whichever relay or by the web app.

@@ -30,6 +30,8 @@ pub struct AgentOptions {
     pub args: Vec<String>,
     /// More environment.
     pub env: Vec<(String, String)>,
+    /// `--trust`: `relay`, as most tests are about what the relay lets in, or `paired`.
+    pub trust: &'static str,
 }
 
 impl AgentOptions {
@@ -42,7 +44,14 @@ impl AgentOptions {
             name: name.to_owned(),
             args: Vec::new(),
             env: Vec::new(),
+            trust: "relay",
         }
+    }
+
+    /// Forwards only what paired browsers signed.
+    pub fn paired(mut self) -> Self {
+        self.trust = "paired";
+        self
     }
 
     /// Adds an argument.
@@ -97,6 +106,25 @@ impl Agent {
     /// The directory that holds its state.
     pub fn state_dir(&self) -> PathBuf {
         self.dir.path().join("state")
+    }
+
+    /// `local-agent-client COMMAND…` with this agent's state.
+    pub fn command(&self, args: &[&str]) -> Command {
+        let mut command = command(bin("local-agent-client"));
+        command.args(args).arg("--state-dir").arg(self.state_dir()).env("HOME", self.dir.path());
+        command
+    }
+
+    /// Shows a pairing code: `pair`, which waits for a browser, and the six digits.
+    pub async fn show_code(&self) -> (Process, String) {
+        let mut pair = Process::start("pair", self.command(&["pair", "--json"]));
+        let code = pair
+            .line("a code", SOON, |line| {
+                let line: Value = serde_json::from_str(line).ok()?;
+                Some(line.get("code")?.as_str()?.to_owned())
+            })
+            .await;
+        (pair, code)
     }
 
     /// Sends it a signal.
@@ -155,7 +183,8 @@ fn run_command(options: &AgentOptions, dir: &Path) -> Command {
         .env("HOME", dir)
         .env("RUST_LOG", "info,local_agent_client=debug")
         .arg("run")
-        .args(["--relay", &options.relay, "--to", &options.to, "--name", &options.name, "--trust", "relay"])
+        .args(["--relay", &options.relay, "--to", &options.to, "--name", &options.name])
+        .args(["--trust", options.trust])
         .arg("--token-file")
         .arg(dir.join("token"))
         .arg("--state-dir")

@@ -5,9 +5,12 @@
 //! | [`process`] | a child process with its captured log, signals, memory and open files |
 //! | [`relay`], [`agent`], [`postgres`] | the programs under test and the database beside them |
 //! | [`stack`] | all of it at once, with a session ready to use |
+//! | [`sign_in`] | people with a browser, devices, and the database behind them |
 //! | [`client`], [`raw`] | what a browser, or somebody who pretends to be one, sends |
 //! | [`local`] | local servers, well-behaved and otherwise |
 //! | [`plain_agent`], [`plain_relay`] | independent peers in the plain form, written from the documents alone |
+//! | [`signed`] | a paired browser in Rust, which verifies all that it believes |
+//! | [`hostile`] | a relay that reads, alters, replays and drops what passes |
 //! | [`throttle`] | a link that is slow, or freezes without closing |
 //! | [`tokens`] | tokens as a web app (or a forger) would make them |
 //!
@@ -15,6 +18,7 @@
 
 pub mod agent;
 pub mod client;
+pub mod hostile;
 pub mod local;
 pub mod plain_agent;
 pub mod plain_relay;
@@ -22,6 +26,8 @@ pub mod postgres;
 pub mod process;
 pub mod raw;
 pub mod relay;
+pub mod sign_in;
+pub mod signed;
 pub mod stack;
 pub mod throttle;
 pub mod tokens;

@@ -114,6 +114,24 @@ impl Relay {
         run(command).await
     }
 
+    /// The same with this text as its standard input.
+    pub async fn cli_with_input(&self, args: &[&str], input: &str) -> Output {
+        let path = self.data.path().join("input");
+        std::fs::write(&path, input).expect("a file");
+        let mut command = base_command(&self.options, self.data.path());
+        command.args(args).stdin(std::fs::File::open(&path).expect("a file"));
+        let out = run(command).await;
+        std::fs::remove_file(&path).expect("a file");
+        out
+    }
+
+    /// Adds a user and gives them this password.
+    pub async fn user_with_password(&self, email: &str, password: &str) {
+        self.add_user(email).await;
+        let out = self.cli_with_input(&["user", "password", email], password).await;
+        assert!(out.status.success(), "{out:?}");
+    }
+
     async fn cli_ok(&self, args: &[&str]) -> String {
         let out = self.cli(args).await;
         assert!(out.status.success(), "relay-server {args:?}: {out:?}");

@@ -109,6 +109,7 @@ impl DialError {
     pub fn cause(&self) -> Cause {
         match self {
             Self::Refused(refusal) => refusal.cause(),
+            Self::Token(TokenError::SignedOut(_)) => Cause::Refused,
             _ => Cause::Unreachable,
         }
     }

@@ -116,3 +116,7 @@ impl std::fmt::Debug for SecretText {
         f.write_str("SecretText(***)")
     }
 }
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::indexing_slicing)]
+mod tests;

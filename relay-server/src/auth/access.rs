@@ -39,6 +39,8 @@ pub struct Session {
     pub id: Uuid,
     /// The host that it reaches.
     pub host: Uuid,
+    /// The sign-in that it hangs on.
+    pub auth_session: Uuid,
     /// How its user comes to use the host.
     pub role: AccessRole,
     /// When it ends at the latest, in Unix seconds.
@@ -188,6 +190,7 @@ impl Sessions {
         let session = Arc::new(Session {
             id: row.id,
             host: row.host_id,
+            auth_session: row.auth_session_id,
             role: row.role,
             expires_at: self.expires_at(row.created_at),
             ended: CancellationToken::new(),
@@ -219,9 +222,18 @@ impl Sessions {
 
     /// Ends every session of a host that was deleted.
     pub fn end_host(&self, host: Uuid) {
+        self.end_where(|session| session.host == host);
+    }
+
+    /// Ends every session of a sign-in that has ended.
+    pub fn end_sign_in(&self, auth_session: Uuid) {
+        self.end_where(|session| session.auth_session == auth_session);
+    }
+
+    fn end_where(&self, ends: impl Fn(&Session) -> bool) {
         let now = self.now();
         self.entries.write().retain(|id, session| {
-            let stays = session.host != host;
+            let stays = !ends(session);
             if !stays {
                 self.graves.lock().insert(*id, now);
                 end(session);

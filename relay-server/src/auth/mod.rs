@@ -1,4 +1,9 @@
-//! Who is calling.
+//! Who is calling, and how they prove it.
 
 pub mod access;
+pub mod agent_name;
+pub mod credential;
+pub mod opaque;
+pub mod password;
 pub mod token;
+pub mod user_code;

@@ -20,7 +20,7 @@ use thiserror::Error;
 use url::Url;
 
 use crate::auth::token::Secret;
-use parse::{CookieName, Listen};
+use parse::{CookieName, Listen, PortalOrigin};
 use settings::{Key, Setting};
 use sources::{Source, Sources, Value, Values};
 
@@ -151,6 +151,10 @@ pub struct Config {
     pub given_relay_id: Option<String>,
     /// The base under which browsers reach the relay, when it was given.
     pub public_url: Option<Url>,
+    /// Whether the portal is served.
+    pub portal: bool,
+    /// The origin that the portal has for itself, when it was given.
+    pub portal_origin: Option<PortalOrigin>,
     /// Origins, besides the relay's own, whose pages may call with credentials.
     pub allowed_origins: Vec<String>,
     /// Networks of the proxies that are believed.
@@ -244,6 +248,8 @@ impl Config {
             jwt_secret,
             given_relay_id: values.text(Key::RelayId),
             public_url: values.optional(Key::PublicUrl, parse::public_url)?,
+            portal: values.required(Key::Portal, parse::flag)?,
+            portal_origin: values.optional(Key::PortalOrigin, parse::portal_origin)?,
             allowed_origins: values.list(Key::AllowedOrigins, parse::origin)?,
             trusted_proxies: values.list(Key::TrustedProxies, parse::network)?,
             private_cookies: values.list(Key::PrivateCookies, parse::cookie_name)?,

@@ -54,6 +54,18 @@ impl Config {
         }
     }
 
+    /// The base of links to the portal, as far as the relay was told it; without a slash at its end.
+    pub fn portal_base(&self) -> Option<String> {
+        let portal = self.portal_origin.as_ref().map(|portal| portal.origin.clone());
+        let public = || self.public_url.as_ref().map(|url| url.as_str().trim_end_matches('/').to_owned());
+        portal.or_else(public)
+    }
+
+    /// The same for whoever has no request to go by: without being told, this machine's own address.
+    pub fn link_base(&self) -> String {
+        self.portal_base().unwrap_or_else(|| format!("http://localhost:{}", self.listen.port))
+    }
+
     /// How to open the store.
     pub fn store_options(&self) -> StoreOptions {
         let url = match &self.database {

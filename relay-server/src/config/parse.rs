@@ -20,6 +20,7 @@ pub enum Kind {
     JwtSecret,
     RelayId,
     Url,
+    Origin,
     Origins,
     Networks,
     Cookies,
@@ -42,6 +43,7 @@ impl Kind {
             Kind::JwtSecret => "base64 (standard alphabet) of at least 32 bytes".to_owned(),
             Kind::RelayId => "1 to 64 of the characters `A-Z a-z 0-9 . _ -`".to_owned(),
             Kind::Url => "an `http` or `https` URL without query and fragment".to_owned(),
+            Kind::Origin => "an exact origin such as `https://portal.example.com`".to_owned(),
             Kind::Origins => {
                 "exact origins such as `https://app.example.com`, comma-separated, never `*`".to_owned()
             }
@@ -89,6 +91,7 @@ impl Kind {
             Kind::JwtSecret => jwt_secret(text),
             Kind::RelayId => relay_id(text),
             Kind::Url => public_url(text).is_some(),
+            Kind::Origin => portal_origin(text).is_some(),
             Kind::Origins => list(text, origin).is_some(),
             Kind::Networks => list(text, network).is_some(),
             Kind::Cookies => list(text, cookie_name).is_some(),
@@ -248,6 +251,22 @@ pub fn origin(text: &str) -> Option<String> {
     // A path would look as if it limited something. A lone slash at the end is forgiven.
     let bare = url.path() == "/";
     (bare && !text.contains('*')).then(|| url.origin().ascii_serialization())
+}
+
+/// One origin, and the authority in it, as browsers name them in `Origin` and `Host`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PortalOrigin {
+    /// `https://portal.example.com`.
+    pub origin: String,
+    /// `portal.example.com`.
+    pub authority: String,
+}
+
+/// Reads the one origin of the portal.
+pub fn portal_origin(text: &str) -> Option<PortalOrigin> {
+    let origin = origin(text)?;
+    let authority = origin.split_once("://")?.1.to_owned();
+    Some(PortalOrigin { origin, authority })
 }
 
 /// A network in CIDR notation, or one address.

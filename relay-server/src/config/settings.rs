@@ -83,6 +83,10 @@ settings! {
         "Name of this relay among several on one database; unset: kept in the data folder, or the host's name and a random part";
     PublicUrl: "public_url", ["RELAY_PUBLIC_URL"], Kind::Url, "", false,
         "Base under which browsers reach the relay; unset: what each request says";
+    Portal: "portal", ["RELAY_PORTAL"], Kind::Flag, "true", false,
+        "Whether the portal's pages are served, where the relay keeps its own users";
+    PortalOrigin: "portal_origin", ["RELAY_PORTAL_ORIGIN"], Kind::Origin, "", false,
+        "An origin of the relay that the portal has for itself: its pages and its cookie are good there alone, and no app's pages open there";
     AllowedOrigins: "allowed_origins", ["RELAY_ALLOWED_ORIGINS"], Kind::Origins, "", false,
         "Origins, comma-separated, whose pages may call the relay with credentials";
     TrustedProxies: "trusted_proxies", ["RELAY_TRUSTED_PROXIES"], Kind::Networks, "", false,

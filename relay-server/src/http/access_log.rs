@@ -16,6 +16,9 @@ use super::request_id::RequestId;
 /// Characters of a session id that are written: enough to tell sessions apart, too few to use one.
 const SESSION_CHARS: usize = 8;
 
+/// What stands before a user code.
+const DEVICES: &str = "/v1/auth/device/";
+
 /// The target of the log's events, for filters.
 pub const TARGET: &str = "relay::access";
 
@@ -78,6 +81,10 @@ pub fn redact(path: &str) -> Cow<'_, str> {
     let session = session_path(path)
         .map(|(_, session, _)| session)
         .or_else(|| path.strip_prefix(RELAY_PREFIX)?.strip_prefix("/sessions/"));
+    // A user code lets in whoever types it before the person does.
+    if path.get(..DEVICES.len()).is_some_and(|start| start.eq_ignore_ascii_case(DEVICES)) {
+        return if path == "/v1/auth/device/code" { path.into() } else { format!("{DEVICES}…").into() };
+    }
     let Some(session) = session else { return hide_later_ids(path) };
     let end = session.find('/').unwrap_or(session.len());
     let kept = session.char_indices().nth(SESSION_CHARS).map_or(session.len(), |(index, _)| index).min(end);
@@ -133,6 +140,8 @@ mod tests {
             (format!("/v1/relay/sessions/{session}"), "/v1/relay/sessions/01234567…".to_owned()),
             (format!("/v1/relay/h/{host}/s/ää2345678ää/x"), format!("/v1/relay/h/{host}/s/ää234567…/x")),
             ("/v1/relay/hosts".to_owned(), "/v1/relay/hosts".to_owned()),
+            ("/v1/auth/device/code".to_owned(), "/v1/auth/device/code".to_owned()),
+            ("/v1/auth/device/WDJB-MJHT".to_owned(), "/v1/auth/device/…".to_owned()),
             (format!("//v1/relay/h/{id}/s/{id}/x"), format!("//v1/relay/h/{id}/s/7c9e6679…/x")),
             (format!("/v1/relay/h/{id}/S//{id}"), format!("/v1/relay/h/{id}/S//7c9e6679…")),
             (format!("/v1/relay/hosts/{id}"), format!("/v1/relay/hosts/{id}")),

@@ -68,6 +68,12 @@ impl RateKey {
     }
 }
 
+impl std::fmt::Display for RateKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
 /// Whether the address belongs to one of the networks.
 pub fn is_trusted(addr: IpAddr, trusted: &[IpNet]) -> bool {
     let addr = addr.to_canonical();

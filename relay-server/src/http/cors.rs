@@ -7,6 +7,7 @@
 use axum::body::Body;
 use http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use http::{Method, Response, StatusCode};
+use relay_protocol::headers::X_RELAY_CSRF;
 use relay_protocol::problem::Code;
 
 use super::client_addr::ClientInfo;
@@ -21,8 +22,7 @@ const MAX_REQUESTED: usize = 64;
 /// Nor more than this many bytes of them.
 const MAX_REQUESTED_BYTES: usize = 4096;
 /// What scripts may read besides the few that they always may.
-const EXPOSED: &str =
-    "x-vk-resp-ts, x-vk-resp-nonce, x-vk-resp-signature, x-request-id, x-relay-host-id, retry-after";
+const EXPOSED: &str = "signature, signature-input, content-digest, x-relay-records, x-vk-resp-ts, x-vk-resp-nonce, x-vk-resp-signature, x-request-id, x-relay-host-id, retry-after";
 
 /// The operator's choice.
 #[derive(Debug, Clone)]
@@ -31,6 +31,8 @@ pub struct Policy {
     allowed: Vec<String>,
     /// The relay's own origin, when it was told its URL.
     own: Option<String>,
+    /// The origin that the portal has for itself.
+    portal: Option<String>,
 }
 
 /// What a request's origin is to the relay.
@@ -50,6 +52,16 @@ impl Policy {
         Self {
             allowed: config.allowed_origins.clone(),
             own: config.public_url.as_ref().map(|url| url.origin().ascii_serialization()),
+            portal: config.portal_origin.as_ref().map(|portal| portal.origin.clone()),
+        }
+    }
+
+    /// Whether this is the origin of the relay's own pages, which may use the cookie.
+    pub fn is_portal(&self, origin: &HeaderValue, client: &ClientInfo) -> bool {
+        let Ok(text) = origin.to_str() else { return false };
+        match self.portal.as_ref().or(self.own.as_ref()) {
+            Some(own) => text == own,
+            None => is_own(text, client),
         }
     }
 
@@ -141,14 +153,14 @@ fn requested_headers(headers: &HeaderMap) -> Option<HeaderValue> {
 }
 
 /// The well-formed names of a comma-separated list. `*` is a name to the parser and none here:
-/// beside credentials it stands for itself.
+/// beside credentials it stands for itself. `x-relay-csrf` is for the relay's own pages, which need not ask.
 fn name_list(headers: &HeaderMap, list: &HeaderName) -> Vec<HeaderName> {
     headers
         .get_all(list)
         .iter()
         .flat_map(|line| line.as_bytes().split(|b| *b == b','))
         .filter_map(|item| HeaderName::from_bytes(item.trim_ascii()).ok())
-        .filter(|name| name.as_str() != "*")
+        .filter(|name| name.as_str() != "*" && *name != X_RELAY_CSRF)
         .collect()
 }
 

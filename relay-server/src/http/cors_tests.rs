@@ -8,6 +8,7 @@ fn policy(own: Option<&str>) -> Policy {
     Policy {
         allowed: vec!["https://app.example".into(), "http://localhost:3000".into()],
         own: own.map(Into::into),
+        portal: None,
     }
 }
 
@@ -72,6 +73,28 @@ fn an_origin_is_compared_and_never_mirrored() {
 }
 
 #[test]
+fn the_cookie_is_for_the_relays_own_pages() {
+    let https = client(Scheme::Https, "relay.example");
+    let portal =
+        |own: Option<&str>, portal: Option<&str>| Policy { portal: portal.map(Into::into), ..policy(own) };
+    let (public, alone) = (Some("https://public.example"), Some("https://portal.example"));
+    for (own, portal_origin, origin, is) in [
+        (None, None, "https://relay.example", true),
+        (None, None, "http://relay.example", false),
+        (None, None, "https://app.example", false),
+        (public, None, "https://public.example", true),
+        (public, None, "https://relay.example", false),
+        (public, alone, "https://portal.example", true),
+        (public, alone, "https://public.example", false),
+        (None, alone, "https://relay.example", false),
+        (None, None, "null", false),
+    ] {
+        let policy = portal(own, portal_origin);
+        assert_eq!(policy.is_portal(&HeaderValue::from_static(origin), &https), is, "{own:?} {origin}");
+    }
+}
+
+#[test]
 fn only_a_question_about_another_request_is_a_preflight() {
     let asked = with(&[("origin", "https://a"), ("access-control-request-method", "PUT")]);
     assert!(is_preflight(&Method::OPTIONS, &asked));
@@ -84,7 +107,7 @@ fn only_a_question_about_another_request_is_a_preflight() {
 fn preflights_are_answered_for_allowed_origins_and_refused_to_others() {
     let asked = with(&[
         ("access-control-request-method", "PUT"),
-        ("access-control-request-headers", "content-type, X-VK-Sig-Ts, bad name, *, ,x-last"),
+        ("access-control-request-headers", "content-type, X-VK-Sig-Ts, bad name, *, X-Relay-CSRF,,x-last"),
     ]);
     let allowed = preflight(&asked, &Decision::Allowed(HeaderValue::from_static("https://app.example")));
     assert_eq!(allowed.status(), 204);

@@ -37,8 +37,8 @@ pub fn respond(problem: Problem) -> Response<Body> {
         headers.insert(header::RETRY_AFTER, HeaderValue::from_static(seconds));
     }
     match problem.code {
-        // Callers tell a bad token from an ended browser session by the code; both refresh.
-        Code::Unauthorized | Code::SessionExpired => {
+        // RFC 9110 section 15.5.2 asks for it with every 401; callers tell them apart by the code.
+        code if code.status() == StatusCode::UNAUTHORIZED => {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
         // RFC 9110 section 15.5.22 asks for the protocol that would do.

@@ -1,29 +1,36 @@
 //! The relay's own API (PROTOCOL.md section 1), except for tunnels and the proxied path.
 //!
-//! Whoever calls has a Bearer token or gets nothing. Nothing is changed before the token was
+//! Whoever calls has a Bearer token, or the portal's cookie on a request of its own, or gets nothing. Nothing is changed before the token was
 //! verified and its session found alive; what the store cannot answer is refused.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use axum::Router;
 use axum::body::Body;
 use axum::extract::{FromRequestParts, Path, State};
 use axum::response::{IntoResponse, Json};
 use axum::routing::{delete, get, patch, post};
-use axum::{Router, body};
+use http::header::HeaderValue;
 use http::request::Parts;
-use http::{HeaderMap, Request, Response, StatusCode, header};
+use http::{Request, Response, StatusCode, header};
 use relay_protocol::api::{CreatedSession, Health, Host, HostStatus, Hosts, PatchHost, Session, Sessions};
 use relay_protocol::problem::Code;
 use tower::ServiceExt;
 use uuid::Uuid;
 
+use super::api_body::{BodyLimits, json};
+use super::caller::Caller;
+use super::cors::Policy;
 use super::front::{Context, HEALTH_PATH};
-use super::problem::{Refusal, refuse};
+use super::portal::Portal;
+use super::problem::{Refusal, refuse, respond};
+use super::sign_in::{self, SignIn};
 use crate::auth::access::{expires_at, unix_now};
-use crate::auth::token::Verifier;
+use crate::auth::token::{Secret, Verifier};
 use crate::config::Config;
 use crate::limits::Rate;
+use crate::proxy::path;
 use crate::shutdown::Shutdown;
 use crate::store::{Store, StoreError};
 
@@ -36,55 +43,10 @@ pub trait Live: Send + Sync + 'static {
     fn session_revoked(&self, session: Uuid);
     /// The host is gone: its tunnels end.
     fn host_deleted(&self, host: Uuid);
+    /// The auth session has ended: its tunnels and browser sessions end.
+    fn sign_in_ended(&self, auth_session: Uuid);
     /// Whether the host has a tunnel at this relay.
     fn online(&self, host: Uuid) -> bool;
-}
-
-/// Who calls, once the token has been believed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Caller {
-    /// The user.
-    pub user: Uuid,
-    /// The auth session of the token.
-    pub auth_session: Uuid,
-}
-
-/// Verifies the Bearer token and that its auth session is alive.
-///
-/// # Errors
-/// `unauthorized` for every kind of bad token, so that nobody learns which; `store_unavailable`
-/// when the database does not answer.
-pub async fn authenticate(
-    headers: &HeaderMap,
-    verifier: &Verifier,
-    store: &Store,
-) -> Result<Caller, Refusal> {
-    let unauthorized =
-        || Refusal::new(Code::Unauthorized, "The token is missing, expired or revoked. Sign in again.");
-    let token = bearer(headers).ok_or_else(unauthorized)?;
-    let claims = verifier.verify(token, unix_now()).map_err(|reason| {
-        tracing::debug!(%reason, "a token was refused");
-        unauthorized()
-    })?;
-    if store.auth_session_live(claims.session_id, claims.sub).await.map_err(of_store)? {
-        Ok(Caller { user: claims.sub, auth_session: claims.session_id })
-    } else {
-        Err(unauthorized())
-    }
-}
-
-/// The one Bearer token of the request (RFC 6750 section 2.1). Several are none.
-pub fn bearer(headers: &HeaderMap) -> Option<&str> {
-    let mut values = headers.get_all(header::AUTHORIZATION).iter();
-    let (value, None) = (values.next()?, values.next()) else { return None };
-    let (scheme, token) = value.to_str().ok()?.split_once(' ')?;
-    let token = token.trim_matches(' ');
-    (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty() && !token.contains(' ')).then_some(token)
-}
-
-/// An id as it stands in paths, in either case. Only the form with hyphens: one id, one path.
-pub fn parse_id(text: &str) -> Option<Uuid> {
-    if text.len() == 36 { Uuid::try_parse(text).ok() } else { None }
 }
 
 /// What the store's errors are to a caller. Their texts are for the log.
@@ -110,13 +72,18 @@ fn not_found() -> Refusal {
 
 /// What the handlers need.
 pub struct Api {
-    store: Store,
-    verifier: Verifier,
-    live: Arc<dyn Live>,
+    pub(super) store: Store,
+    pub(super) verifier: Verifier,
+    pub(super) live: Arc<dyn Live>,
+    pub(super) policy: Policy,
+    pub(super) sign_in: SignIn,
+    /// Where alone the portal and its cookie are good, when it has an origin for itself.
+    pub(super) portal_authority: Option<String>,
+    portal: Option<Portal>,
     shutdown: Shutdown,
     started: Instant,
     session_lifetime: Duration,
-    max_body: usize,
+    body: BodyLimits,
     rate: Rate,
 }
 
@@ -125,18 +92,25 @@ impl Api {
     pub fn new(
         config: &Config,
         store: Store,
-        verifier: Verifier,
+        secret: Secret,
         live: Arc<dyn Live>,
         shutdown: Shutdown,
     ) -> Self {
         Self {
             store,
-            verifier,
+            verifier: Verifier::new(&secret),
             live,
+            policy: Policy::new(config),
+            sign_in: SignIn::new(config, secret),
+            portal_authority: config.portal_origin.as_ref().map(|portal| portal.authority.clone()),
+            portal: config.portal.then(Portal::built).flatten(),
             shutdown,
             started: Instant::now(),
             session_lifetime: config.session_lifetime,
-            max_body: config.limits.max_api_body_bytes,
+            body: BodyLimits {
+                bytes: config.limits.max_api_body_bytes,
+                within: config.limits.header_timeout,
+            },
             rate: Rate::per_minute(config.limits.api_rate_per_minute),
         }
     }
@@ -164,6 +138,7 @@ impl Routes {
             .route("/v1/relay/hosts/{host_id}", patch(rename_host).delete(delete_host))
             .route("/v1/relay/sessions", get(sessions))
             .route("/v1/relay/sessions/{session_id}", delete(revoke_session))
+            .merge(sign_in::routes())
             .fallback(async || not_found())
             .method_not_allowed_fallback(async || {
                 Refusal::new(
@@ -181,35 +156,41 @@ impl Routes {
         if request.uri().path() != HEALTH_PATH && !self.api.rate.check(context.rate_key()) {
             return refuse(Code::RateLimited, "Too many calls from this address. Wait a little.");
         }
+        if let Some(portal) = self.api.portal.as_ref().filter(|_| self.api.takes_cookies(&context))
+            && let Some(response) = portal.answer(&request, &context.client)
+        {
+            return response;
+        }
+        let signs_in = request.uri().path().starts_with(sign_in::PREFIX);
+        if signs_in && !self.api.store.signs_in() {
+            return respond(not_found().0);
+        }
         request.extensions_mut().insert(context);
-        match self.router.clone().oneshot(request).await {
+        let mut response = match self.router.clone().oneshot(request).await {
             Ok(response) => response,
             Err(never) => match never {},
+        };
+        if signs_in {
+            response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
         }
-    }
-}
-
-impl FromRequestParts<Arc<Api>> for Caller {
-    type Rejection = Refusal;
-
-    async fn from_request_parts(parts: &mut Parts, api: &Arc<Api>) -> Result<Self, Refusal> {
-        authenticate(&parts.headers, &api.verifier, &api.store).await
+        response
     }
 }
 
 /// The id in the path. What is no id names nothing.
-struct Id(Uuid);
+pub(super) struct Id(pub(super) Uuid);
 
 impl FromRequestParts<Arc<Api>> for Id {
     type Rejection = Refusal;
 
     async fn from_request_parts(parts: &mut Parts, api: &Arc<Api>) -> Result<Self, Refusal> {
         let Path(text) = Path::<String>::from_request_parts(parts, api).await.map_err(|_| not_found())?;
-        parse_id(&text).map(Id).ok_or_else(not_found)
+        path::id(&text).map(Id).ok_or_else(not_found)
     }
 }
 
-type Answer<T> = Result<T, Refusal>;
+/// What a handler answers.
+pub(super) type Answer<T> = Result<T, Refusal>;
 
 async fn health(State(api): State<Arc<Api>>) -> Response<Body> {
     let draining = api.shutdown.is_draining();
@@ -265,17 +246,7 @@ async fn rename_host(
     Id(id): Id,
     request: Request<Body>,
 ) -> Answer<Json<Host>> {
-    let body = body::to_bytes(request.into_body(), api.max_body).await.map_err(|error| {
-        let too_large =
-            std::error::Error::source(&error).is_some_and(|e| e.is::<http_body_util::LengthLimitError>());
-        if too_large {
-            Refusal::new(Code::BodyTooLarge, format!("The body may have {} bytes.", api.max_body))
-        } else {
-            Refusal::new(Code::BadRequest, "The body broke off.")
-        }
-    })?;
-    let new: PatchHost = serde_json::from_slice(&body)
-        .map_err(|_| Refusal::new(Code::BadRequest, "The body has to be JSON: {\"name\": \"…\"}."))?;
+    let new: PatchHost = json(request.into_body(), api.body, "{\"name\": \"…\"}").await?;
     let name = new.name.trim();
     if name.is_empty() || name.chars().count() > MAX_NAME_CHARS || name.chars().any(char::is_control) {
         let detail =

@@ -1,19 +1,24 @@
-//! The command line of a relay that runs alone: its users and tokens.
+//! The command line of a relay that runs alone: its users, tokens and one-time links.
 //!
-//! `relay-server user …` and `relay-server token …` work on the database directly, also while the
-//! server runs. A token is printed once, alone on standard output, and is stored nowhere.
+//! `relay-server user …`, `token …` and `login` work on the database directly, also while the server runs.
+//! A token, a link or a generated password is printed once, alone on standard output, and is stored
+//! nowhere. A password is never an argument, which every user of the machine could read.
 
 mod duration;
 mod list;
+mod password;
 
-use std::io::Write;
+use std::io::{BufRead, Write};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use clap::Subcommand;
 use uuid::Uuid;
 
 pub use self::duration::{DurationError, parse as parse_duration};
+use crate::auth::opaque::{NoRandomness, Opaque};
+use crate::auth::password::{MAX_CHARS, MIN_CHARS, PasswordError, Passwords};
 use crate::auth::token::{Claims, Secret, TokenError, mint};
+use crate::config::parse::public_url;
 use crate::store::{Store, StoreError};
 
 /// What can be done with users and tokens.
@@ -25,6 +30,15 @@ pub enum IdentityCommand {
     /// Make, list and revoke the tokens by which agents and browsers sign in
     #[command(subcommand)]
     Token(TokenCommand),
+    /// Print a link that signs a person in, once, within 15 minutes
+    Login {
+        /// Whose link it is: the e-mail address of a user
+        #[arg(value_parser = email)]
+        email: String,
+        /// Base under which the person's browser reaches the relay, when the settings do not tell it
+        #[arg(long, value_name = "BASE", value_parser = base)]
+        url: Option<String>,
+    },
 }
 
 /// What can be done with users.
@@ -41,6 +55,15 @@ pub enum UserCommand {
         /// Print JSON
         #[arg(long)]
         json: bool,
+    },
+    /// Set a user's password: typed at a terminal, or one line of standard input
+    Password {
+        /// The user's e-mail address
+        #[arg(value_parser = email)]
+        email: String,
+        /// Make one and print it, alone, on standard output
+        #[arg(long)]
+        generate: bool,
     },
 }
 
@@ -84,16 +107,43 @@ pub enum IdentityError {
     /// The token could not be signed.
     #[error("{0}")]
     Token(#[from] TokenError),
+    /// The system gave no random bytes.
+    #[error("{0}")]
+    Random(#[from] NoRandomness),
+    /// The password could not be hashed.
+    #[error("{0}")]
+    Password(#[from] PasswordError),
+    /// It is no password.
+    #[error("a password has {MIN_CHARS} to {MAX_CHARS} characters")]
+    PasswordLength,
+    /// The two that were typed differ.
+    #[error("the two passwords are not the same; nothing was changed")]
+    PasswordsDiffer,
+    /// Nothing could be read.
+    #[error("the password cannot be read: {0}")]
+    Input(std::io::Error),
     /// The answer could not be written.
     #[error("cannot write the answer: {0}")]
     Output(#[from] std::io::Error),
+}
+
+/// What a command works with besides the store.
+pub struct Tools<'a> {
+    /// Signs tokens.
+    pub secret: &'a Secret,
+    /// The base of links, as the settings tell it.
+    pub base: &'a str,
+    /// Where a password is read when there is no terminal to ask at.
+    pub input: &'a mut dyn BufRead,
+    /// Whether there is one.
+    pub terminal: bool,
 }
 
 /// Runs one command and writes its answer.
 pub async fn run(
     command: IdentityCommand,
     store: &Store,
-    secret: &Secret,
+    tools: Tools<'_>,
     out: &mut impl Write,
 ) -> Result<(), IdentityError> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, seconds);
@@ -104,8 +154,28 @@ pub async fn run(
         }
         IdentityCommand::User(UserCommand::List { json }) => list::users(&store.users().await?, json, out)?,
         IdentityCommand::Token(TokenCommand::Create { user, name, expires }) => {
-            let token = create_token(store, secret, &user, &name, now, expires).await?;
+            let token = create_token(store, tools.secret, &user, &name, now, expires).await?;
             writeln!(out, "{token}")?;
+        }
+        IdentityCommand::User(UserCommand::Password { email, generate }) => {
+            let new =
+                if generate { password::generate()? } else { password::read(tools.input, tools.terminal)? };
+            if !new.is_acceptable() {
+                return Err(IdentityError::PasswordLength);
+            }
+            let hash = Passwords::default().hash(new.clone()).await?;
+            store.reset_password(&email, &hash).await?;
+            if generate {
+                writeln!(out, "{}", new.reveal())?;
+            } else {
+                writeln!(out, "the password of {email} is set")?;
+            }
+        }
+        IdentityCommand::Login { email, url } => {
+            let token = Opaque::random()?;
+            store.add_login_link(&email, &token.hash()).await?;
+            let base = url.as_deref().unwrap_or(tools.base);
+            writeln!(out, "{base}/#/link/{}", token.reveal())?;
         }
         IdentityCommand::Token(TokenCommand::List { json }) => {
             list::tokens(&store.tokens().await?, now, json, out)?;
@@ -136,6 +206,14 @@ async fn create_token(
 
 fn seconds(duration: Duration) -> i64 {
     i64::try_from(duration.as_secs()).unwrap_or(i64::MAX)
+}
+
+/// A base of links: an `http` or `https` URL without query and fragment, and without a slash at its end.
+fn base(text: &str) -> Result<String, String> {
+    match public_url(text) {
+        Some(url) => Ok(url.as_str().trim_end_matches('/').to_owned()),
+        None => Err("write an http or https URL without query and fragment".to_owned()),
+    }
 }
 
 /// An e-mail address as far as a typing mistake can be told: one `@` with a name before it and a host

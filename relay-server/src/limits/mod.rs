@@ -1,7 +1,11 @@
 //! How much one address may have: a rate of events, and a number of things open at once.
 //!
 //! Both are kept per [`RateKey`] and nothing is shared between keys, so that nobody can use up what
-//! another needs. Both forget an address that has gone, so that many addresses do not fill memory.
+//! another needs. [`Tries`] are for guesses, where the key names also what is guessed at. All forget an address that has gone, so that many addresses do not fill memory.
+
+mod tries;
+
+pub use tries::{GuessKey, Tries};
 
 use std::collections::HashMap;
 use std::num::NonZeroU32;

@@ -26,6 +26,7 @@ use super::headers::{self, Response as ResponsePolicy};
 use super::path::{self, Target};
 use super::upgrade;
 use crate::auth::access::{Exchange, Refused, Sessions, unix_now};
+use crate::auth::credential::came_to;
 use crate::auth::token::Verifier;
 use crate::config::{Config, Limits};
 use crate::http::client_addr::ClientInfo;
@@ -109,6 +110,7 @@ impl Proxy {
                 "This session belongs to another host; create one for this host.",
             ));
         }
+        self.check_portal_origin(request.headers(), client)?;
         self.check_shared_origin(request.headers(), &exchange)?;
         if target.lacks_slash() && offline::is_navigation(request.method(), request.headers()) {
             return redirect_to_slash(target);
@@ -157,16 +159,24 @@ impl Proxy {
         &self.config.limits
     }
 
+    /// An app's page on the portal's own origin could use the portal's cookie and keys.
+    fn check_portal_origin(&self, headers: &HeaderMap, client: &ClientInfo) -> Result<(), Refusal> {
+        let portal = self.config.portal_origin.as_ref();
+        if !portal.is_some_and(|portal| came_to(client, &portal.authority)) || !is_active(headers) {
+            return Ok(());
+        }
+        Err(Refusal::new(
+            Code::SharedOriginRefused,
+            "This address is the portal's own, and no host's pages open on it. Use the relay's other address.",
+        ))
+    }
+
     /// Pages of somebody else's host would run beside the caller's own on this origin.
     fn check_shared_origin(&self, headers: &HeaderMap, exchange: &Exchange) -> Result<(), Refusal> {
         if exchange.session().role == AccessRole::Owner || self.config.shared_host_pages {
             return Ok(());
         }
-        let active = match headers.get("sec-fetch-dest").and_then(|v| v.to_str().ok()) {
-            Some(dest) => ACTIVE.contains(&dest),
-            None => offline::accepts_html(headers),
-        };
-        if !active {
+        if !is_active(headers) {
             return Ok(());
         }
         Err(Refusal::new(
@@ -340,6 +350,14 @@ impl Proxy {
                 }
             }
         }
+    }
+}
+
+/// Whether the answer would run as code or show as a page of this origin.
+fn is_active(headers: &HeaderMap) -> bool {
+    match headers.get("sec-fetch-dest").and_then(|v| v.to_str().ok()) {
+        Some(dest) => ACTIVE.contains(&dest),
+        None => offline::accepts_html(headers),
     }
 }
 

@@ -13,6 +13,7 @@ use relay_protocol::headers::{
 use uuid::Uuid;
 
 use super::path;
+use crate::auth::credential::bearer_value;
 
 /// What the beginning of the relay's own cookie names looks like.
 const OWN_COOKIES: [&str; 3] = ["relay_", "__Host-relay_", "__Secure-relay_"];
@@ -56,7 +57,7 @@ pub fn request(
             headers.remove(name);
         }
     }
-    if headers.get_all(header::AUTHORIZATION).iter().any(|v| bearer(v).is_some_and(&own_token)) {
+    if headers.get_all(header::AUTHORIZATION).iter().any(|v| bearer_value(v).is_some_and(&own_token)) {
         headers.remove(header::AUTHORIZATION);
     }
     if headers.contains_key(header::COOKIE) {
@@ -83,11 +84,6 @@ pub fn request(
     }
     headers.insert(X_REQUEST_ID, request.request_id);
     hop
-}
-
-fn bearer(value: &HeaderValue) -> Option<&str> {
-    let (scheme, token) = value.to_str().ok()?.split_once([' ', '\t'])?;
-    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
 }
 
 fn is_own_cookie(name: &[u8]) -> bool {

@@ -58,8 +58,9 @@ pub fn split(path_and_query: &str) -> Option<Target<'_>> {
     Some(Target { host, session, prefix, rest })
 }
 
-/// Hyphenated only: the other spellings that a parser may take are no ids of ours.
-fn id(text: &str) -> Option<Uuid> {
+/// An id as it stands in paths, in either case. Hyphenated only: the other spellings that a parser may take
+/// are no ids of ours.
+pub fn id(text: &str) -> Option<Uuid> {
     let hyphens = [8, 13, 18, 23].iter().all(|at| text.as_bytes().get(*at) == Some(&b'-'));
     if text.len() == ID && hyphens { Uuid::try_parse(text).ok() } else { None }
 }

@@ -174,7 +174,7 @@ impl Store {
     }
 
     /// Looks anew (the last look may be seconds old) whether users and tokens are ours.
-    async fn require_own_identity(&self) -> Result<(), StoreError> {
+    pub(super) async fn require_own_identity(&self) -> Result<(), StoreError> {
         if let Db::Postgres(db) = self.db() {
             db.find_tables().await?;
         }

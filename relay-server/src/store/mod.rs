@@ -9,6 +9,7 @@
 //! | file | what it holds |
 //! | --- | --- |
 //! | `identity`, `hosts`, `sessions`, `presence` | the operations |
+//! | `sign_in`, `devices` | passwords, links and sessions of people; devices that ask to be let in |
 //! | `alone` | presence where PostgreSQL gives us no table for it |
 //! | `db`, `template` | running statements with a deadline; the words that differ between databases |
 //! | `sqlite`, `postgres`, `tables` | the two databases; where PostgreSQL's tables are found |
@@ -16,12 +17,14 @@
 
 mod alone;
 mod db;
+mod devices;
 mod error;
 mod hosts;
 mod identity;
 mod postgres;
 mod presence;
 mod sessions;
+mod sign_in;
 mod sqlite;
 mod tables;
 mod template;
@@ -38,10 +41,18 @@ use uuid::Uuid;
 use zeroize::Zeroizing;
 
 use self::db::Db;
+pub use self::devices::{Admission, DeviceLogin, DevicePoll, DeviceRow, NewDevice};
 pub use self::error::{OpenError, StoreError};
 pub use self::hosts::HostRow;
 pub use self::identity::{TokenRow, User};
 pub use self::sessions::BrowserSession;
+pub use self::sign_in::{Account, AuthSessionRow, NewSignIn, SignInKind};
+/// How long a one-time link is good.
+pub const LOGIN_LINK: Duration = Duration::from_secs(template::LOGIN_LINK_SECONDS);
+/// How long a device waits to be let in.
+pub const DEVICE_LOGIN: Duration = Duration::from_secs(template::DEVICE_LOGIN_SECONDS);
+/// How long it waits between two questions.
+pub const DEVICE_POLL: Duration = Duration::from_secs(template::DEVICE_POLL_SECONDS);
 
 /// How long a caller waits for a free connection to the database.
 pub const DEFAULT_ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -165,6 +176,14 @@ impl Store {
             Db::Postgres(db) => db.tables().own_identity(),
         };
         if own { Identity::Own } else { Identity::WebApp }
+    }
+
+    /// Whether people can sign in here: the users are ours, and so is what signing in needs.
+    pub fn signs_in(&self) -> bool {
+        match &self.inner.db {
+            Db::Sqlite(_) => true,
+            Db::Postgres(db) => db.tables().signs_in(),
+        }
     }
 
     /// Asks the database for a sign of life.

@@ -144,9 +144,15 @@ pub(super) fn expand(name: &str, argument: &str) -> Result<String, StoreError> {
         | "hosts"
         | "relay_browser_sessions"
         | "tunnels"
-        | "tokens" => name.to_owned(),
+        | "tokens"
+        | "credentials"
+        | "sign_ins"
+        | "login_links"
+        | "device_logins"
+        | "refresh_tokens" => name.to_owned(),
         "now" => "unixepoch()".to_owned(),
         "ago" => format!("(unixepoch() - {})", seconds(argument)?),
+        "from_now" => format!("(unixepoch() + {})", seconds(argument)?),
         "unix" | "time" => argument.to_owned(),
         "in" => format!("in (select unhex(value) from json_each({argument}))"),
         "zip" => {

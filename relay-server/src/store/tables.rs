@@ -6,10 +6,14 @@ use super::template::{seconds, unknown};
 /// The tables that a web app may own (contract: sidecar).
 pub(super) const CONTRACT_TABLES: [&str; 5] =
     ["users", "auth_sessions", "organization_member_metadata", "hosts", "relay_browser_sessions"];
+/// What signing in needs, besides users and their sessions.
+const SIGN_IN_TABLES: [&str; 5] =
+    ["credentials", "sign_ins", "login_links", "device_logins", "refresh_tokens"];
 /// The tables that are never the web app's.
-const RELAY_TABLES: [&str; 2] = ["tunnels", "tokens"];
+const RELAY_TABLES: [&str; 7] =
+    ["tunnels", "tokens", "credentials", "sign_ins", "login_links", "device_logins", "refresh_tokens"];
 /// Everything that the schema `relay` may hold.
-pub(super) const OWN_TABLES: [&str; 7] = [
+pub(super) const OWN_TABLES: [&str; 12] = [
     "users",
     "auth_sessions",
     "organization_member_metadata",
@@ -17,6 +21,11 @@ pub(super) const OWN_TABLES: [&str; 7] = [
     "relay_browser_sessions",
     "tunnels",
     "tokens",
+    "credentials",
+    "sign_ins",
+    "login_links",
+    "device_logins",
+    "refresh_tokens",
 ];
 
 /// The tables there are. One of the web app's counts as soon as it exists, even if we may not read it:
@@ -79,6 +88,11 @@ impl Tables {
         ["users", "auth_sessions", "tokens"].iter().all(|table| self.place(table) == Place::Relay)
     }
 
+    /// Whether people can sign in here: the users are ours, and so is what signing in needs.
+    pub(super) fn signs_in(&self) -> bool {
+        self.own_identity() && SIGN_IN_TABLES.iter().all(|table| self.place(table) == Place::Relay)
+    }
+
     /// Whether the relays can tell each other about their tunnels.
     pub(super) fn shared_presence(&self) -> bool {
         self.place("tunnels") == Place::Relay
@@ -102,7 +116,7 @@ impl Tables {
         }
         if !self.own_identity() {
             notices.push(
-                "users and tokens are the web app's: `relay-server user` and `relay-server token` are off"
+                "users and tokens are the web app's: `relay-server user`, `token` and `login`, /v1/auth and the portal are off"
                     .to_owned(),
             );
         }
@@ -121,6 +135,7 @@ impl Tables {
             },
             "now" => "now()".to_owned(),
             "ago" => format!("(now() - interval '{} seconds')", seconds(argument)?),
+            "from_now" => format!("(now() + interval '{} seconds')", seconds(argument)?),
             "unix" => format!("floor(extract(epoch from {argument}))::bigint"),
             "time" => format!("to_timestamp({argument})"),
             "in" => format!("= any({argument})"),
@@ -147,7 +162,7 @@ mod tests {
         Tables::from_catalog(&rows)
     }
 
-    const OURS: [&str; 7] = [
+    const OURS: [&str; 12] = [
         "relay.users",
         "relay.auth_sessions",
         "relay.organization_member_metadata",
@@ -155,6 +170,11 @@ mod tests {
         "relay.relay_browser_sessions",
         "relay.tunnels",
         "relay.tokens",
+        "relay.credentials",
+        "relay.sign_ins",
+        "relay.login_links",
+        "relay.device_logins",
+        "relay.refresh_tokens",
     ];
     const THEIRS: [&str; 5] = [
         "public.users",
@@ -179,8 +199,19 @@ mod tests {
         for (found, own, shared, notices) in cases {
             let tables = tables(&found.concat());
             assert_eq!(tables.own_identity(), *own, "{found:?}");
+            assert_eq!(tables.signs_in(), *own, "{found:?}");
             assert_eq!(tables.shared_presence(), *shared, "{found:?}");
             assert_eq!(tables.notices().len(), *notices, "{found:?}: {:?}", tables.notices());
+        }
+    }
+
+    #[test]
+    fn nobody_signs_in_where_a_table_for_it_is_missing() {
+        for missing in SIGN_IN_TABLES {
+            let found: Vec<&str> =
+                OURS.into_iter().filter(|table| table.strip_prefix("relay.") != Some(missing)).collect();
+            let tables = tables(&found);
+            assert!(tables.own_identity() && !tables.signs_in(), "{missing}");
         }
     }
 

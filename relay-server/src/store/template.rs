@@ -9,6 +9,7 @@
 //! | `{users}`, `{hosts}`, ... | the table, where it is found now |
 //! | `{now}` | the database's clock, the only clock that the store knows |
 //! | `{ago:auth_session}`, `{ago:tunnel}`, `{ago:touch}` | that long before now |
+//! | `{from_now:login_link}`, ... | that long after now |
 //! | `{unix:column}` | a time column read as Unix seconds |
 //! | `{time:$1}` | a bound number of Unix seconds as a time |
 //! | `{in:$1}` | `in` a bound list of ids |
@@ -25,12 +26,25 @@ pub(super) const TUNNEL_SECONDS: u64 = 45;
 /// `last_used_at` is kept to the minute: a busy token costs one write a minute.
 pub(super) const TOUCH_SECONDS: u64 = 60;
 
-/// The seconds behind the name in `{ago:name}`.
+/// How long a one-time link is good (PROTOCOL.md section 1.1).
+pub(super) const LOGIN_LINK_SECONDS: u64 = 15 * 60;
+/// How long a device waits to be let in (PROTOCOL.md section 1.1).
+pub(super) const DEVICE_LOGIN_SECONDS: u64 = 10 * 60;
+/// How long it waits between two questions (RFC 8628 section 3.5).
+pub(super) const DEVICE_POLL_SECONDS: u64 = 5;
+/// How long what has ended is kept: a late question is told what became of it.
+pub(super) const KEEP_ENDED_SECONDS: u64 = 60 * 60;
+
+/// The seconds behind the name in `{ago:name}` and `{from_now:name}`.
 pub(super) fn seconds(name: &str) -> Result<u64, StoreError> {
     match name {
         "auth_session" => Ok(AUTH_SESSION_SECONDS),
         "tunnel" => Ok(TUNNEL_SECONDS),
         "touch" => Ok(TOUCH_SECONDS),
+        "login_link" => Ok(LOGIN_LINK_SECONDS),
+        "device_login" => Ok(DEVICE_LOGIN_SECONDS),
+        "device_poll" => Ok(DEVICE_POLL_SECONDS),
+        "keep_ended" => Ok(KEEP_ENDED_SECONDS),
         other => Err(unknown(other)),
     }
 }
@@ -75,6 +89,7 @@ mod tests {
             ("from {hosts} h", "from hosts h", "from relay.hosts h"),
             ("{now}", "unixepoch()", "now()"),
             ("{ago:tunnel}", "(unixepoch() - 45)", "(now() - interval '45 seconds')"),
+            ("{from_now:device_login}", "(unixepoch() + 600)", "(now() + interval '600 seconds')"),
             ("{unix:h.a}", "h.a", "floor(extract(epoch from h.a))::bigint"),
             ("{time:$2}", "$2", "to_timestamp($2)"),
             ("x {in:$1}", "x in (select unhex(value) from json_each($1))", "x = any($1)"),

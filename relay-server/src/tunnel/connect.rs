@@ -24,8 +24,9 @@ use uuid::Uuid;
 use super::presence::Presence;
 use super::{Registry, Tunnel};
 use crate::config::Limits;
+use crate::http::caller::Caller;
 use crate::http::problem::Refusal;
-use crate::http::routes::{Caller, of_store};
+use crate::http::routes::of_store;
 use crate::limits::AddrGuard;
 use crate::store::Store;
 

@@ -84,6 +84,15 @@ impl Bench {
         self.sql(&format!("update {table} set {column} = {older}")).await;
     }
 
+    /// Makes a time of every row of a table later.
+    pub async fn postpone(&self, table: &str, column: &str, seconds: u64) {
+        let later = match self.place {
+            Place::Sqlite(_) => format!("{column} + {seconds}"),
+            Place::Postgres(..) => format!("{column} + interval '{seconds} seconds'"),
+        };
+        self.sql(&format!("update {table} set {column} = {later}")).await;
+    }
+
     /// An id as SQL writes it.
     pub fn id(&self, id: Uuid) -> String {
         match self.place {

@@ -12,4 +12,5 @@ mod commands;
 mod postgres;
 mod presence;
 mod restricted;
+mod sign_in;
 mod webapp;

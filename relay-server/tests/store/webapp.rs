@@ -102,6 +102,10 @@ pub async fn the_relay_works(shared: &Shared, store: &Store) {
     assert!(is_conflict(store.create_token(&format!("{name}@example.org"), "x", 1).await));
     assert!(is_conflict(store.revoke_token(session).await));
     assert!(is_conflict(store.tokens().await));
+    assert!(!store.signs_in(), "people sign in at the web app");
+    let email = format!("{name}@example.org");
+    assert!(is_conflict(store.reset_password(&email, "x").await));
+    assert!(is_conflict(store.add_login_link(&email, "x").await));
 
     assert!(store.auth_session_live(session, user).await.unwrap());
     let noted = format!("select last_used_at is not null from public.auth_sessions where id = '{session}'");
@@ -149,7 +153,8 @@ async fn the_web_app_first() {
     let ours = "select string_agg(table_name, ' ' order by table_name) from information_schema.tables where table_schema = 'relay'";
     assert_eq!(
         shared.sql(ours),
-        "_sqlx_migrations auth_sessions hosts organization_member_metadata relay_browser_sessions tokens tunnels users"
+        "_sqlx_migrations auth_sessions credentials device_logins hosts login_links organization_member_metadata \
+         refresh_tokens relay_browser_sessions sign_ins tokens tunnels users"
     );
     assert_eq!(shared.sql("select count(*) from relay.hosts"), "0");
 }

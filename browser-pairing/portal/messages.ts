@@ -1,0 +1,56 @@
+// What a failed call to the relay means to the person in front of it.
+
+import { Refused, Unreachable } from "./api.js";
+import { duration } from "./format.js";
+
+const wait = (error: Refused) =>
+  error.retryAfter === undefined
+    ? "Wait a little, then try again."
+    : `Try again in ${duration(error.retryAfter)}.`;
+
+/** A text for an error of the relay's interface; `doing` completes "Could not …". */
+export function apiMessage(error: unknown, doing: string): string {
+  if (error instanceof Unreachable)
+    return `Could not ${doing}: the relay does not answer. Check your connection, then try again.`;
+  if (!(error instanceof Refused))
+    return `Could not ${doing}: something went wrong in this page. Load it again.`;
+  switch (error.code) {
+    case "sign_in_failed":
+      return "That did not sign you in. Check the address and the password; capital letters count.";
+    case "rate_limited":
+    case "too_many_connections":
+      return `Too many attempts. ${wait(error)}`;
+    case "unauthorized":
+      return "Your sign-in has ended. Sign in again.";
+    case "host_access_denied":
+      return `Could not ${doing}: only the owner may do that.`;
+    case "not_found":
+      return `Could not ${doing}: the relay does not know it any more.`;
+    case "csrf_refused":
+      return `Could not ${doing}: the relay did not recognise this page as its own. Open the relay at its public address.`;
+    case "draining":
+    case "store_unavailable":
+    case "too_many_streams":
+      return `The relay is busy or restarting. ${wait(error)}`;
+    default:
+      return `Could not ${doing}: the relay refused (${error.code}).${error.detail === "" ? "" : ` ${error.detail}`}`;
+  }
+}
+
+/** The same for a one-time link. */
+export function linkMessage(error: unknown): string {
+  if (
+    error instanceof Refused &&
+    (error.code === "sign_in_failed" || error.code === "bad_request" || error.code === "not_found")
+  ) {
+    return "This link no longer works: each one signs in once, within 15 minutes. Ask for a new one.";
+  }
+  return apiMessage(error, "use the link");
+}
+
+/** The same for a new password. */
+export function passwordMessage(error: unknown): string {
+  if (error instanceof Refused && error.code === "sign_in_failed")
+    return "The current password is not right.";
+  return apiMessage(error, "change the password");
+}

@@ -1,0 +1,92 @@
+// Sign-in with an address and a password, or a hint how to get a one-time link.
+
+import { h } from "../dom.js";
+import { apiMessage } from "../messages.js";
+import { busy, field, notice, Outcome, pageHeading } from "../ui.js";
+import type { Context, View } from "../view.js";
+
+export function signInView(context: Context, ended: boolean): View {
+  const email = field("Email address", {
+    type: "email",
+    name: "email",
+    autocomplete: "username",
+    required: true,
+    maxlength: 320,
+  });
+  const password = field("Password", {
+    type: "password",
+    name: "password",
+    autocomplete: "current-password",
+    required: true,
+    maxlength: 200,
+  });
+  const submit = h("button", { type: "submit", class: "button button-primary button-wide" }, "Sign in");
+  const outcome = new Outcome();
+
+  const signIn = async () => {
+    outcome.clear();
+    const address = email.input.value.trim();
+    if (!/^[^\s@]+@[^\s@]+$/.test(address)) {
+      email.complain("Write your email address, as in you@example.org.");
+      email.input.focus();
+      return;
+    }
+    if (password.input.value === "") {
+      password.complain("Write your password.");
+      password.input.focus();
+      return;
+    }
+    try {
+      await context.api.login(address, password.input.value);
+    } catch (error) {
+      outcome.show("bad", apiMessage(error, "sign in"));
+      password.input.focus();
+      password.input.select();
+      return;
+    }
+    password.input.value = "";
+    await context.reload();
+  };
+
+  const form = h(
+    "form",
+    {
+      class: "card form",
+      novalidate: true,
+      on: {
+        submit: (event: SubmitEvent) => {
+          event.preventDefault();
+          void busy(submit, signIn);
+        },
+      },
+    },
+    email.row,
+    password.row,
+    outcome.element,
+    submit,
+  );
+  return {
+    title: "Sign in",
+    element: h(
+      "section",
+      { class: "narrow sign-in" },
+      pageHeading("Sign in"),
+      h("p", { class: "lead" }, "Reach the machines that you have connected to this relay."),
+      ended && notice("info", "Your sign-in has ended. Sign in again to go on where you were."),
+      form,
+      h(
+        "details",
+        { class: "aside" },
+        h("summary", {}, "No password yet, or forgotten?"),
+        h(
+          "p",
+          {},
+          "Whoever runs this relay can make a link that signs you in once, within 15 minutes. On the relay's machine:",
+        ),
+        h("pre", { class: "terminal" }, h("code", {}, "relay-server login you@example.org")),
+        h("p", {}, "Open the link in this browser, then choose a password under Account."),
+      ),
+    ),
+    focus: () => email.input.focus(),
+  };
+}

@@ -1,0 +1,44 @@
+/** What makes Node a browser for the SDK: IndexedDB and WebSocket. */
+import "fake-indexeddb/auto";
+import { WebSocket } from "ws";
+import { type PairedHost, pairHost, type RelayAccess } from "../../src/index.js";
+import { Relay } from "./relay.js";
+
+Object.assign(globalThis, { WebSocket });
+
+/** Six digits that no time or length is likely to contain. */
+export const CODE = "907153";
+
+/** A relay with its agent, and how to reach it. */
+export interface World {
+  relay: Relay;
+  access: RelayAccess;
+}
+
+/** Runs with a relay of its own. */
+export async function withRelay(run: (world: World) => Promise<void>): Promise<void> {
+  const relay = await new Relay().start();
+  try {
+    await run({ relay, access: { url: relay.url, token: () => "token" } });
+  } finally {
+    await relay.stop();
+  }
+}
+
+/** Pairs with the world's agent. */
+export async function paired({ relay, access }: World): Promise<PairedHost> {
+  relay.agent.code = CODE;
+  return pairHost({ relay: access, hostId: relay.agent.hostId, code: CODE, name: "Test" });
+}
+
+/** Runs with a host that is paired. */
+export async function withHost(run: (host: PairedHost, world: World) => Promise<void>): Promise<void> {
+  await withRelay(async (world) => {
+    const host = await paired(world);
+    try {
+      await run(host, world);
+    } finally {
+      host.close();
+    }
+  });
+}

@@ -1,0 +1,99 @@
+//! Who calls the relay's own API: a verified token whose auth session is alive.
+//!
+//! A tunnel is opened with a Bearer token alone ([`by_bearer`]). The API also takes the portal's cookie
+//! ([`crate::auth::credential`] says when), except where a web app owns the users: it has its own cookies,
+//! and ours is nobody's.
+
+use axum::extract::FromRequestParts;
+use http::HeaderMap;
+use http::request::Parts;
+use relay_protocol::problem::Code;
+use std::sync::Arc;
+use uuid::Uuid;
+
+use super::front::Context;
+use super::problem::Refusal;
+use super::routes::{Api, of_store};
+use crate::auth::access::unix_now;
+use crate::auth::credential::{self, Credential, Token, came_to};
+use crate::auth::token::Verifier;
+use crate::store::Store;
+
+/// Who calls, once the token has been believed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Caller {
+    /// The user.
+    pub user: Uuid,
+    /// The auth session of the token.
+    pub auth_session: Uuid,
+    /// The token's `exp`.
+    pub expires_at: i64,
+    /// Whether the token came in the cookie.
+    pub by_cookie: bool,
+}
+
+/// The caller by the Bearer token alone.
+///
+/// # Errors
+/// `unauthorized` for every kind of bad token, so that nobody learns which; `store_unavailable`
+/// when the database does not answer.
+pub async fn by_bearer(headers: &HeaderMap, verifier: &Verifier, store: &Store) -> Result<Caller, Refusal> {
+    let token = credential::bearer(headers).ok_or_else(unauthorized)?;
+    verify(Token(token), false, verifier, store).await
+}
+
+async fn verify(
+    token: Token<'_>,
+    by_cookie: bool,
+    verifier: &Verifier,
+    store: &Store,
+) -> Result<Caller, Refusal> {
+    let claims = verifier.verify(token.0, unix_now()).map_err(|reason| {
+        tracing::debug!(%reason, "a token was refused");
+        unauthorized()
+    })?;
+    if store.auth_session_live(claims.session_id, claims.sub).await.map_err(of_store)? {
+        let (user, auth_session) = (claims.sub, claims.session_id);
+        Ok(Caller { user, auth_session, expires_at: claims.exp, by_cookie })
+    } else {
+        Err(unauthorized())
+    }
+}
+
+/// What everybody gets who has no good token.
+pub fn unauthorized() -> Refusal {
+    Refusal::new(Code::Unauthorized, "The token is missing, expired or revoked. Sign in again.")
+}
+
+/// What a request gets that a foreign page may have made.
+pub fn csrf_refused() -> Refusal {
+    Refusal::new(
+        Code::CsrfRefused,
+        "The cookie counts only on requests of the relay's own pages, with the header x-relay-csrf: 1.",
+    )
+}
+
+impl FromRequestParts<Arc<Api>> for Caller {
+    type Rejection = Refusal;
+
+    async fn from_request_parts(parts: &mut Parts, api: &Arc<Api>) -> Result<Self, Refusal> {
+        let context = parts.extensions.get::<Context>().ok_or_else(unauthorized)?;
+        let own = |origin: &_| api.policy.is_portal(origin, &context.client);
+        match credential::of(&parts.headers, context.client.scheme, own) {
+            Credential::Bearer(token) => verify(token, false, &api.verifier, &api.store).await,
+            // Where it does not count it is as if it were not there.
+            Credential::Cookie(_) | Credential::Forged if !api.takes_cookies(context) => Err(unauthorized()),
+            Credential::Cookie(token) => verify(token, true, &api.verifier, &api.store).await,
+            Credential::Forged => Err(csrf_refused()),
+            Credential::Missing => Err(unauthorized()),
+        }
+    }
+}
+
+impl Api {
+    /// Whether the portal and its cookie are good for requests that came so.
+    pub(super) fn takes_cookies(&self, context: &Context) -> bool {
+        let here = |authority: &String| came_to(&context.client, authority);
+        self.store.signs_in() && self.portal_authority.as_ref().is_none_or(here)
+    }
+}

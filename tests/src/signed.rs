@@ -1,0 +1,518 @@
+//! A paired browser in Rust: pairs by six digits, signs, and believes nothing that does not verify. It
+//! follows PROTOCOL.md sections 3 and 4, and speaks to whatever stands at `addr`: the relay, or something
+//! hostile in front of it.
+
+use std::{net::SocketAddr, sync::atomic::AtomicI64, sync::atomic::Ordering};
+
+use bytes::Bytes;
+use futures_util::{SinkExt, StreamExt};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode};
+use http_body_util::BodyExt;
+use relay_protocol::{
+    keys::{AgentVerifyingKey, BrowserDhKey, BrowserSigningKey, BrowserVerifyingKey, b64},
+    pairing::{
+        BrowserClaims, BrowserStart, ClientInfo, Code as PairingCode, Fingerprint, FinishMessage, Psk,
+        StartRequest, StartResponse, VERSION,
+    },
+    problem::{Code, Problem},
+    record::{
+        self, Binding, Close, Decoder, Direction, Head, Kind, Order, Protect, Record, SignedOpen,
+        SignedProtect,
+    },
+    signature::{
+        append_query,
+        digest::{CONTENT_DIGEST, ContentDigest},
+        request::{self, Made, Parts, Stamp},
+        response,
+    },
+};
+use serde::{Deserialize, de::DeserializeOwned};
+use serde_json::json;
+use sha2::{Digest, Sha256};
+use tokio::net::TcpStream;
+use tokio_tungstenite::{WebSocketStream, tungstenite::Message};
+use uuid::Uuid;
+
+use crate::client::{self, Body, Reply, full};
+
+/// Asks for a record stream.
+const X_RELAY_RECORDS: HeaderName = HeaderName::from_static("x-relay-records");
+
+/// Why something did not succeed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Failure {
+    /// The agent said so, by a signature that is right.
+    Agent(Code),
+    /// Somebody said so who is not the agent, or not provably.
+    Unsigned(StatusCode, Option<Code>),
+    /// What came does not verify.
+    Tampered(String),
+    /// The answer broke off.
+    Truncated,
+    /// No answer came.
+    Nothing(String),
+}
+
+/// Tells that something does not verify.
+pub fn tampered(what: impl ToString) -> Failure {
+    Failure::Tampered(what.to_string())
+}
+
+/// A browser that was paired.
+pub struct Browser {
+    /// Where requests go.
+    pub addr: SocketAddr,
+    /// The prefix of the relay's session, without a slash at its end.
+    pub prefix: String,
+    /// The host.
+    pub host: Uuid,
+    /// The id under which the agent knows it.
+    pub client_id: Uuid,
+    /// Its key.
+    pub key: BrowserSigningKey,
+    /// The agent's key.
+    pub agent: AgentVerifyingKey,
+    /// The secret that both keep.
+    pub psk: Psk,
+    /// The agent's clock less this one's, seconds. Tests move it.
+    pub offset: AtomicI64,
+}
+
+/// A signing session.
+pub struct Session<'a> {
+    /// Whose.
+    pub browser: &'a Browser,
+    /// Its id.
+    pub id: Uuid,
+}
+
+/// A whole verified answer.
+#[derive(Debug)]
+pub struct Answer {
+    /// The status.
+    pub status: StatusCode,
+    /// The headers that are protected.
+    pub headers: HeaderMap,
+    /// The body.
+    pub body: Bytes,
+    /// The trailers.
+    pub trailers: HeaderMap,
+    /// The headers of the outer response, which the relay may have changed.
+    pub outer: HeaderMap,
+}
+
+impl Answer {
+    /// The body as text.
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.body).into_owned()
+    }
+}
+
+/// The answer of /_relay/session.
+#[derive(Debug, Deserialize)]
+struct NewSession {
+    session_id: Uuid,
+    agent_time: i64,
+}
+
+/// Sends JSON to a path of the agent's own, unsigned.
+pub async fn post<T: DeserializeOwned>(
+    addr: SocketAddr,
+    path: &str,
+    body: serde_json::Value,
+) -> Result<T, Failure> {
+    let request = Request::post(path).header("content-type", "application/json");
+    let request = request.body(full(body.to_string())).expect("a request");
+    let reply = client::try_fetch(addr, request).await.map_err(|e| Failure::Nothing(format!("{e:#}")))?;
+    if reply.status != StatusCode::OK {
+        return Err(unsigned(&reply));
+    }
+    serde_json::from_slice(&reply.body).map_err(tampered)
+}
+
+fn unsigned(reply: &Reply) -> Failure {
+    let problem: Option<Problem> = serde_json::from_slice(&reply.body).ok();
+    Failure::Unsigned(reply.status, problem.map(|problem| problem.code))
+}
+
+impl Browser {
+    /// Pairs by six digits, over the relay's session with this prefix.
+    pub async fn pair(addr: SocketAddr, prefix: &str, host: Uuid, code: &str) -> Result<Self, Failure> {
+        let code = PairingCode::parse(code).expect("six digits");
+        let (key, dh) = {
+            let mut rng = rand::rng();
+            (BrowserSigningKey::generate(&mut rng), BrowserDhKey::generate(&mut rng))
+        };
+        let (start, message) = BrowserStart::new(&code, host, &mut rand::rng()).map_err(tampered)?;
+        let asked = StartRequest { v: VERSION, features: vec![], message: message.to_vec() };
+        let path = format!("{prefix}/_relay/pairing/start");
+        let answer: StartResponse = post(addr, &path, json!(asked)).await?;
+        let claims = BrowserClaims {
+            host_id: host,
+            client: ClientInfo {
+                id: Uuid::new_v4(),
+                name: "a browser in a test".into(),
+                browser: "Rust".into(),
+                os: "Linux".into(),
+                device: "desktop".into(),
+            },
+            ed25519: key.verifying_key(),
+            x25519: dh.public_key(),
+        };
+        let (proved, finish) = start.prove(&answer, &claims).map_err(tampered)?;
+        let answer: FinishMessage =
+            post(addr, &format!("{prefix}/_relay/pairing/finish"), json!(finish)).await?;
+        let paired = proved.finish(&answer).map_err(tampered)?;
+        Ok(Self {
+            addr,
+            prefix: prefix.to_owned(),
+            host,
+            client_id: paired.agent.client_id,
+            key,
+            agent: paired.agent.ed25519,
+            psk: paired.psk,
+            offset: AtomicI64::new(0),
+        })
+    }
+
+    /// What both ends show to people.
+    pub fn fingerprint(&self) -> Fingerprint {
+        let own: BrowserVerifyingKey = self.key.verifying_key();
+        Fingerprint::new(&self.agent, &own)
+    }
+
+    /// The agent's time as this browser believes it to be.
+    pub fn now(&self) -> i64 {
+        let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+        let now = i64::try_from(since.expect("after 1970").as_secs()).expect("in range");
+        now + self.offset.load(Ordering::SeqCst)
+    }
+
+    /// Signs a request for a target at the agent; every header that it has is covered.
+    pub fn sign(&self, key_id: Uuid, request: Request<Bytes>) -> Signed {
+        let (mut parts, body) = request.into_parts();
+        if !body.is_empty() {
+            parts.headers.insert(CONTENT_DIGEST, ContentDigest::field_sha256(&body));
+        }
+        let cover: Vec<HeaderName> = parts.headers.keys().cloned().collect();
+        let made = request::sign(
+            &Parts {
+                method: &parts.method,
+                path: parts.uri.path(),
+                query: parts.uri.query(),
+                headers: &parts.headers,
+                has_body: !body.is_empty(),
+            },
+            &cover,
+            Stamp { created: self.now(), key_id: &key_id.to_string(), nonce: &nonce() },
+            &self.key,
+        )
+        .expect("everything that is covered is there");
+        made.insert(&mut parts.headers);
+        Signed { request: Request::from_parts(parts, body), signature: made.signature }
+    }
+
+    /// Begins a signing session.
+    pub async fn session(&self) -> Result<Session<'_>, Failure> {
+        let body = json!({"v": VERSION, "host_id": self.host, "features": ["records", "websocket"]});
+        let request = Request::post("/_relay/session").header("content-type", "application/json");
+        let request = request.body(Bytes::from(body.to_string())).expect("a request");
+        let answer = self.sign(self.client_id, request).send_buffered(self).await?;
+        let made: NewSession = serde_json::from_slice(&answer.body).map_err(tampered)?;
+        self.offset.fetch_add(made.agent_time - self.now(), Ordering::SeqCst);
+        Ok(Session { browser: self, id: made.session_id })
+    }
+}
+
+/// 16 random bytes.
+fn nonce() -> String {
+    b64::encode(rand::random::<[u8; 16]>())
+}
+
+/// A signed request, for a target at the agent: without the relay's prefix. Tests may alter it.
+#[derive(Debug, Clone)]
+pub struct Signed {
+    /// The request.
+    pub request: Request<Bytes>,
+    /// Its signature.
+    pub signature: [u8; 64],
+}
+
+impl Signed {
+    /// The request as it goes to the relay.
+    pub fn outer(&self, browser: &Browser) -> Request<Body> {
+        let mut outer = self.request.clone();
+        let target = format!("{}{}", browser.prefix, self.request.uri());
+        *outer.uri_mut() = target.parse().expect("a target");
+        outer.map(|body| if body.is_empty() { client::empty() } else { full(body) })
+    }
+
+    /// Sends it and verifies an answer in one piece.
+    pub async fn send_buffered(&self, browser: &Browser) -> Result<Answer, Failure> {
+        let reply = client::try_fetch(browser.addr, self.outer(browser)).await;
+        let reply = reply.map_err(|e| Failure::Nothing(format!("{e:#}")))?;
+        let answer = self.verify(browser, reply)?;
+        match answer.headers.get("content-type").map(HeaderValue::as_bytes) {
+            Some(b"application/problem+json") => {
+                let problem: Problem = serde_json::from_slice(&answer.body).map_err(tampered)?;
+                Err(Failure::Agent(problem.code))
+            }
+            _ => Ok(answer),
+        }
+    }
+
+    /// Verifies an answer in one piece.
+    pub fn verify(&self, browser: &Browser, reply: Reply) -> Result<Answer, Failure> {
+        let parts = response::Parts {
+            status: reply.status,
+            headers: &reply.headers,
+            request_signature: &self.signature,
+            host_id: browser.host,
+        };
+        let Some(_) = response::verify(&parts, &browser.agent).map_err(tampered)? else {
+            return Err(unsigned(&reply));
+        };
+        let digest = ContentDigest::from_headers(&reply.headers).map_err(tampered)?;
+        let mut check = digest.ok_or_else(|| tampered("no digest"))?.verifier();
+        check.update(&reply.body);
+        check.finish().map_err(tampered)?;
+        Ok(Answer {
+            status: reply.status,
+            headers: reply.headers.clone(),
+            body: reply.body,
+            trailers: HeaderMap::new(),
+            outer: reply.headers,
+        })
+    }
+}
+
+impl<'a> Session<'a> {
+    /// Signs a request of this session that asks for records.
+    pub fn sign(&self, mut request: Request<Bytes>) -> Signed {
+        request.headers_mut().insert(X_RELAY_RECORDS, HeaderValue::from_static("1"));
+        self.browser.sign(self.id, request)
+    }
+
+    /// What binds the records of an exchange to it.
+    pub fn binding(&self, signature: &[u8; 64]) -> Binding {
+        Binding { session_id: self.id, request_hash: Sha256::digest(signature).into() }
+    }
+
+    /// Sends a request and reads its whole answer.
+    pub async fn fetch(&self, request: Request<Bytes>) -> Result<Answer, Failure> {
+        self.send(&self.sign(request)).await
+    }
+
+    /// A GET.
+    pub async fn get(&self, target: &str) -> Result<Answer, Failure> {
+        self.fetch(Request::get(target).body(Bytes::new()).expect("a request")).await
+    }
+
+    /// Sends a signed request and reads its whole answer.
+    pub async fn send(&self, signed: &Signed) -> Result<Answer, Failure> {
+        let mut stream = self.open(signed).await?;
+        let mut body = Vec::new();
+        let trailers = loop {
+            let Record { kind, payload } = stream.next().await?;
+            match kind {
+                Kind::Data => body.extend_from_slice(&payload),
+                Kind::End => break record::decode_trailers(&payload).map_err(tampered)?,
+                kind => return Err(tampered(format!("{kind:?} where data was expected"))),
+            }
+        };
+        stream.end().await?;
+        let Head { status, headers } = stream.head.clone();
+        Ok(Answer { status, headers, body: body.into(), trailers, outer: stream.outer })
+    }
+
+    /// Sends a signed request, and returns once the head of its answer is here.
+    pub async fn open(&self, signed: &Signed) -> Result<Stream, Failure> {
+        let browser = self.browser;
+        let response = client::send(browser.addr, signed.outer(browser)).await;
+        let response = response.map_err(|e| Failure::Nothing(format!("{e:#}")))?;
+        let kind = response.headers().get("content-type").map(HeaderValue::as_bytes);
+        if kind != Some(record::MEDIA_TYPE.as_bytes()) {
+            let reply = Reply::collect(response).await.map_err(|_| Failure::Truncated)?;
+            let answer = signed.verify(browser, reply)?;
+            let problem: Problem = serde_json::from_slice(&answer.body).map_err(tampered)?;
+            return Err(Failure::Agent(problem.code));
+        }
+        let (parts, body) = response.into_parts();
+        let binding = self.binding(&signed.signature);
+        let mut stream = Stream {
+            head: Head { status: StatusCode::OK, headers: HeaderMap::new() },
+            outer: parts.headers,
+            body,
+            decoder: Decoder::new(SignedOpen::new(browser.agent, binding, Direction::ToBrowser)),
+            order: Order::answer(),
+        };
+        let first = stream.next().await?;
+        stream.head = Head::decode(&first.payload).map_err(tampered)?;
+        Ok(stream)
+    }
+
+    /// Opens a WebSocket.
+    pub async fn websocket(&self, target: &str, protocols: Option<&str>) -> Result<Socket, Failure> {
+        let (path, made) = self.sign_upgrade(target, protocols);
+        self.websocket_at(&path, &made, protocols).await
+    }
+
+    /// The path of an upgrade at the relay, and its signature.
+    pub fn sign_upgrade(&self, target: &str, protocols: Option<&str>) -> (String, Made) {
+        let (path, query) =
+            target.split_once('?').map_or((target, None), |(path, query)| (path, Some(query)));
+        let mut headers = HeaderMap::new();
+        if let Some(protocols) = protocols {
+            let value = HeaderValue::from_str(protocols).expect("a header value");
+            headers.insert("sec-websocket-protocol", value);
+        }
+        let cover: Vec<HeaderName> = headers.keys().cloned().collect();
+        let browser = self.browser;
+        let made = request::sign(
+            &Parts { method: &Method::GET, path, query, headers: &headers, has_body: false },
+            &cover,
+            Stamp { created: browser.now(), key_id: &self.id.to_string(), nonce: &nonce() },
+            &browser.key,
+        )
+        .expect("everything that is covered is there");
+        (format!("{}{path}?{}", browser.prefix, append_query(query, &made)), made)
+    }
+
+    /// Opens a WebSocket by a path and a signature that were made before.
+    pub async fn websocket_at(
+        &self,
+        path: &str,
+        made: &Made,
+        protocols: Option<&str>,
+    ) -> Result<Socket, Failure> {
+        let browser = self.browser;
+        let headers: Vec<_> = protocols.map(|value| ("sec-websocket-protocol", value)).into_iter().collect();
+        let (ws, _) = client::websocket(browser.addr, path, &headers).await.map_err(|error| match error {
+            tokio_tungstenite::tungstenite::Error::Http(response) => {
+                let body = response.body().clone().unwrap_or_default();
+                let problem: Option<Problem> = serde_json::from_slice(&body).ok();
+                Failure::Unsigned(response.status(), problem.map(|problem| problem.code))
+            }
+            other => Failure::Nothing(other.to_string()),
+        })?;
+        let binding = self.binding(&made.signature);
+        let mut socket = Socket {
+            ws,
+            head: Head { status: StatusCode::OK, headers: HeaderMap::new() },
+            opener: SignedOpen::new(browser.agent, binding, Direction::ToBrowser),
+            order: Order::websocket_from_agent(),
+            protect: SignedProtect::new(
+                BrowserSigningKey::from_seed(&browser.key.reveal_seed()),
+                binding,
+                Direction::ToAgent,
+            ),
+        };
+        let first = socket.next().await?;
+        socket.head = Head::decode(&first.payload).map_err(tampered)?;
+        Ok(socket)
+    }
+}
+
+/// An answer whose body is still to come.
+pub struct Stream {
+    /// Its head, verified.
+    pub head: Head,
+    /// The headers of the outer response.
+    pub outer: HeaderMap,
+    body: hyper::body::Incoming,
+    decoder: Decoder<SignedOpen<AgentVerifyingKey>>,
+    order: Order,
+}
+
+impl Stream {
+    /// The next record, verified.
+    pub async fn next(&mut self) -> Result<Record, Failure> {
+        loop {
+            if let Some(record) = self.decoder.next_record().map_err(tampered)? {
+                self.order.next(record.kind).map_err(tampered)?;
+                if record.kind == Kind::Error {
+                    let problem = record::decode_error(&record.payload).map_err(tampered)?;
+                    return Err(Failure::Agent(problem.code));
+                }
+                return Ok(record);
+            }
+            match self.body.frame().await {
+                Some(Ok(frame)) => {
+                    if let Ok(data) = frame.into_data() {
+                        self.decoder.push(data);
+                    }
+                }
+                Some(Err(_)) | None => return Err(Failure::Truncated),
+            }
+        }
+    }
+
+    /// Checks that nothing comes after the end.
+    async fn end(&mut self) -> Result<(), Failure> {
+        while let Some(frame) = self.body.frame().await {
+            let data = frame.map_err(|_| Failure::Truncated)?.into_data().unwrap_or_default();
+            if !data.is_empty() {
+                return Err(tampered("bytes after the end"));
+            }
+        }
+        self.order.finish().map_err(|_| Failure::Truncated)
+    }
+}
+
+/// A signed WebSocket.
+pub struct Socket {
+    /// The head that the agent sent, verified.
+    pub head: Head,
+    /// The connection, for what a well-behaved browser would not send.
+    pub ws: WebSocketStream<TcpStream>,
+    opener: SignedOpen<AgentVerifyingKey>,
+    order: Order,
+    protect: SignedProtect<BrowserSigningKey>,
+}
+
+impl Socket {
+    /// The next record, verified.
+    pub async fn next(&mut self) -> Result<Record, Failure> {
+        loop {
+            match self.ws.next().await {
+                Some(Ok(Message::Binary(message))) => {
+                    let record = record::open_message(&mut self.opener, message).map_err(tampered)?;
+                    self.order.next(record.kind).map_err(tampered)?;
+                    return Ok(record);
+                }
+                Some(Ok(Message::Ping(_) | Message::Pong(_))) => {}
+                Some(Ok(Message::Close(frame))) => {
+                    let code = frame.map(|frame| u16::from(frame.code));
+                    return match code {
+                        Some(1002) => Err(Failure::Nothing("closed with 1002".into())),
+                        _ => Err(Failure::Truncated),
+                    };
+                }
+                Some(Ok(other)) => return Err(tampered(format!("{other:?} is no record"))),
+                Some(Err(_)) | None => return Err(Failure::Truncated),
+            }
+        }
+    }
+
+    /// The record of a message, protected: the next of its direction.
+    pub fn protect(&mut self, kind: Kind, payload: impl Into<Bytes>) -> Bytes {
+        self.protect.protect(kind, payload.into()).expect("within the limits").to_bytes()
+    }
+
+    /// Sends a message.
+    pub async fn send(&mut self, kind: Kind, payload: impl Into<Bytes>) -> Result<(), Failure> {
+        let record = self.protect(kind, payload);
+        self.ws.send(Message::Binary(record)).await.map_err(|e| Failure::Nothing(e.to_string()))
+    }
+
+    /// Closes it with 1000 and waits for the answer.
+    pub async fn close(mut self) -> Result<(), Failure> {
+        let close = Close { code: 1000, reason: String::new() };
+        self.send(Kind::Close, Close::encode(Some(&close))).await?;
+        loop {
+            if self.next().await?.kind == Kind::Close {
+                return Ok(());
+            }
+        }
+    }
+}
