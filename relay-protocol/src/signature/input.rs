@@ -147,14 +147,7 @@ impl SignatureInput {
     /// A signature's input, parameters in the order of [`Params`].
     pub fn new(components: Vec<Component>, params: Params) -> Self {
         let mut text = String::with_capacity(256);
-        text.push('(');
-        for (at, component) in components.iter().enumerate() {
-            if at > 0 {
-                text.push(' ');
-            }
-            component.write(&mut text);
-        }
-        text.push(')');
+        write_list(&components, &mut text);
         for (name, value) in [("created", params.created), ("expires", params.expires)] {
             if let Some(value) = value {
                 integer(name, value, &mut text);
@@ -220,7 +213,10 @@ impl Parsed {
 }
 
 /// The value of a field (RFC 9110 section 5.3), not copied when it is one line.
-fn joined<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Result<Option<Cow<'h, [u8]>>, SignatureError> {
+pub(super) fn joined<'h>(
+    headers: &'h HeaderMap,
+    name: &HeaderName,
+) -> Result<Option<Cow<'h, [u8]>>, SignatureError> {
     let mut values = headers.get_all(name).iter();
     let Some(first) = values.next() else { return Ok(None) };
     let mut field = Cow::Borrowed(first.as_bytes());
@@ -261,6 +257,17 @@ pub(super) fn byte_sequence(bytes: &[u8], to: &mut String) {
     to.push(':');
     STANDARD.encode_string(bytes, to);
     to.push(':');
+}
+
+fn write_list(components: &[Component], to: &mut String) {
+    to.push('(');
+    for (at, component) in components.iter().enumerate() {
+        if at > 0 {
+            to.push(' ');
+        }
+        component.write(to);
+    }
+    to.push(')');
 }
 
 fn quoted(text: &str, to: &mut String) {
@@ -363,7 +370,6 @@ impl<'de> ItemVisitor<'de> for &mut Reading {
 
 impl<'de> EntryVisitor<'de> for &mut Reading {
     fn inner_list(self) -> Result<impl InnerListVisitor<'de>, Refused> {
-        self.0.text.push('(');
         Ok(List(&mut self.0))
     }
 }
@@ -390,7 +396,7 @@ impl<'de> InnerListVisitor<'de> for List<'_> {
             }
             rest = others;
         }
-        input.text.push(')');
+        write_list(&input.components, &mut input.text);
         Ok(ListParameters(input))
     }
 }
@@ -402,20 +408,19 @@ impl<'de> ItemVisitor<'de> for Member<'_> {
 
     fn bare_item(self, item: BareItemFromInput<'de>) -> Result<impl ParameterVisitor<'de>, Refused> {
         let name = item.as_string().and_then(|text| Name::parse(text.as_str())).ok_or(Refused)?;
-        Ok(MemberParameters { input: self.0, component: name.into() })
+        self.0.components.push(name.into());
+        Ok(MemberParameters(self.0.components.last_mut()))
     }
 }
 
-struct MemberParameters<'a> {
-    input: &'a mut SignatureInput,
-    component: Component,
-}
+/// Amends the component that was pushed: `finish` is not called through sfv's `Option` of a visitor.
+struct MemberParameters<'a>(Option<&'a mut Component>);
 
 impl<'de> ParameterVisitor<'de> for MemberParameters<'_> {
     type Error = Refused;
 
     fn parameter(&mut self, key: &'de KeyRef, value: BareItemFromInput<'de>) -> Result<(), Refused> {
-        let component = &mut self.component;
+        let component = self.0.as_deref_mut().ok_or(Refused)?;
         match key.as_str() {
             // In this order, so that what is written again is what was read.
             "key" if component.key.is_none() && !component.req => {
@@ -424,15 +429,6 @@ impl<'de> ParameterVisitor<'de> for MemberParameters<'_> {
             "req" if !component.req && value.as_boolean() == Some(true) => component.req = true,
             _ => return Err(Refused),
         }
-        Ok(())
-    }
-
-    fn finish(self) -> Result<(), Refused> {
-        if !self.input.components.is_empty() {
-            self.input.text.push(' ');
-        }
-        self.component.write(&mut self.input.text);
-        self.input.components.push(self.component);
         Ok(())
     }
 }
