@@ -4,7 +4,9 @@
 //! RELAY_URL=https://relay.example RELAY_TOKEN_FILE=token cargo run --example embed
 //! ```
 //!
-//! Every request that the router sees was authorised by the relay and carries `x-relayed: 1`.
+//! Every request that the router sees was authorised by the relay and carries `x-relayed: 1`. It trusts the relay;
+//! without that line only paired browsers would be let through, and `.control(…)` would let `local-agent-client pair`
+//! pair them.
 
 use axum::{
     Router,
@@ -12,7 +14,7 @@ use axum::{
     http::HeaderMap,
     routing::{any, get},
 };
-use local_agent_client::{Agent, LocalTarget, TokenSource, platform};
+use local_agent_client::{Agent, LocalTarget, TokenSource, Trust, platform};
 use tokio_util::sync::CancellationToken;
 
 #[tokio::main]
@@ -34,6 +36,7 @@ async fn main() -> anyhow::Result<()> {
     )
     .name("embedded")
     .state_dir("embed-state")
+    .trust(Trust::Relay)
     .build()?;
 
     // Whoever embeds the agent can wait for its status as well as read it.

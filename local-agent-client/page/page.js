@@ -88,7 +88,7 @@ function renderCode() {
   show(at("idle"), own === null);
   show(at("elsewhere"), own === null && Boolean(state?.code));
   if (own !== null) {
-    const left = Math.max(0, Math.ceil(own.expires_at - now()));
+    const left = Math.max(0, Math.floor(own.expires_at - now()));
     put(at("left"), `${Math.floor(left / 60)}:${String(left % 60).padStart(2, "0")} left`);
   }
 }
@@ -198,7 +198,11 @@ async function settle(dialog, work) {
 }
 
 const rename = () => settle(at("rename"), () => ask("PATCH", `api/browsers/${chosen.id}`, { name: at("rename-name").value }));
-const revoke = () => settle(at("revoke"), () => ask("DELETE", `api/browsers/${chosen.id}`));
+const revoke = () => settle(at("revoke"), async () => {
+  await ask("DELETE", `api/browsers/${chosen.id}`);
+  // The button that opened the dialog goes with its browser; the focus needs another place.
+  at("revoke").addEventListener("close", () => at("browsers-title").focus(), { once: true });
+});
 
 function listen() {
   const events = new EventSource("api/events");

@@ -176,6 +176,10 @@ impl Builder {
         let local_tls =
             if self.insecure_local && https_local { insecure::unverified()? } else { verified.clone() };
         let state = self.state_dir.as_deref().map(StateDir::open).transpose()?.map(Arc::new);
+        if let Some(state) = &state {
+            // An agent that was killed leaves it behind; commands must not follow it to whoever has the port now.
+            state.remove(control::FILE)?;
+        }
         let machine_id = match (self.machine_id, &state) {
             (Some(id), _) => id,
             (None, Some(state)) => state.machine_id()?,
@@ -198,7 +202,7 @@ impl Builder {
             machine_id: machine_id.to_string(),
             connected: false,
             connected_since: None,
-            host_id: None,
+            host_id: pairing.host().get().map(|id| id.to_string()),
             form: None,
             rtt_ms: None,
             requests: Default::default(),
@@ -336,10 +340,6 @@ async fn serve_control(
     status: &watch::Sender<Status>,
 ) {
     let Some(state) = state else { return };
-    // One that was killed leaves its file behind, which would send commands to whoever has the port now.
-    if let Err(error) = state.remove(control::FILE) {
-        tracing::warn!(%error, "a file of an earlier run stays behind");
-    }
     if let Some(control) = control
         && let Err(error) = control.serve(state.clone(), pairing.clone(), status.subscribe()).await
     {

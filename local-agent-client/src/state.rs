@@ -28,6 +28,8 @@ use zeroize::Zeroizing;
 const LOCK_ATTEMPTS: u32 = 5;
 /// Between attempts.
 const LOCK_PAUSE: Duration = Duration::from_millis(100);
+/// How the names of files end that are still being written.
+const NEW: &str = ".new";
 /// Bytes of a state file that are read at the most; the largest holds 64 browsers of about a kibibyte.
 const MAX_FILE: u64 = 1024 * 1024;
 /// The status file is written at most this often.
@@ -76,7 +78,10 @@ impl StateDir {
             platform::private_file().create(true).truncate(false).write(true).open(&file).map_err(failed)?;
         for _ in 0..LOCK_ATTEMPTS {
             match lock.try_lock() {
-                Ok(()) => return Ok(Self { path: path.to_owned(), _lock: lock }),
+                Ok(()) => {
+                    sweep(path);
+                    return Ok(Self { path: path.to_owned(), _lock: lock });
+                }
                 Err(TryLockError::WouldBlock) => std::thread::sleep(LOCK_PAUSE),
                 Err(TryLockError::Error(source)) => return Err(failed(source)),
             }
@@ -142,6 +147,19 @@ impl StateDir {
     }
 }
 
+/// Removes what an agent that was killed in the middle of a write left behind. `login` writes without the lock, so
+/// what looks like its is left alone.
+fn sweep(dir: &Path) {
+    let Ok(entries) = std::fs::read_dir(dir) else { return };
+    for entry in entries.flatten() {
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        if name.ends_with(NEW) && !name.starts_with(crate::login::FILE) {
+            let _ = std::fs::remove_file(entry.path());
+        }
+    }
+}
+
 /// A file of the folder `dir`, see [`StateDir::read`]; for those who do not hold the lock.
 ///
 /// # Errors
@@ -167,7 +185,7 @@ pub fn read(dir: &Path, name: &str) -> Result<Option<Zeroizing<Vec<u8>>>, StateE
 /// When it cannot be written.
 pub fn replace(dir: &Path, name: &str, content: &[u8]) -> Result<(), StateError> {
     // A name of its own: two processes may write the same file, and neither may write into the other's.
-    let (path, new) = (dir.join(name), dir.join(format!("{name}.{}.new", Uuid::new_v4().simple())));
+    let (path, new) = (dir.join(name), dir.join(format!("{name}.{}{NEW}", Uuid::new_v4().simple())));
     let write = || {
         let mut file = platform::private_file().create_new(true).write(true).open(&new)?;
         file.write_all(content)?;
@@ -283,6 +301,17 @@ mod tests {
         drop(state);
         assert_eq!(read_status(dir.path()).unwrap(), None, "what a dead agent left behind is no status");
         StateDir::open(dir.path()).unwrap();
+    }
+
+    #[test]
+    fn halves_of_an_earlier_run_are_swept_away() {
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["keys.json.1.new", "token.json.1.new", "news"] {
+            std::fs::write(dir.path().join(name), "x").unwrap();
+        }
+        StateDir::open(dir.path()).unwrap();
+        let left = |name| dir.path().join(name).exists();
+        assert_eq!((left("keys.json.1.new"), left("token.json.1.new"), left("news")), (false, true, true));
     }
 
     #[tokio::test(start_paused = true)]

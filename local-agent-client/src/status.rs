@@ -45,14 +45,19 @@ pub struct Status {
     /// When the next attempt to connect comes, while there is none under way.
     pub next_retry_at: Option<i64>,
     /// Whose requests reach the local server: `paired` or `relay`.
+    #[serde(default)]
     pub trust: String,
     /// How many browsers are paired.
+    #[serde(default)]
     pub browsers: usize,
     /// Whether a pairing code is outstanding.
+    #[serde(default)]
     pub code_outstanding: bool,
     /// Wrong pairing codes since the start.
+    #[serde(default)]
     pub failed_guesses: FailedGuesses,
     /// Where the local page and the commands reach the agent, unless that is turned off.
+    #[serde(default)]
     pub control: Option<String>,
 }
 

@@ -152,6 +152,8 @@ impl Running {
         self.stop.cancel();
         soon(self.task).await.unwrap();
         assert!(!self.dir.path().join("control.json").exists(), "it goes with the server");
+        // Whoever holds the pairing holds the state folder.
+        drop(self.pairing);
         let gone = Client::find(self.dir.path()).await;
         assert!(matches!(gone, Err(ControlError::NotRunning(_))));
     }

@@ -4,7 +4,7 @@
 
 use local_agent_client::{
     state::StateDir,
-    trust::{Browsers, NewBrowser},
+    trust::{NewBrowser, Pairing},
 };
 use relay_protocol::{
     keys::{BrowserDhKey, BrowserSigningKey},
@@ -197,8 +197,8 @@ fn browsers_are_managed_with_and_without_a_running_agent() {
     assert!(std::fs::read_dir(dir.path()).unwrap().next().is_none(), "looking makes nothing");
     let ids = {
         let state = std::sync::Arc::new(StateDir::open(dir.path()).unwrap());
-        let list = Browsers::open(state).unwrap();
-        [1, 2].map(|number| list.add(browser(number), 1_700_000_000).unwrap().id.to_string())
+        let pairing = Pairing::open(String::new(), Some(state)).unwrap();
+        [1, 2].map(|number| pairing.browsers().add(browser(number), 1_700_000_000).unwrap().id.to_string())
     };
 
     // Nobody runs.

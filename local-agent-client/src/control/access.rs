@@ -46,7 +46,6 @@ pub enum Who {
 }
 
 /// A page session that was opened just now.
-#[derive(Debug)]
 pub struct Opened {
     /// The path below which it lives, such as `/s/…/`.
     pub path: String,
@@ -54,7 +53,6 @@ pub struct Opened {
     pub cookie: Zeroizing<String>,
 }
 
-#[derive(Debug)]
 struct Page {
     path: String,
     cookie: Hash,
@@ -62,7 +60,6 @@ struct Page {
 }
 
 /// What opens the door.
-#[derive(Debug)]
 pub struct Access {
     secret: Hash,
     keys: VecDeque<(Hash, i64)>,

@@ -1,4 +1,5 @@
-//! What the control server and its callers say to each other, in JSON. Times are Unix seconds.
+//! What the control server and its callers say to each other, in JSON. Times are Unix seconds. What holds a code or
+//! a key does not print.
 
 use crate::{
     status::Status,
@@ -101,7 +102,7 @@ pub struct State {
 }
 
 /// `POST /api/code`, and the first line of `POST /api/pair`.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Serialize, Deserialize)]
 pub struct NewCode {
     /// Its number.
     pub number: u64,
@@ -116,7 +117,7 @@ pub struct NewCode {
 }
 
 /// `POST /api/page`.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Serialize, Deserialize)]
 pub struct PageLink {
     /// Opens the page once.
     pub url: String,
@@ -125,7 +126,7 @@ pub struct PageLink {
 }
 
 /// `POST /session`.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct OpenSession {
     /// The one-time key.

@@ -16,7 +16,9 @@ pub enum Foreign {
     #[error("this server answers only by its own address")]
     Host,
     /// A page of another origin made it.
-    #[error("pages of other origins are not answered")]
+    #[error(
+        "pages of other origins are not answered; paste a link into the address bar instead of following it"
+    )]
     Origin,
 }
 

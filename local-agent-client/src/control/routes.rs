@@ -63,13 +63,13 @@ pub(super) struct Server {
 
 /// A request that is refused.
 struct Refusal {
-    problem: Problem,
+    problem: Box<Problem>,
     retry_after: Option<i64>,
 }
 
 impl Refusal {
     fn new(code: Code, detail: impl Into<String>) -> Self {
-        Self { problem: Problem::new(code, detail), retry_after: None }
+        Self { problem: Box::new(Problem::new(code, detail)), retry_after: None }
     }
 }
 

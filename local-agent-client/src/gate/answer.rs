@@ -6,7 +6,7 @@
 
 use super::{body::AnswerBody, headers};
 use bytes::{Bytes, BytesMut};
-use http::{Method, Response, header};
+use http::{Response, header};
 use http_body::Body;
 use http_body_util::BodyExt;
 use relay_protocol::{
@@ -40,11 +40,6 @@ pub struct Signer {
 }
 
 impl Signer {
-    /// Whether the method's answer has a body.
-    pub fn is_head(method: &Method) -> bool {
-        *method == Method::HEAD
-    }
-
     /// Signs `answer`; its headers lose what the relay would change on the way.
     ///
     /// # Errors

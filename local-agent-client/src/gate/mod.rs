@@ -55,7 +55,7 @@ use relay_protocol::{
     problem::Code,
     signature::{
         SignatureError,
-        request::{self, Signed},
+        request::{self, Signed, readable_signature},
         split_query,
     },
 };
@@ -186,7 +186,7 @@ impl Gate {
         let by_query = if is_upgrade { take_query_signature(&mut parts) } else { Credentials::None };
         let is_websocket = !matches!(by_query, Credentials::None);
         let credentials = if is_websocket { by_query } else { read_headers(&parts.headers) };
-        let signer = self.signer(&credentials, &parts.method, now);
+        let signer = self.signer(&credentials, &parts, is_upgrade, now);
         let decided = match plain_target(&parts) {
             Err(refusal) => Err(refusal),
             Ok(()) => match (path::owner(parts.uri.path()), &credentials) {
@@ -252,11 +252,18 @@ impl Gate {
     }
 
     /// What signs the answers to a request, when it carried a signature that could be read.
-    fn signer(&self, credentials: &Credentials, method: &Method, now: i64) -> Option<Signer> {
-        let Credentials::Signed(signed) = credentials else { return None };
+    fn signer(&self, credentials: &Credentials, parts: &Parts, is_upgrade: bool, now: i64) -> Option<Signer> {
+        let request = match credentials {
+            Credentials::None => return None,
+            Credentials::Signed(signed) => *signed.signature(),
+            Credentials::Unreadable(_) => {
+                let query = if is_upgrade { parts.uri.query() } else { None };
+                readable_signature(&parts.headers, query)?
+            }
+        };
         let key = self.pairing.keys().signing.clone();
         let host_id = self.pairing.host().get()?;
-        Some(Signer { key, host_id, request: *signed.signature(), head: *method == Method::HEAD, now })
+        Some(Signer { key, host_id, request, head: parts.method == Method::HEAD, now })
     }
 
     fn host_id(&self) -> Result<Uuid, Refusal> {

@@ -25,8 +25,7 @@ const ANSWER: Duration = Duration::from_secs(20);
 /// Bytes of an answer; tokens are the longest part of any.
 const MAX_ANSWER: usize = 64 * 1024;
 
-/// What the relay answered.
-#[derive(Debug)]
+/// What the relay answered. Does not print: it may be a token.
 pub(super) struct Answer {
     pub(super) status: StatusCode,
     headers: HeaderMap,

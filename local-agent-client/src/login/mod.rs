@@ -24,7 +24,7 @@ use tokio::sync::Mutex;
 use zeroize::{Zeroize, Zeroizing};
 
 /// The file in the state folder.
-const FILE: &str = "token.json";
+pub(crate) const FILE: &str = "token.json";
 /// The form of the file that this version writes, and the only one that it reads.
 const FORM: u32 = 1;
 /// What the agent is called among the relay's clients.

@@ -33,15 +33,17 @@ struct File {
 }
 
 impl Keys {
-    /// Reads the keys from the state folder; makes them at the first start.
+    /// Reads the keys from the state folder; makes them at the first start. Where browsers are `known` already there
+    /// must have been keys, so none are made.
     ///
     /// # Errors
-    /// When the file is there and cannot be read or understood, and is left as it is then; or when new keys
-    /// cannot be written.
-    pub fn open(state: &StateDir) -> Result<Self, TrustError> {
+    /// When the file is there and cannot be read or understood, and is left as it is then; when it is missing and must
+    /// not be; or when new keys cannot be written.
+    pub fn open(state: &StateDir, known: bool) -> Result<Self, TrustError> {
         let damaged = |reason| TrustError::Damaged { path: state.path().join(FILE), reason };
         match state.read(FILE)? {
             Some(text) => parse(&text).map_err(damaged),
+            None if known => Err(TrustError::KeysMissing(state.path().join(FILE))),
             None => {
                 let keys = Self::generate();
                 let file = File {
@@ -91,8 +93,10 @@ mod tests {
         let file = dir.path().join(FILE);
         let state = StateDir::open(dir.path()).unwrap();
         let public = |keys: &Keys| (keys.signing.verifying_key(), keys.dh.public_key());
-        let made = public(&Keys::open(&state).unwrap());
-        assert_eq!(public(&Keys::open(&state).unwrap()), made);
+        assert!(matches!(Keys::open(&state, true), Err(TrustError::KeysMissing(_))));
+        assert!(!file.exists());
+        let made = public(&Keys::open(&state, false).unwrap());
+        assert_eq!(public(&Keys::open(&state, true).unwrap()), made);
         let good = std::fs::read_to_string(&file).unwrap();
         for damaged in [
             String::new(),
@@ -104,7 +108,7 @@ mod tests {
         ] {
             assert_ne!(damaged, good);
             std::fs::write(&file, &damaged).unwrap();
-            let error = Keys::open(&state).unwrap_err();
+            let error = Keys::open(&state, false).unwrap_err();
             assert!(matches!(error, TrustError::Damaged { .. }), "{error}");
             assert!(
                 error.to_string().contains("keys.json") && error.to_string().contains("backup"),
@@ -114,7 +118,10 @@ mod tests {
         }
         std::fs::remove_file(&file).unwrap();
         std::fs::create_dir(&file).unwrap();
-        assert!(matches!(Keys::open(&state).unwrap_err(), TrustError::State(_)), "unreadable is not missing");
+        assert!(
+            matches!(Keys::open(&state, false).unwrap_err(), TrustError::State(_)),
+            "unreadable is not missing"
+        );
     }
 
     #[test]

@@ -67,6 +67,11 @@ pub enum TrustError {
         /// Why, without quoting it.
         reason: String,
     },
+    /// The keys are gone, and with them what the paired browsers know this host by.
+    #[error(
+        "{0} is missing although browsers are paired. Put it back from a backup; or move browsers.json away too, and every browser has to be paired anew"
+    )]
+    KeysMissing(PathBuf),
     /// There is no room for another browser.
     #[error("{} browsers are paired already; revoke one that is not used any more", browsers::MAX_BROWSERS)]
     Full,
@@ -82,7 +87,7 @@ impl TrustError {
     /// The code of the problem that tells it.
     pub const fn code(&self) -> Code {
         match self {
-            Self::State(_) | Self::Damaged { .. } => Code::Internal,
+            Self::State(_) | Self::Damaged { .. } | Self::KeysMissing(_) => Code::Internal,
             Self::Full => Code::RateLimited,
             Self::NoSuchBrowser => Code::NotFound,
             Self::Name => Code::BadRequest,

@@ -135,7 +135,10 @@ impl Pairing {
     /// When a file is there and cannot be read or understood.
     pub fn open(relay: String, state: Option<Arc<StateDir>>) -> Result<Self, TrustError> {
         let (keys, browsers) = match &state {
-            Some(state) => (Keys::open(state)?, Browsers::open(state.clone())?),
+            Some(state) => {
+                let browsers = Browsers::open(state.clone())?;
+                (Keys::open(state, browsers.count() > 0)?, browsers)
+            }
             None => (Keys::generate(), Browsers::in_memory()),
         };
         Ok(Self {

@@ -275,6 +275,19 @@ fn a_damaged_list_stops_the_start_and_is_left_as_it_is() {
 }
 
 #[test]
+fn keys_are_not_made_anew_behind_the_backs_of_paired_browsers() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = state(dir.path());
+    let id = pair(&pairing_of(Some(folder.clone())), &claims("one")).unwrap().agent.client_id;
+    std::fs::remove_file(dir.path().join("keys.json")).unwrap();
+    let error = Pairing::open(String::new(), Some(folder.clone())).unwrap_err();
+    assert!(matches!(error, TrustError::KeysMissing(_)) && error.to_string().contains("backup"), "{error}");
+    assert!(!dir.path().join("keys.json").exists());
+    Browsers::open(folder.clone()).unwrap().revoke(id).unwrap();
+    Pairing::open(String::new(), Some(folder)).unwrap();
+}
+
+#[test]
 fn what_cannot_be_written_is_not_done() {
     let dir = tempfile::tempdir().unwrap();
     let pairing = pairing_of(Some(state(dir.path())));
