@@ -263,8 +263,8 @@ impl Store {
         Ok(self.auth_session_live(session, user).await?.then_some((user, session)))
     }
 
-    /// Removes links and device logins some time after their end, and refresh tokens whose session has
-    /// ended. Returns how many rows.
+    /// Removes links, device logins and the sessions of sign-ins some time after their end, and refresh
+    /// tokens whose session has ended. Returns how many rows it changed.
     pub async fn forget_ended_sign_ins(&self) -> Result<u64, StoreError> {
         let affected = self
             .db()
@@ -288,7 +288,13 @@ impl Store {
                     args: &[],
                 },
                 Step {
-                    template: "delete from {sign_ins} where expires_at < {ago:keep_ended}",
+                    template: "delete from {auth_sessions} where revoked_at < {ago:keep_sessions} \
+                               and id in (select i.auth_session_id from {sign_ins} i)",
+                    args: &[],
+                },
+                Step {
+                    template: "delete from {sign_ins} where not exists (select 1 from {auth_sessions} s \
+                               where s.id = auth_session_id)",
                     args: &[],
                 },
             ])

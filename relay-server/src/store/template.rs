@@ -34,6 +34,8 @@ pub(super) const DEVICE_LOGIN_SECONDS: u64 = 10 * 60;
 pub(super) const DEVICE_POLL_SECONDS: u64 = 5;
 /// How long what has ended is kept: a late question is told what became of it.
 pub(super) const KEEP_ENDED_SECONDS: u64 = 60 * 60;
+/// How long an ended sign-in is kept, for whoever asks afterwards who was in.
+pub(super) const KEEP_SESSIONS_SECONDS: u64 = 30 * 24 * 60 * 60;
 
 /// The seconds behind the name in `{ago:name}` and `{from_now:name}`.
 pub(super) fn seconds(name: &str) -> Result<u64, StoreError> {
@@ -45,6 +47,7 @@ pub(super) fn seconds(name: &str) -> Result<u64, StoreError> {
         "device_login" => Ok(DEVICE_LOGIN_SECONDS),
         "device_poll" => Ok(DEVICE_POLL_SECONDS),
         "keep_ended" => Ok(KEEP_ENDED_SECONDS),
+        "keep_sessions" => Ok(KEEP_SESSIONS_SECONDS),
         other => Err(unknown(other)),
     }
 }

@@ -281,11 +281,19 @@ async fn what_has_ended_is_removed(bench: Bench) {
     store.add_device_login(device("kept", "KEPT", "a")).await.unwrap();
     store.decide_device_login("KEPT", ann, true).await.unwrap();
     let kept = store.grant_device_login("kept", "agent", "kept").await.unwrap().unwrap();
-    // Two links, two devices, one refresh token, and the browser that never came back, twice.
-    assert_eq!(store.forget_ended_sign_ins().await.unwrap(), 7);
+    // Two links, two devices, one refresh token, and the browser that never came back.
+    assert_eq!(store.forget_ended_sign_ins().await.unwrap(), 6);
     assert_eq!(store.forget_ended_sign_ins().await.unwrap(), 0);
     assert!(!store.auth_session_live(browser.id, ann).await.unwrap());
     assert_eq!(store.refresh("kept", "agent").await.unwrap(), Some((ann, kept.auth_session)));
     assert!(store.device_login("FRESH").await.unwrap().is_some());
     assert!(store.sign_in_by_link("fresh", new("x")).await.unwrap().is_some());
+    // A month later the two that have ended are gone, with what was known of them, and nobody else is.
+    let (_, token) = signed_in(store, "bob").await;
+    store.revoke_token(token).await.unwrap();
+    bench.age("auth_sessions", "revoked_at", 31 * 24 * 3600).await;
+    assert_eq!(store.forget_ended_sign_ins().await.unwrap(), 4);
+    assert_eq!(store.forget_ended_sign_ins().await.unwrap(), 0);
+    assert_eq!(store.auth_sessions(ann).await.unwrap().len(), 2);
+    assert_eq!(store.tokens().await.unwrap().len(), 1, "tokens are kept for the list");
 }
