@@ -35,7 +35,9 @@ try {
     define: { PACKAGE_ROOT: JSON.stringify(root) },
   });
   const files = names.map((name) => join(folder, name.replace(/\.ts$/, ".mjs")));
-  const run = spawn(process.execPath, ["--enable-source-maps", "--test", LIMIT, ...files], { stdio: "inherit" });
+  const run = spawn(process.execPath, ["--enable-source-maps", "--test", LIMIT, ...files], {
+    stdio: "inherit",
+  });
   code = await new Promise((done) => run.on("exit", (status) => done(status ?? 1)));
 } finally {
   await rm(folder, { recursive: true, force: true });
