@@ -82,3 +82,65 @@ impl fmt::Debug for Code {
         f.write_str("Code(******)")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rand::{RngCore, SeedableRng, rngs::StdRng};
+
+    /// Draws these numbers, then nothing.
+    struct Draws(Vec<u32>);
+
+    impl RngCore for Draws {
+        fn next_u32(&mut self) -> u32 {
+            self.0.remove(0)
+        }
+
+        fn next_u64(&mut self) -> u64 {
+            u64::from(self.next_u32())
+        }
+
+        fn fill_bytes(&mut self, to: &mut [u8]) {
+            to.fill(0);
+        }
+    }
+
+    impl CryptoRng for Draws {}
+
+    #[test]
+    fn what_would_favour_some_codes_is_drawn_again() {
+        let mut rng = Draws(vec![u32::MAX, 4_294_000_000, 4_293_999_999, 42]);
+        assert_eq!(*Code::generate(&mut rng).reveal(), "999999");
+        assert_eq!(*Code::generate(&mut rng).reveal(), "000042");
+    }
+
+    #[test]
+    fn every_digit_comes_at_every_place() {
+        let mut rng = StdRng::seed_from_u64(1);
+        let mut seen = [[false; 10]; DIGITS];
+        for _ in 0..1000 {
+            let code = Code::generate(&mut rng);
+            for (place, digit) in code.digits().iter().enumerate() {
+                seen[place][usize::from(digit - b'0')] = true;
+            }
+        }
+        assert!(seen.iter().flatten().all(|seen| *seen));
+    }
+
+    #[test]
+    fn reads_what_people_type() {
+        for text in ["042917", "042 917", " 04-29-17 ", "0 4 2 9 1 7"] {
+            let code = Code::parse(text).unwrap();
+            assert_eq!((code.reveal().as_str(), code.reveal_grouped().as_str()), ("042917", "042 917"));
+        }
+        for text in ["", "12345", "1234567", "12345a", "123\u{a0}456", "１２３４５６", "+12345", "123 45 "]
+        {
+            assert!(Code::parse(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn does_not_print() {
+        assert_eq!(format!("{:?}", Code::parse("042917").unwrap()), "Code(******)");
+    }
+}

@@ -79,3 +79,25 @@ pub struct FinishMessage {
     #[serde(with = "b64")]
     pub proof: Vec<u8>,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_code_says_which_side_to_upgrade() {
+        assert_eq!(check_version(1), Ok(()));
+        assert_eq!(check_version(2), Err(problem::Code::AgentOutdated));
+        assert_eq!(check_version(0), Err(problem::Code::BrowserOutdated));
+    }
+
+    #[test]
+    fn unknown_fields_are_ignored_and_messages_have_one_encoding() {
+        let request: StartRequest = serde_json::from_str(r#"{"v":1,"message":"QQ","x":1}"#).unwrap();
+        assert_eq!((request.message.as_slice(), request.features.len()), (&b"A"[..], 0));
+        for message in ["QQ==", "QR", "Q", "Q+", "Q Q"] {
+            let text = format!(r#"{{"v":1,"message":"{message}"}}"#);
+            assert!(serde_json::from_str::<StartRequest>(&text).is_err(), "{message}");
+        }
+    }
+}

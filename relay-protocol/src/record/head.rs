@@ -113,6 +113,12 @@ pub fn decode_error(payload: &[u8]) -> Result<Problem, RecordError> {
     serde_json::from_slice(payload).map_err(|_| RecordError::BadPayload)
 }
 
+/// Whether a CLOSE may name a code (RFC 6455 section 7.4): 1004 to 1006 and 1015 stand for closes that no
+/// message made, others below 3000 are nobody's.
+pub const fn is_close_code(code: u16) -> bool {
+    matches!(code, 1000..=1003 | 1007..=1014 | 3000..=4999)
+}
+
 /// What CLOSE says when it says something.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Close {
@@ -139,10 +145,11 @@ impl Close {
         let Some((code, reason)) = payload.split_first_chunk::<2>() else {
             return if payload.is_empty() { Ok(None) } else { Err(RecordError::BadPayload) };
         };
-        let reason = std::str::from_utf8(reason).map_err(|_| RecordError::BadPayload)?;
-        if reason.len() > MAX_REASON {
-            return Err(RecordError::BadLength);
+        let (code, reason) = (u16::from_be_bytes(*code), std::str::from_utf8(reason));
+        let reason = reason.map_err(|_| RecordError::BadPayload)?;
+        if !is_close_code(code) || reason.len() > MAX_REASON {
+            return Err(RecordError::BadPayload);
         }
-        Ok(Some(Self { code: u16::from_be_bytes(*code), reason: reason.to_owned() }))
+        Ok(Some(Self { code, reason: reason.to_owned() }))
     }
 }

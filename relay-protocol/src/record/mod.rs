@@ -14,7 +14,7 @@ mod order;
 mod protect;
 
 pub use decode::{Decoder, open_message};
-pub use head::{Close, Head, decode_error, decode_trailers, encode_error, encode_trailers};
+pub use head::{Close, Head, decode_error, decode_trailers, encode_error, encode_trailers, is_close_code};
 pub use order::{Order, Phase};
 pub use protect::{
     Binding, Direction, Frame, Open, Opened, Protect, Protection, SIGNED_LEN, SignedOpen, SignedProtect,

@@ -75,3 +75,58 @@ impl Order {
         if self.phase == Phase::Ended { Ok(()) } else { Err(RecordError::Truncated) }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use Kind::{Binary, Close, Data, End, Error, Head, Ping, Pong, Text};
+
+    fn run(mut order: Order, kinds: &[Kind]) -> Result<(), RecordError> {
+        kinds.iter().try_for_each(|kind| order.next(*kind))?;
+        order.finish()
+    }
+
+    #[test]
+    fn answers() {
+        let cases: [(&[Kind], Result<(), RecordError>); 11] = [
+            (&[Head, End], Ok(())),
+            (&[Head, Data, Data, End], Ok(())),
+            (&[Error], Ok(())),
+            (&[Head, Data, Error], Ok(())),
+            (&[], Err(RecordError::Truncated)),
+            (&[Head, Data], Err(RecordError::Truncated)),
+            (&[Data], Err(RecordError::OutOfOrder)),
+            (&[End], Err(RecordError::OutOfOrder)),
+            (&[Head, Head], Err(RecordError::OutOfOrder)),
+            (&[Head, End, Data], Err(RecordError::OutOfOrder)),
+            (&[Error, Error], Err(RecordError::OutOfOrder)),
+        ];
+        for (kinds, expected) in cases {
+            assert_eq!(run(Order::answer(), kinds), expected, "{kinds:?}");
+        }
+        for kind in [Text, Binary, Ping, Pong, Close] {
+            assert_eq!(run(Order::answer(), &[Head, kind]), Err(RecordError::OutOfOrder));
+        }
+    }
+
+    #[test]
+    fn web_sockets() {
+        let from_browser = Order::websocket_from_browser();
+        assert_eq!(run(from_browser, &[Text, Binary, Ping, Pong, Close]), Ok(()));
+        assert_eq!(run(from_browser, &[Text]), Err(RecordError::Truncated));
+        assert_eq!(run(from_browser, &[Close, Text]), Err(RecordError::OutOfOrder));
+        for kind in [Head, Data, End] {
+            assert_eq!(run(from_browser, &[kind]), Err(RecordError::OutOfOrder));
+        }
+        let from_agent = Order::websocket_from_agent();
+        assert_eq!(run(from_agent, &[Text]), Err(RecordError::OutOfOrder));
+        assert_eq!(run(from_agent, &[Head, End]), Ok(()), "refused by the local server");
+        assert_eq!(run(from_agent, &[Head, Text]), Err(RecordError::OutOfOrder), "not accepted");
+        let mut accepted = from_agent;
+        assert_eq!(accepted.accepted(), Err(RecordError::OutOfOrder));
+        assert_eq!(accepted.next(Head), Ok(()));
+        assert_eq!(accepted.accepted(), Ok(()));
+        assert_eq!(run(accepted, &[Text, Pong, Close]), Ok(()));
+        assert_eq!(run(accepted, &[End]), Err(RecordError::OutOfOrder));
+    }
+}

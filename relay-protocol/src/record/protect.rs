@@ -211,3 +211,59 @@ impl<K: Verify> Open for SignedOpen<K> {
         Ok(payload)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::keys::AgentSigningKey;
+
+    fn protect() -> SignedProtect<AgentSigningKey> {
+        let binding = Binding { session_id: Uuid::nil(), request_hash: [0; 32] };
+        SignedProtect::new(AgentSigningKey::from_seed(&[1; 32]), binding, Direction::ToBrowser)
+    }
+
+    #[test]
+    fn lengths_that_a_kind_does_not_allow_are_not_sent() {
+        for kind in Kind::ALL {
+            let (least, most) = (*kind.lengths().start(), *kind.lengths().end());
+            let mut protect = protect();
+            let mut send =
+                |len: usize| protect.protect(kind, Bytes::from(vec![b'x'; len])).map(|frame| frame.len());
+            assert_eq!(send(most + 1), Err(RecordError::BadLength), "{kind:?}");
+            assert_eq!(send(most), Ok(HEADER_LEN + most + SIGNED_LEN), "{kind:?}");
+            assert_eq!(send(least), Ok(HEADER_LEN + least + SIGNED_LEN), "{kind:?}");
+            if least > 0 {
+                assert_eq!(send(least - 1), Err(RecordError::BadLength), "{kind:?}");
+            }
+            assert_eq!(Kind::from_u8(kind as u8), Some(kind));
+            assert_eq!(protect.counter.next, 2, "what was refused is not counted");
+        }
+    }
+
+    #[test]
+    fn the_payload_is_not_copied() {
+        let payload = Bytes::from(vec![1; 1000]);
+        let frame = protect().protect(Kind::Data, payload.clone()).unwrap();
+        assert_eq!(frame.payload.as_ptr(), payload.as_ptr());
+        let mut open =
+            SignedOpen::new(protect().key.verifying_key(), protect().counter.binding, Direction::ToBrowser);
+        let message = frame.to_bytes();
+        let record = crate::record::open_message(&mut open, message.clone()).unwrap();
+        assert_eq!(record.payload.as_ptr(), message[HEADER_LEN..].as_ptr());
+    }
+
+    #[test]
+    fn a_counter_that_is_used_up_sends_nothing_more() {
+        let mut protect = protect();
+        protect.counter.next = u64::MAX;
+        assert_eq!(protect.protect(Kind::End, Bytes::new()).err(), Some(RecordError::TooMany));
+        assert_eq!(protect.protect(Kind::End, Bytes::new()).err(), Some(RecordError::TooMany));
+    }
+
+    #[test]
+    fn a_shorter_protection_is_a_form_of_the_same_layer() {
+        let frame = Frame::new(Kind::Data, Bytes::from_static(b"sealed"), [9; 16].into()).unwrap();
+        assert_eq!(frame.len(), HEADER_LEN + 6 + 16);
+        assert_eq!(&frame.to_bytes()[HEADER_LEN + 6..], &[9; 16]);
+    }
+}

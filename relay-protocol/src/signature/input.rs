@@ -213,7 +213,10 @@ impl Parsed {
 }
 
 /// The value of a field (RFC 9110 section 5.3), not copied when it is one line.
-fn joined<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Result<Option<Cow<'h, [u8]>>, SignatureError> {
+pub(super) fn joined<'h>(
+    headers: &'h HeaderMap,
+    name: &HeaderName,
+) -> Result<Option<Cow<'h, [u8]>>, SignatureError> {
     let mut values = headers.get_all(name).iter();
     let Some(first) = values.next() else { return Ok(None) };
     let mut field = Cow::Borrowed(first.as_bytes());

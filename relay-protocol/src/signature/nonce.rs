@@ -100,3 +100,64 @@ impl NonceMemory {
         self.held = self.generations.iter().map(|(_, seen)| seen.len()).sum();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const T: i64 = 1_800_000_000;
+
+    #[test]
+    fn a_nonce_is_good_once_for_as_long_as_its_signature() {
+        for created in [T - 60, T - 1, T, T + 1, T + 60] {
+            let mut memory = NonceMemory::new();
+            assert_eq!(memory.remember("n", created, T), Ok(()));
+            for later in T..=created + TIME_WINDOW {
+                assert_eq!(memory.remember("n", created, later), Err(SignatureError::Replayed), "{later}");
+            }
+            let gone = created + TIME_WINDOW + 1;
+            assert_eq!(memory.remember("n", created, gone), Err(SignatureError::ClockSkew));
+            assert_eq!(memory.remember("m", gone, gone), Ok(()));
+        }
+    }
+
+    #[test]
+    fn the_same_nonce_with_another_time_is_a_replay() {
+        let mut memory = NonceMemory::new();
+        assert_eq!(memory.remember("n", T, T), Ok(()));
+        assert_eq!(memory.remember("n", T + 50, T), Err(SignatureError::Replayed));
+    }
+
+    #[test]
+    fn a_full_memory_refuses_until_time_has_passed() {
+        let mut memory = NonceMemory::with_limit(3);
+        for nonce in ["a", "b", "c"] {
+            assert_eq!(memory.remember(nonce, T, T), Ok(()));
+        }
+        assert_eq!(memory.remember("d", T, T), Err(SignatureError::TooManyNonces));
+        assert_eq!(memory.remember("a", T, T), Err(SignatureError::Replayed), "full, and still sure");
+        assert_eq!(memory.len(), 3);
+        let later = T + 3 * TIME_WINDOW;
+        assert_eq!(memory.remember("d", later, later), Ok(()));
+        assert_eq!(memory.len(), 1);
+    }
+
+    #[test]
+    fn a_clock_that_is_set_back_opens_nothing_again() {
+        let mut memory = NonceMemory::new();
+        assert_eq!(memory.remember("n", T, T), Ok(()));
+        let later = T + 1000;
+        assert_eq!(memory.remember("m", later, later), Ok(()));
+        assert!(!memory.is_empty());
+        assert_eq!(memory.remember("n", T, T), Err(SignatureError::ClockSkew));
+    }
+
+    #[test]
+    fn times_at_the_ends_of_the_numbers() {
+        for now in [i64::MIN, -1, 0, i64::MAX] {
+            let mut memory = NonceMemory::new();
+            let _ = memory.remember("n", now, now);
+            assert!(memory.remember("n", now, now).is_err());
+        }
+    }
+}

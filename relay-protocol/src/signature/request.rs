@@ -156,6 +156,14 @@ impl Signed {
     }
 }
 
+/// The 64 bytes of a `relay` signature, whatever else is wrong with it: a refusal of the request is signed
+/// over them. Looks at the headers, then at the end of the query.
+pub fn readable_signature(headers: &HeaderMap, query: Option<&str>) -> Option<SignatureBytes> {
+    let field = input::joined(headers, &input::SIGNATURE).ok().flatten();
+    let carried = field.and_then(|field| input::parse_signature(&field, LABEL).ok().flatten());
+    carried.or_else(|| query.and_then(super::query::trailing_signature))
+}
+
 /// The `relay` profile: parameters and components of a request's signature. Returns `created`.
 fn check_profile(input: &SignatureInput) -> Result<i64, &'static str> {
     let Params { created, expires, keyid, nonce, alg, tag } = input.params();
@@ -325,4 +333,72 @@ pub fn sign(
     let input = SignatureInput::new(components, params);
     let signature = key.sign(&base::build(&input, &parts.message())?);
     Ok(Made { input, signature })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::keys::BrowserSigningKey;
+
+    #[test]
+    fn only_what_is_covered_or_excepted_reaches_the_local_server() {
+        let mut headers = HeaderMap::new();
+        for name in ["x-app", "x-other", "accept", "cookie"] {
+            headers.insert(name, HeaderValue::from_static("1"));
+        }
+        let parts =
+            Parts { method: &Method::GET, path: "/", query: None, headers: &headers, has_body: false };
+        let key = BrowserSigningKey::from_seed(&[1; 32]);
+        let stamp = Stamp { created: 1, key_id: "k", nonce: "AAAAAAAAAAAAAAAAAAAAAA" };
+        let made = sign(&parts, &[HeaderName::from_static("x-app")], stamp, &key).unwrap();
+        let mut carrying = headers.clone();
+        made.insert(&mut carrying);
+        let signed = Signed::from_headers(&carrying).unwrap().unwrap();
+        let verified = signed.cover(&parts).unwrap().verify(&parts, &key.verifying_key()).unwrap();
+        for (name, may) in [
+            ("x-app", true),
+            ("x-other", false),
+            ("accept", true),
+            ("cookie", true),
+            ("sec-fetch-mode", true),
+            ("x-forwarded-for", true),
+            ("x-request-id", true),
+            ("content-length", true),
+            ("authorization", false),
+            ("content-type", false),
+            ("x-relay-client-id", false),
+            ("signature", false),
+            ("signature-input", false),
+        ] {
+            assert_eq!(verified.may_forward(&HeaderName::from_static(name)), may, "{name}");
+        }
+        assert!(verified.covers(&HeaderName::from_static("x-app")));
+    }
+
+    #[test]
+    fn a_refusal_can_refer_to_a_signature_that_is_wrong_otherwise() {
+        let mut headers = HeaderMap::new();
+        assert_eq!(readable_signature(&headers, Some("a=1")), None);
+        let signature = crate::keys::b64::encode([7; 64]);
+        let query = format!("relay-signature-input=%2&relay-signature={signature}");
+        assert_eq!(readable_signature(&headers, Some(&query)), Some([7; 64]));
+        let mut field = "relay=".to_owned();
+        input::byte_sequence(&[8; 64], &mut field);
+        headers.insert(input::SIGNATURE, HeaderValue::try_from(field).unwrap());
+        headers.insert(input::SIGNATURE_INPUT, HeaderValue::from_static("relay=()"));
+        assert!(Signed::from_headers(&headers).is_err());
+        assert_eq!(readable_signature(&headers, None), Some([8; 64]));
+        headers.insert(input::SIGNATURE, HeaderValue::from_static("relay=:AAAA:"));
+        assert_eq!(readable_signature(&headers, None), None);
+    }
+
+    #[test]
+    fn what_is_named_and_not_there_cannot_be_signed() {
+        let headers = HeaderMap::new();
+        let parts =
+            Parts { method: &Method::GET, path: "/", query: None, headers: &headers, has_body: false };
+        let stamp = Stamp { created: 1, key_id: "k", nonce: "AAAAAAAAAAAAAAAAAAAAAA" };
+        let made = sign(&parts, &[header::ACCEPT], stamp, &BrowserSigningKey::from_seed(&[1; 32]));
+        assert_eq!(made.err(), Some(SignatureError::Invalid));
+    }
 }

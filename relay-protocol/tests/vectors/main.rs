@@ -3,8 +3,9 @@
 //! The vectors say what must hold in Rust and in TypeScript alike; the tests here read the files, as the
 //! other side does, and not the generator's values.
 
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "helpers of tests")]
+
 #[path = "../../examples/vectors/cases/mod.rs"]
-#[allow(missing_docs, clippy::unwrap_used, clippy::indexing_slicing, reason = "a generator for tests")]
 mod cases;
 mod pairing;
 mod record;

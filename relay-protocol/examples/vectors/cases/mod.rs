@@ -9,8 +9,8 @@ use relay_protocol::keys::{AgentSigningKey, BrowserSigningKey};
 use serde_json::Value;
 use uuid::Uuid;
 
-pub const HOST: Uuid = Uuid::from_u128(0x0d1f_0c57_3b4e_4a7f_9e38_0a4b4c5d6e7f);
-pub const SESSION: Uuid = Uuid::from_u128(0x7c9e_6679_7425_40de_944b_e07fc1f90ae7);
+pub const HOST: Uuid = Uuid::from_u128(0x0d1f_0c57_3b4e_4a7f_9e38_0a4b_4c5d_6e7f);
+pub const SESSION: Uuid = Uuid::from_u128(0x7c9e_6679_7425_40de_944b_e07f_c1f9_0ae7);
 pub const BROWSER_SEED: [u8; 32] = [0x31; 32];
 pub const AGENT_SEED: [u8; 32] = [0x32; 32];
 pub const NOW: i64 = 1_800_000_000;

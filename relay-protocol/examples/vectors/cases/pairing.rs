@@ -13,8 +13,8 @@ use sha2::{Digest, Sha256};
 use spake2::{Ed25519Group, Identity, Password, Spake2};
 use uuid::Uuid;
 
-const PAIRING: Uuid = Uuid::from_u128(0x9b2d_3f10_52c4_4b6e_8a77_1f2e3d4c5b6a);
-const CLIENT: Uuid = Uuid::from_u128(0x3c1a_7d52_8e0f_4f2b_b6d9_a1b2c3d4e5f6);
+const PAIRING: Uuid = Uuid::from_u128(0x9b2d_3f10_52c4_4b6e_8a77_1f2e_3d4c_5b6a);
+const CLIENT: Uuid = Uuid::from_u128(0x3c1a_7d52_8e0f_4f2b_b6d9_a1b2_c3d4_e5f6);
 const CODE: &str = "042917";
 const BROWSER_DH: [u8; 32] = [0x41; 32];
 const AGENT_DH: [u8; 32] = [0x42; 32];

@@ -149,7 +149,7 @@ pub fn record_signed() -> Value {
 pub fn record_payload() -> Value {
     let bad = |name: &str, payload: &[u8]| json!({"name": name, "payload_hex": hex(payload)});
     json!({
-        "description": "Payloads of HEAD, END and CLOSE. Header values are given as hex of their bytes; JSON is compared parsed. `bad_…` are refused. 1005, 1006 and 1015 are codes that no CLOSE names.",
+        "description": "Payloads of HEAD, END and CLOSE. Header values are given as hex of their bytes; JSON is compared parsed. `bad_…` are refused. A CLOSE names 1000 to 1003, 1007 to 1014 or 3000 to 4999.",
         "head": [
             {"json": String::from_utf8(head().encode().unwrap().to_vec()).unwrap(), "status": 200,
              "headers_hex": head().headers.iter().map(|(n, v)| (n.as_str().to_owned(), hex(v))).collect::<Vec<_>>()},
@@ -179,6 +179,11 @@ pub fn record_payload() -> Value {
         ],
         "bad_close": [
             bad("one byte", b"\x03"),
+            bad("code 0", &[0, 0]),
+            bad("code 1005", &1005_u16.to_be_bytes()),
+            bad("code 1006", &1006_u16.to_be_bytes()),
+            bad("code 2999", &2999_u16.to_be_bytes()),
+            bad("code 5000", &5000_u16.to_be_bytes()),
             bad("not UTF-8", b"\x03\xe8\xff"),
             bad("a reason of 124 bytes", &[&[3, 0xe8][..], &[b'a'; 124]].concat()),
         ],
