@@ -69,13 +69,7 @@ export function readClose(payload: Uint8Array): Close {
   if (payload.length === 0) return { code: undefined, reason: "" };
   const code = ((payload[0] ?? 0) << 8) | (payload[1] ?? 0);
   const reason = fromUtf8(payload.subarray(2));
-  if (
-    payload.length < 2 ||
-    payload.length > 125 ||
-    reason === undefined ||
-    code < 1000 ||
-    NEVER_SENT.has(code)
-  ) {
+  if (payload.length < 2 || payload.length > 125 || reason === undefined || !isCloseCode(code)) {
     throw malformed("close");
   }
   return { code, reason };
