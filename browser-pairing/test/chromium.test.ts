@@ -71,7 +71,7 @@ before(async () => {
     format: "esm",
     minify: true,
     write: false,
-    target: ["chrome137", "firefox129", "safari17"],
+    target: ["chrome137", "firefox130", "safari17.4"],
   });
   const html = '<!doctype html><title>Test</title><script type="module" src="/start.js"></script>';
   relay.files.set("/page", { type: "text/html", body: Buffer.from(html) });
