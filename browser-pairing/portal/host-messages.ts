@@ -151,6 +151,8 @@ export function hostMessage(of: Failure): string {
       return of.verified
         ? "The host says that this browser is no longer paired with it."
         : "The relay says that this browser is not paired, but the host has not signed that. Try again.";
+    case "signing_session_expired":
+      return "The host has ended this session and broken off what was under way. Send it again.";
     case "tampered":
       return "The answer does not carry the host's signature. Something on the way changed it, so it is not shown.";
     case "truncated":

@@ -13,7 +13,7 @@ import { build } from "esbuild";
 const root = join(dirname(fileURLToPath(import.meta.url)), "..");
 const at = (...parts) => join(root, ...parts);
 /** The oldest browsers with Ed25519 in WebCrypto. */
-const target = ["chrome137", "firefox129", "safari17"];
+const target = ["chrome137", "firefox130", "safari17.4"];
 const common = { bundle: true, format: "esm", target, minify: true, legalComments: "none" };
 
 async function buildSdk() {

@@ -1,6 +1,6 @@
 /**
  * Compiles every `test/*.test.ts` into a folder of its own and runs them with Node's test runner.
- * Arguments are names of tests to run (`npm test -- pairing`), all without any.
+ * Arguments are how the names begin that shall run (`npm test pairing`); all without any.
  */
 import { spawn } from "node:child_process";
 import { mkdir, mkdtemp, readdir, rm } from "node:fs/promises";
@@ -14,7 +14,7 @@ const LIMIT = "--test-timeout=120000";
 const wanted = process.argv.slice(2);
 const names = (await readdir(join(root, "test")))
   .filter((name) => name.endsWith(".test.ts"))
-  .filter((name) => wanted.length === 0 || wanted.some((part) => name.includes(part)));
+  .filter((name) => wanted.length === 0 || wanted.some((part) => name.startsWith(part)));
 if (names.length === 0) throw new Error("no test has such a name");
 
 // Inside the package, so that what is left outside the bundles is found in node_modules.
@@ -35,7 +35,9 @@ try {
     define: { PACKAGE_ROOT: JSON.stringify(root) },
   });
   const files = names.map((name) => join(folder, name.replace(/\.ts$/, ".mjs")));
-  const run = spawn(process.execPath, ["--enable-source-maps", "--test", LIMIT, ...files], { stdio: "inherit" });
+  const run = spawn(process.execPath, ["--enable-source-maps", "--test", LIMIT, ...files], {
+    stdio: "inherit",
+  });
   code = await new Promise((done) => run.on("exit", (status) => done(status ?? 1)));
 } finally {
   await rm(folder, { recursive: true, force: true });

@@ -57,9 +57,9 @@ export class RelayError extends Error {
   /** True when the agent signed it: then the request was refused for sure, and was not done. */
   readonly verified: boolean;
   /** Seconds to wait before trying again, where the other end said so. */
-  readonly retryAfter?: number;
+  declare readonly retryAfter?: number;
   /** The relay's id of the request, for its log. */
-  readonly requestId?: string;
+  declare readonly requestId?: string;
 
   constructor(code: LocalCode | (string & {}), init: RelayErrorInit = {}) {
     const detail = init.detail ?? "";

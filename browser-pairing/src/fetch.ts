@@ -4,6 +4,7 @@ import type { Answer, Channel } from "./channel.js";
 import { RelayError } from "./errors.js";
 import { type Head, readHead } from "./payload.js";
 import { RecordType } from "./record.js";
+import { respond } from "./response.js";
 import { abortable } from "./waiting.js";
 
 /**
@@ -153,13 +154,6 @@ export function redirectedCall(call: Call, status: number, location: string): Ca
   return { method: "GET", target, headers, body: undefined };
 }
 
-function respond(received: Received, target: string, redirected: boolean): Response {
-  const response = new Response(received.body, { status: received.status, headers: received.headers });
-  Object.defineProperty(response, "url", { value: target, enumerable: true });
-  Object.defineProperty(response, "redirected", { value: redirected, enumerable: true });
-  return response;
-}
-
 /** `Location` is not under the signature of a buffered answer, and only such answers go with HEAD. */
 const UNSIGNED = "The local server redirects a HEAD, and where to is not signed. Use GET.";
 
@@ -187,7 +181,7 @@ export async function fetchOver(
     if (!isFollowed(received, first.redirect) || location === null) {
       if (!records && REDIRECTS.has(status) && first.redirect !== "manual")
         throw refusedRedirect(status, UNSIGNED);
-      return respond(received, call.target, redirects > 0);
+      return respond(status, headers, received.body, call.target, redirects > 0);
     }
     await received.discard();
     if (first.redirect === "error") throw refusedRedirect(status, "The local server redirects.");

@@ -5,8 +5,13 @@ import { jsonObject } from "./problem.js";
 
 /** A header's name as HTTP/2 writes it. */
 const NAME = /^[a-z0-9!#$%&'*+.^_`|~-]+$/;
-/** Codes that stand for what no CLOSE said (RFC 6455 section 7.4.1). */
-const NEVER_SENT = new Set([1005, 1006, 1015]);
+/**
+ * Whether a CLOSE may name a code (RFC 6455 section 7.4): 1004 to 1006 and 1015 stand for closes that no
+ * message made, others below 3000 are nobody's.
+ */
+function isCloseCode(code: number): boolean {
+  return (code >= 1000 && code <= 1003) || (code >= 1007 && code <= 1014) || (code >= 3000 && code <= 4999);
+}
 
 /** The status and headers of the local server's answer. */
 export interface Head {
@@ -64,13 +69,7 @@ export function readClose(payload: Uint8Array): Close {
   if (payload.length === 0) return { code: undefined, reason: "" };
   const code = ((payload[0] ?? 0) << 8) | (payload[1] ?? 0);
   const reason = fromUtf8(payload.subarray(2));
-  if (
-    payload.length < 2 ||
-    payload.length > 125 ||
-    reason === undefined ||
-    code < 1000 ||
-    NEVER_SENT.has(code)
-  ) {
+  if (payload.length < 2 || payload.length > 125 || reason === undefined || !isCloseCode(code)) {
     throw malformed("close");
   }
   return { code, reason };

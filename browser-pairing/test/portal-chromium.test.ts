@@ -272,6 +272,14 @@ describe("the portal in Chromium", () => {
     await says("Not paired here");
     await page.goto(`${standin.origin}/#/host/${workshop.id}`);
     await says("This browser is not paired with the host yet.");
+    // Found out by a session that the host ended, too.
+    await page.getByRole("link", { name: "Pair this browser" }).press("Enter");
+    await page.getByLabel("Digit 1 of 6").focus();
+    await page.keyboard.type("941207");
+    await page.getByRole("link", { name: "Open the host" }).press("Enter");
+    await page.getByRole("textbox", { name: "Path" }).fill("/expired");
+    await page.keyboard.press("Enter");
+    await says("The host no longer knows this browser.");
   });
 
   test("sessions can be ended, the account has a password", async () => {

@@ -148,6 +148,7 @@ const browsers: PairedBrowser[] = [
 
 function fakeHost(info: PairedHostInfo, forget: () => void): Paired {
   const events = new EventTarget();
+  let gone = false;
   return {
     ...info,
     addEventListener: events.addEventListener.bind(events),
@@ -157,6 +158,10 @@ function fakeHost(info: PairedHostInfo, forget: () => void): Paired {
       if (path.startsWith("/revoked")) {
         events.dispatchEvent(new Event("revoked"));
         throw new RelayError("not_paired", { status: 401, ...signed });
+      }
+      if (path.startsWith("/expired")) {
+        gone = true;
+        throw new RelayError("signing_session_expired", { status: 401, ...signed });
       }
       if (path.startsWith("/lies")) throw new RelayError("not_paired", { status: 401 });
       if (path.startsWith("/tampered")) throw new RelayError("tampered");
@@ -171,7 +176,11 @@ function fakeHost(info: PairedHostInfo, forget: () => void): Paired {
     webSocket: (_path, protocols = []) => new FakeSocket([protocols].flat()) as unknown as WebSocket,
     eventSource: () => new FakeEvents() as unknown as EventSource,
     browsers: () => ({
-      list: async () => [...browsers],
+      list: async () => {
+        if (!gone) return [...browsers];
+        events.dispatchEvent(new Event("revoked"));
+        throw new RelayError("not_paired", { status: 401, ...signed });
+      },
       rename: async (id, name) => {
         const found = browsers.find((of) => of.id === id);
         if (found === undefined) throw new RelayError("not_found", { status: 404, ...signed });

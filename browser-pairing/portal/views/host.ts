@@ -101,7 +101,13 @@ export function hostView(context: SignedIn, hostId: string): View {
       failed: (error) => {
         const of = failure(error);
         if (of.code === "not_paired" && of.verified) revoked();
-        else if (of.code === "tampered") {
+        else if (of.code === "signing_session_expired" && of.verified) {
+          // Perhaps by a revocation: whatever is asked next brings it out, as the event above.
+          opened
+            .browsers()
+            .list()
+            .catch(() => undefined);
+        } else if (of.code === "tampered") {
           seen = false;
           mark("bad", "An answer did not verify");
         }
