@@ -351,6 +351,7 @@ async fn an_https_local_server_is_checked_unless_told_otherwise() {
             Agent::builder(format!("http://{relay}").parse().unwrap(), TokenSource::File(file), target)
                 .state_dir(dir.path().join("state"))
                 .insecure_local(insecure)
+                .trust(local_agent_client::Trust::Relay)
                 .proxies(direct())
                 .build()
                 .unwrap();

@@ -408,7 +408,14 @@ impl<'a> Session<'a> {
             ),
         };
         let first = socket.next().await?;
+        if first.kind == Kind::Error {
+            let problem = record::decode_error(&first.payload).map_err(tampered)?;
+            return Err(Failure::Agent(problem.code));
+        }
         socket.head = Head::decode(&first.payload).map_err(tampered)?;
+        if socket.head.status == StatusCode::SWITCHING_PROTOCOLS {
+            socket.order.accepted().map_err(tampered)?;
+        }
         Ok(socket)
     }
 }

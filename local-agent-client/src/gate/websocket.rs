@@ -19,7 +19,7 @@ use futures_util::{
     SinkExt, StreamExt,
     stream::{SplitSink, SplitStream},
 };
-use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header, request::Parts};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, header, request::Parts};
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use relay_protocol::{
@@ -99,6 +99,12 @@ impl Gate {
         };
         let malformed =
             |what: &str| Refusal::new(Code::BadRequest, format!("The WebSocket handshake {what}."));
+        // What an upgrade's signature covers is known. One that covers more was made for another request, and
+        // a relay has moved it here.
+        let foreign = |name: &HeaderName| verified.covers(name) && *name != header::SEC_WEBSOCKET_PROTOCOL;
+        if parts.headers.keys().any(foreign) {
+            return Err(Refusal::new(Code::BadRequest, "The signature is not one of a WebSocket."));
+        }
         if parts.headers.get(header::SEC_WEBSOCKET_VERSION).is_none_or(|version| version != "13") {
             return Err(malformed("is not of version 13"));
         }

@@ -1,6 +1,7 @@
 //! Signed WebSockets, and what a relay or a broken browser might make of them.
 
 use crate::{
+    client,
     common::{app, head, local, soon},
     setup::Setup,
     signed::{Browser, Failure, Session, Socket},
@@ -13,9 +14,10 @@ use axum::{
 };
 use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
-use http::StatusCode;
+use http::{Request, StatusCode};
 use local_agent_client::LocalTarget;
 use relay_protocol::{
+    keys::b64,
     problem::Code,
     record::{Close, Kind, Record},
 };
@@ -282,6 +284,21 @@ async fn a_signature_that_is_wrong_or_used_is_refused_in_plain_http() {
     assert!(soon(session.websocket_at(&path, &made, None)).await.is_ok());
     let refused = soon(session.websocket_at(&path, &made, None)).await.err().unwrap();
     assert_eq!(refused, Failure::Unsigned(StatusCode::UNAUTHORIZED, Some(Code::Replayed)));
+}
+
+#[tokio::test]
+async fn a_requests_signature_opens_no_websocket() {
+    let test = sockets().await;
+    let session = session(&test.browser).await;
+    let signed = session.sign(Request::get("/echo").body(Bytes::new()).unwrap());
+    let input = signed.request.headers()["signature-input"].to_str().unwrap().strip_prefix("relay=").unwrap();
+    let input: String = input.bytes().map(|byte| format!("%{byte:02X}")).collect();
+    let path =
+        format!("/echo?relay-signature-input={input}&relay-signature={}", b64::encode(signed.signature));
+    let opened = soon(client::websocket(test.setup.addr, &path, &[("x-relay-records", "1")])).await;
+    let Err(tokio_tungstenite::tungstenite::Error::Http(refused)) = opened else { panic!("it was opened") };
+    assert_eq!(refused.status(), StatusCode::BAD_REQUEST);
+    assert_eq!(test.setup.refused("bad_request"), 1);
 }
 
 #[tokio::test]
