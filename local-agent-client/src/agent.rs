@@ -185,7 +185,7 @@ impl Builder {
             (None, Some(state)) => state.machine_id()?,
             (None, None) => return Err(BuildError::NoIdentity),
         };
-        let pairing = Arc::new(Pairing::open(self.relay.to_string(), state.clone())?);
+        let pairing = Arc::new(Pairing::open(self.relay.to_string(), state.clone())?.named(name));
         if self.control.is_some() && state.is_none() {
             return Err(BuildError::ControlWithoutState);
         }

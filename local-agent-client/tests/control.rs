@@ -311,7 +311,7 @@ async fn browsers_are_listed_renamed_and_revoked() {
 #[tokio::test]
 async fn whoever_waits_for_a_code_hears_how_it_ends() {
     let running = start().await;
-    let (code, waiting) = running.client.pair().await.unwrap();
+    let (code, waiting) = running.client.pair(None).await.unwrap();
     assert_eq!(code.link, format!("http://127.0.0.1:1/#/pair/{HOST}"));
     assert!(!code.link.contains(&code.code) && code.code.len() == 6);
     let contender = use_code(&running.pairing, &code.code, "Anna's phone");
@@ -319,14 +319,14 @@ async fn whoever_waits_for_a_code_hears_how_it_ends() {
     let EndView { outcome, .. } = soon(waiting.ended()).await.unwrap();
     assert!(matches!(&outcome, Outcome::Paired { name, .. } if name == "Anna's phone"), "{outcome:?}");
 
-    let (code, waiting) = running.client.pair().await.unwrap();
+    let (code, waiting) = running.client.pair(None).await.unwrap();
     let wrong = if code.code == "000000" { "000001" } else { "000000" };
     assert!(!use_code(&running.pairing, wrong, "guesser"));
     assert_eq!(soon(waiting.ended()).await.unwrap().outcome, Outcome::FailedGuess);
     assert!(!use_code(&running.pairing, &code.code, "too late"));
 
-    let (_, first) = running.client.pair().await.unwrap();
-    let (code, second) = running.client.pair().await.unwrap();
+    let (_, first) = running.client.pair(None).await.unwrap();
+    let (code, second) = running.client.pair(None).await.unwrap();
     assert_eq!(soon(first.ended()).await.unwrap().outcome, Outcome::Replaced);
     // Nobody waits any more: the code is void.
     let mut view = running.pairing.view();
@@ -339,7 +339,7 @@ async fn whoever_waits_for_a_code_hears_how_it_ends() {
     let state: State = running.client.ask(Method::GET, "/api/state", None::<&()>).await.unwrap();
     assert_eq!((state.failed_guesses.count, state.browsers.len(), state.code), (1, 1, None));
     // An agent that ends tells whoever waits.
-    let (_, waiting) = running.client.pair().await.unwrap();
+    let (_, waiting) = running.client.pair(None).await.unwrap();
     running.stop.cancel();
     assert!(matches!(soon(waiting.ended()).await, Err(ControlError::Unreachable(_))));
     running.end().await;

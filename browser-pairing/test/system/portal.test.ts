@@ -125,7 +125,7 @@ describe("the whole path in Chromium", { timeout: 10 * SOON }, () => {
   });
 
   it("says so when the code has expired", async () => {
-    const { command, code } = await stack.pair("--life", "1s");
+    const { command, code } = await stack.pair("--life", "1");
     assert.equal(await command.ended, 1, command.output);
     await type(code);
     await shows("That code has expired.");

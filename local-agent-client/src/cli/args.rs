@@ -51,6 +51,9 @@ pub struct Pair {
     /// Draw the link's QR code even when the output is no terminal
     #[arg(long, conflicts_with = "json")]
     pub qr: bool,
+    /// Seconds that the code lives [default: 300]
+    #[arg(long, value_name = "SECONDS", value_parser = clap::value_parser!(i64).range(1..=300))]
+    pub life: Option<i64>,
     /// Print a line of JSON for the code, and one for its end
     #[arg(long)]
     pub json: bool,

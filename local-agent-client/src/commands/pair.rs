@@ -23,7 +23,7 @@ pub fn run(dir: &Path, args: &cli::Pair) -> anyhow::Result<ExitCode> {
         let mut interrupts = Interrupts::listen()?;
         let begin = async {
             let client = Client::find(dir).await?;
-            client.pair().await
+            client.pair(args.life).await
         };
         let (code, waiting) = tokio::select! {
             begun = begin => begun?,

@@ -101,6 +101,15 @@ pub struct State {
     pub browsers: Vec<BrowserView>,
 }
 
+/// `POST /api/pair`.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PairRequest {
+    /// Seconds that the code lives, 1 to 300; 300 unless given.
+    #[serde(default)]
+    pub life: Option<i64>,
+}
+
 /// `POST /api/code`, and the first line of `POST /api/pair`.
 #[derive(Serialize, Deserialize)]
 pub struct NewCode {

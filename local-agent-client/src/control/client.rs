@@ -1,6 +1,9 @@
 //! The commands' side of local control: finds the running agent through the state folder.
 
-use super::{Contact, FILE, api::EndView, api::NewCode};
+use super::{
+    Contact, FILE,
+    api::{EndView, NewCode, PairRequest},
+};
 use crate::state::{self, StateError};
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode, header};
@@ -108,13 +111,14 @@ impl Client {
         timeout(ANSWER, answer).await.map_err(unreachable)?
     }
 
-    /// Shows a code. As long as the value lives, so does the code.
+    /// Shows a code that lives so many seconds, 300 unless given. As long as the value lives, so does the code.
     ///
     /// # Errors
     /// See [`ControlError`].
-    pub async fn pair(&self) -> Result<(NewCode, Waiting), ControlError> {
+    pub async fn pair(&self, life: Option<i64>) -> Result<(NewCode, Waiting), ControlError> {
         let begin = async {
-            let (response, connection) = self.send(Method::POST, "/api/pair", None::<&()>).await?;
+            let asked = PairRequest { life };
+            let (response, connection) = self.send(Method::POST, "/api/pair", Some(&asked)).await?;
             let mut waiting =
                 Waiting { body: response.into_body(), read: Vec::new(), _connection: connection };
             let code = waiting.line().await?;

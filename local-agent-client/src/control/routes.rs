@@ -16,15 +16,15 @@
 use super::{
     access::{Access, KEY_LIFE, Who},
     api::{
-        BrowserList, BrowserView, CodeView, EndView, NewCode, OpenSession, OpenedSession, PageLink, Rename,
-        State,
+        BrowserList, BrowserView, CodeView, EndView, NewCode, OpenSession, OpenedSession, PageLink,
+        PairRequest, Rename, State,
     },
     guard, stream,
 };
 use crate::{
     qr,
     status::{Status, now},
-    trust::{Pairing, PairingError, TrustError},
+    trust::{LIFE, Pairing, PairingError, TrustError},
 };
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
@@ -156,7 +156,7 @@ impl Server {
                     .insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
                 Ok(response)
             }
-            (&Method::POST, "/api/code") => json(StatusCode::CREATED, &self.issue()?),
+            (&Method::POST, "/api/code") => json(StatusCode::CREATED, &self.issue(LIFE)?),
             (&Method::DELETE, "/api/code") => {
                 let outstanding = self.pairing.view().borrow().outstanding;
                 if let Some((number, _)) = outstanding {
@@ -165,7 +165,8 @@ impl Server {
                 Ok(empty(StatusCode::NO_CONTENT))
             }
             (&Method::POST, "/api/pair") if command => {
-                let code = self.issue()?;
+                let asked: PairRequest = read(request).await?;
+                let code = self.issue(asked.life.unwrap_or(LIFE))?;
                 let mut response = Response::new(stream::pair(&self, code));
                 response
                     .headers_mut()
@@ -215,8 +216,8 @@ impl Server {
         Ok(response)
     }
 
-    fn issue(&self) -> Result<NewCode, Refusal> {
-        let issued = self.pairing.issue_code(now())?;
+    fn issue(&self, life: i64) -> Result<NewCode, Refusal> {
+        let issued = self.pairing.issue_code_for(life, now())?;
         let host = self.pairing.host();
         let id = host.get().ok_or(PairingError::HostUnknown)?;
         let link = format!("{}/#/pair/{id}", host.relay());

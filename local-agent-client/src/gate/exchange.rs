@@ -65,6 +65,9 @@ impl Gate {
             // A HEAD's answer has no body that could carry them.
             && parts.method != Method::HEAD;
         headers::request(&mut parts.headers, |name| verified.covers(name));
+        if as_records && !verified.covers(&header::ACCEPT_ENCODING) {
+            headers::only_scriptable_codings(&mut parts.headers);
+        }
         let request = Request::from_parts(parts, source);
         let forwarding = self.forwarder.forward(request, client(caller.browser.id), connection, active);
         let forwarded = tokio::select! {

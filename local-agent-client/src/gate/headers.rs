@@ -15,6 +15,9 @@ use relay_protocol::{
 /// `Upgrade` would lead past the signature.
 const AGENTS_OWN: [&str; 5] = ["signature", "signature-input", "connection", "upgrade", "x-relay-records"];
 
+/// The content codings of the Compression Standard's `DecompressionStream`, and none.
+const SCRIPTABLE_CODINGS: [&[u8]; 3] = [b"gzip", b"deflate", b"identity"];
+
 /// Leaves of a signed request's headers what may reach the local server. `covers` tells what the
 /// signature covers.
 ///
@@ -30,6 +33,28 @@ pub fn request(headers: &mut HeaderMap, covers: impl Fn(&HeaderName) -> bool) {
         } else if covered {
             join(headers, name);
         }
+    }
+}
+
+/// Cuts what a browser offers to decode to what a script in it can decode: the body of a record stream is
+/// decoded by a script, and browsers offer `br` and `zstd` where they let none do it. What the caller itself has
+/// signed stays.
+pub fn only_scriptable_codings(headers: &mut HeaderMap) {
+    let offered = headers
+        .get_all(header::ACCEPT_ENCODING)
+        .iter()
+        .flat_map(|line| line.as_bytes().split(|b| *b == b','));
+    let kept: Vec<&[u8]> = offered
+        .map(<[u8]>::trim_ascii)
+        .filter(|offer| {
+            let coding = offer.split(|b| *b == b';').next().unwrap_or_default().trim_ascii();
+            SCRIPTABLE_CODINGS.iter().any(|known| coding.eq_ignore_ascii_case(known))
+        })
+        .collect();
+    let kept = if kept.is_empty() { b"identity".to_vec() } else { kept.join(&b", "[..]) };
+    if let (true, Ok(value)) = (headers.contains_key(header::ACCEPT_ENCODING), HeaderValue::from_bytes(&kept))
+    {
+        headers.insert(header::ACCEPT_ENCODING, value);
     }
 }
 
@@ -107,6 +132,24 @@ mod tests {
         let mut names: Vec<_> = headers.keys().map(HeaderName::as_str).collect();
         names.sort_unstable();
         names
+    }
+
+    #[test]
+    fn a_script_is_offered_only_what_it_can_decode() {
+        for (offered, kept) in [
+            ("gzip, deflate, br, zstd", "gzip, deflate"),
+            ("br;q=1.0, GZIP;q=0.5, *;q=0.1", "GZIP;q=0.5"),
+            ("br, zstd", "identity"),
+            ("", "identity"),
+            ("identity", "identity"),
+        ] {
+            let mut headers = map(&[("accept-encoding", offered)]);
+            only_scriptable_codings(&mut headers);
+            assert_eq!(headers.get("accept-encoding").unwrap(), kept, "{offered}");
+        }
+        let mut none = map(&[("accept", "*/*")]);
+        only_scriptable_codings(&mut none);
+        assert!(!none.contains_key("accept-encoding"));
     }
 
     #[test]

@@ -94,6 +94,7 @@ struct Open<C, S> {
     number: u64,
     code: C,
     made_at: i64,
+    ends_at: i64,
     /// Exchanges so far, finished ones too.
     starts: usize,
     begun: HashMap<Uuid, S>,
@@ -118,6 +119,14 @@ impl<C, S> Codes<C, S> {
     /// # Errors
     /// When there were too many within the hour; the outstanding one stays then.
     pub fn issue(&mut self, code: C, now: i64) -> Result<u64, TooManyCodes> {
+        self.issue_for(code, LIFE, now)
+    }
+
+    /// The same for a code that lives so many seconds, 1 to [`LIFE`].
+    ///
+    /// # Errors
+    /// As [`Codes::issue`].
+    pub fn issue_for(&mut self, code: C, life: i64, now: i64) -> Result<u64, TooManyCodes> {
         // A time in the future is one of before the clock was set back.
         self.made.retain(|at| *at <= now && now - at < HOUR);
         if self.made.len() >= PER_HOUR {
@@ -127,16 +136,23 @@ impl<C, S> Codes<C, S> {
         self.made.push_back(now);
         self.last_number += 1;
         self.expired_at = None;
-        self.open =
-            Some(Open { number: self.last_number, code, made_at: now, starts: 0, begun: HashMap::new() });
+        self.open = Some(Open {
+            number: self.last_number,
+            code,
+            made_at: now,
+            ends_at: now.saturating_add(life.clamp(1, LIFE)),
+            starts: 0,
+            begun: HashMap::new(),
+        });
         Ok(self.last_number)
     }
 
     /// Ends the outstanding code when its time is over, and gives its number.
     pub fn expire(&mut self, now: i64) -> Option<u64> {
-        let over = self.open.as_ref().is_some_and(|open| {
-            now >= open.made_at.saturating_add(LIFE) || now < open.made_at.saturating_sub(SET_BACK)
-        });
+        let over = self
+            .open
+            .as_ref()
+            .is_some_and(|open| now >= open.ends_at || now < open.made_at.saturating_sub(SET_BACK));
         if !over {
             return None;
         }
@@ -188,7 +204,7 @@ impl<C, S> Codes<C, S> {
 
     /// The outstanding code's number and when it ends.
     pub fn outstanding(&self) -> Option<(u64, i64)> {
-        self.open.as_ref().map(|open| (open.number, open.made_at.saturating_add(LIFE)))
+        self.open.as_ref().map(|open| (open.number, open.ends_at))
     }
 
     /// Wrong proofs so far.

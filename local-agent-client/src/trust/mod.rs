@@ -20,7 +20,7 @@ pub mod keys;
 pub mod pairing;
 
 pub use browsers::{Browser, Browsers, NewBrowser};
-pub use codes::{FailedGuesses, Outcome, TooManyCodes};
+pub use codes::{FailedGuesses, LIFE, Outcome, TooManyCodes};
 pub use keys::Keys;
 pub use pairing::{Issued, Pairing, PairingError, View};
 

@@ -7,14 +7,16 @@
 use super::{
     Browser, Browsers, FailedGuesses, Keys, NewBrowser, Outcome, TooManyCodes, TrustError,
     browsers::MAX_BROWSERS,
-    codes::{Closed, Codes},
+    codes::{Closed, Codes, LIFE},
     host::HostId,
 };
 use crate::{state::StateDir, status::now};
 use parking_lot::Mutex;
 use rand::{TryRngCore, rngs::OsRng};
 use relay_protocol::{
-    pairing::{self, AgentClaims, AgentInfo, AgentStart, Code, Fingerprint, FinishMessage, Message, Proved},
+    pairing::{
+        self, AgentClaims, AgentInfo, AgentStart, Code, Fingerprint, FinishMessage, MAX_TEXT, Message, Proved,
+    },
     problem,
 };
 use std::{collections::VecDeque, sync::Arc, time::Duration};
@@ -124,6 +126,8 @@ pub struct Pairing {
     keys: Keys,
     browsers: Browsers,
     host: HostId,
+    /// What browsers call the host at first.
+    name: String,
     codes: Mutex<Codes<Code, AgentStart>>,
     view: watch::Sender<View>,
 }
@@ -145,9 +149,17 @@ impl Pairing {
             keys,
             browsers,
             host: HostId::open(relay, state),
+            name: AGENT_NAME.to_owned(),
             codes: Mutex::default(),
             view: watch::channel(View::default()).0,
         })
+    }
+
+    /// Under this name of the host, cut to what claims take, where browsers list it.
+    #[must_use]
+    pub fn named(mut self, name: &str) -> Self {
+        self.name = name.chars().take(MAX_TEXT).collect();
+        self
     }
 
     /// The agent's keys.
@@ -170,7 +182,7 @@ impl Pairing {
         Fingerprint::new(&self.keys.signing.verifying_key(), &browser.ed25519)
     }
 
-    /// What the agent says of itself in claims and in its hello.
+    /// What the agent says of itself; in claims with the host's name.
     pub fn agent_info() -> AgentInfo {
         AgentInfo {
             name: AGENT_NAME.to_owned(),
@@ -189,6 +201,14 @@ impl Pairing {
     /// # Errors
     /// When there were too many within the hour, there is no room for another browser, or the host is not known.
     pub fn issue_code(&self, now: i64) -> Result<Issued, PairingError> {
+        self.issue_code_for(LIFE, now)
+    }
+
+    /// The same for a code that lives so many seconds, 1 to [`LIFE`].
+    ///
+    /// # Errors
+    /// As [`Pairing::issue_code`].
+    pub fn issue_code_for(&self, life: i64, now: i64) -> Result<Issued, PairingError> {
         if self.host.get().is_none() {
             return Err(PairingError::HostUnknown);
         }
@@ -199,7 +219,7 @@ impl Pairing {
         let mut codes = self.codes.lock();
         self.expire(&mut codes, now);
         let before = codes.outstanding();
-        let number = codes.issue(code.clone(), now)?;
+        let number = codes.issue_for(code.clone(), life, now)?;
         if let Some((replaced, _)) = before {
             self.ended(&codes, replaced, Outcome::Replaced);
         }
@@ -286,7 +306,7 @@ impl Pairing {
         let browser = self.browsers.add(new, now)?;
         let answer = proved.answer(&AgentClaims {
             host_id: claims.host_id,
-            agent: Self::agent_info(),
+            agent: AgentInfo { name: self.name.clone(), ..Self::agent_info() },
             ed25519: self.keys.signing.verifying_key(),
             x25519: self.keys.dh.public_key(),
             client_id: browser.id,

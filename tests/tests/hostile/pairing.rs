@@ -168,7 +168,7 @@ async fn a_man_in_the_middle_has_one_guess_and_the_owner_hears_of_it() {
     assert_eq!(told, Some(Failure::Unsigned(http::StatusCode::UNAUTHORIZED, Some(Code::PairingFailed))));
     assert_eq!(pair.wait(SOON).await.code(), Some(1), "{}", pair.log());
     let status = stack.agent.status().await.expect("a status");
-    assert_eq!(status.pointer("/failed_guesses"), Some(&Value::from(1)), "{status}");
+    assert_eq!(status.pointer("/failed_guesses/count"), Some(&Value::from(1)), "{status}");
 
     // The code is gone: whoever knows it now has nothing.
     let told = Browser::pair(relay, &stack.prefix(), stack.host, &code).await.err();
