@@ -11,8 +11,10 @@ import { build } from "esbuild";
 const root = join(dirname(fileURLToPath(import.meta.url)), "..");
 /** A test that hangs fails, in milliseconds; far beyond what any needs. */
 const LIMIT = "--test-timeout=120000";
-const wanted = process.argv.slice(2);
-const names = (await readdir(join(root, "test")))
+const whole = process.argv[2] === "--whole";
+const source = join(root, whole ? "test/system" : "test");
+const wanted = process.argv.slice(whole ? 3 : 2);
+const names = (await readdir(source))
   .filter((name) => name.endsWith(".test.ts"))
   .filter((name) => wanted.length === 0 || wanted.some((part) => name.startsWith(part)));
 if (names.length === 0) throw new Error("no test has such a name");
@@ -29,7 +31,7 @@ try {
     target: "node20",
     packages: "external",
     sourcemap: "inline",
-    entryPoints: names.map((name) => join(root, "test", name)),
+    entryPoints: names.map((name) => join(source, name)),
     outdir: folder,
     outExtension: { ".js": ".mjs" },
     define: { PACKAGE_ROOT: JSON.stringify(root) },

@@ -3,7 +3,7 @@ import { mkdir, mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { type BrowserContext, chromium, type Page } from "playwright-core";
-import { SOON } from "./processes.ts";
+import { SOON } from "./processes.js";
 
 const FLAGS = [
   "--headless",

@@ -76,7 +76,11 @@ export class LocalServer {
     } else if (path === "/big") {
       // 8 MiB that differ at every offset.
       response.setHeader("content-type", "application/octet-stream");
-      response.end(Buffer.from(Array.from({ length: 1 << 20 }, (_, i) => i % 251)).toString("hex").repeat(4));
+      response.end(
+        Buffer.from(Array.from({ length: 1 << 20 }, (_, i) => i % 251))
+          .toString("hex")
+          .repeat(4),
+      );
     } else if (path === "/moved") {
       response.writeHead(302, { location: "/hello" }).end();
     } else if (path === "/hello") {

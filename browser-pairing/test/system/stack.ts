@@ -2,8 +2,8 @@
 import { mkdtemp, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { LocalServer } from "./local-server.ts";
-import { eventually, Running, run } from "./processes.ts";
+import { LocalServer } from "./local-server.js";
+import { eventually, Running, run } from "./processes.js";
 
 const EMAIL = "owner@example.com";
 export const HOST_NAME = "workshop";
