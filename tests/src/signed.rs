@@ -456,6 +456,10 @@ impl Stream {
 
     /// Checks that nothing comes after the end.
     async fn end(&mut self) -> Result<(), Failure> {
+        if self.decoder.next_record().map_err(tampered)?.is_some() {
+            return Err(tampered("a record after the end"));
+        }
+        self.decoder.finish().map_err(|_| tampered("bytes after the end"))?;
         while let Some(frame) = self.body.frame().await {
             let data = frame.map_err(|_| Failure::Truncated)?.into_data().unwrap_or_default();
             if !data.is_empty() {
