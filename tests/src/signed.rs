@@ -466,6 +466,7 @@ impl Stream {
                 return Err(tampered("bytes after the end"));
             }
         }
+        self.decoder.finish().map_err(|_| tampered("bytes after the end"))?;
         self.order.finish().map_err(|_| Failure::Truncated)
     }
 }
