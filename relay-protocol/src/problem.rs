@@ -42,6 +42,8 @@ codes! {
     SignatureInvalid = "signature_invalid", UNAUTHORIZED, "The signature is wrong";
     /// The signing session is unknown, expired or revoked.
     SigningSessionExpired = "signing_session_expired", UNAUTHORIZED, "The signing session has ended";
+    /// The signing session ended, or was revoked, while the request was under way; it may have been done.
+    SigningSessionEnded = "signing_session_ended", UNAUTHORIZED, "The signing session ended meanwhile";
     /// The signature was made too long ago, or in the future.
     ClockSkew = "clock_skew", UNAUTHORIZED, "The clocks differ too much";
     /// The signature has been used.

@@ -466,7 +466,6 @@ impl Stream {
                 return Err(tampered("bytes after the end"));
             }
         }
-        self.decoder.finish().map_err(|_| tampered("bytes after the end"))?;
         self.order.finish().map_err(|_| Failure::Truncated)
     }
 }
