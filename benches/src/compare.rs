@@ -7,7 +7,7 @@ use crate::{
     idle::Memory,
     load::{Bulk, Measured},
     process::{Part, part},
-    report,
+    report, signed,
     stats::median,
 };
 use anyhow::{Context as _, ensure};
@@ -99,6 +99,8 @@ impl Row {
 pub struct Results {
     /// One row for each contestant, direct first.
     pub rows: Vec<Row>,
+    /// Our relay and agent, unsigned and signed.
+    pub signed: Vec<signed::Round>,
     /// Idle tunnels.
     pub idle: Memory,
     /// Milliseconds to serving, with a fresh database and with an existing one.
@@ -147,6 +149,15 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
             row.rounds.push(measured.with_context(|| format!("measuring {}", contestant.name))?);
         }
     }
+    let browser = dir.join("browser");
+    let ours = all.last().context("nobody is measured")?;
+    signed::pair(&agent, &contestants::agent_state(&dir.join("ours")), &ours.base, &browser).await?;
+    let mut rounds = Vec::new();
+    for number in 1..=args.rounds {
+        eprintln!("round {number} of {}: signed", args.rounds);
+        let round = signed::round(&browser, &ours.processes, args.seconds, MANY).await;
+        rounds.push(round.context("measuring signed requests")?);
+    }
     for process in all.into_iter().flat_map(|contestant| contestant.processes) {
         process.stop().await?;
     }
@@ -154,7 +165,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
 
     let notes = args.notes.map(std::fs::read_to_string).transpose().context("reading the notes")?;
     let text = report::markdown(
-        &Results { rows, idle, start_ms },
+        &Results { rows, signed: rounds, idle, start_ms },
         &report::About::here(args.commit, args.date),
         notes.as_deref(),
     );

@@ -205,6 +205,11 @@ pub async fn start_ms(program: &Path, dir: &Path) -> anyhow::Result<f64> {
     Ok(ms)
 }
 
+/// Where our agent keeps its state.
+pub fn agent_state(dir: &Path) -> PathBuf {
+    dir.join("agent-state")
+}
+
 /// Our relay and our agent.
 pub async fn ours(relay: &Path, agent: &Path, dir: &Path, origin: SocketAddr) -> anyhow::Result<Contestant> {
     let relay = Relay::start(relay, dir).await?;
@@ -215,7 +220,7 @@ pub async fn ours(relay: &Path, agent: &Path, dir: &Path, origin: SocketAddr) ->
         .arg(format!("http://{}", relay.base.authority))
         .arg("--to")
         .arg(format!("http://{origin}"));
-    command.arg("--token-file").arg(&relay.token_file).arg("--state-dir").arg(dir.join("agent"));
+    command.arg("--token-file").arg(&relay.token_file).arg("--state-dir").arg(agent_state(dir));
     let agent = Process::start("local-agent-client", &mut command, &dir.join("agent.log"))?;
     let base = relay.session().await?;
     ready(Contestant { name: "ours", base, processes: vec![relay.process, agent] }).await

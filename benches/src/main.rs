@@ -13,6 +13,7 @@ mod load;
 mod origin;
 mod process;
 mod report;
+mod signed;
 mod stats;
 
 use anyhow::Context as _;
@@ -80,6 +81,8 @@ enum Command {
         #[arg(long, default_value_t = 1)]
         readers: usize,
     },
+    /// A paired browser beside one that signs nothing.
+    Signed(signed::Args),
     /// Opens idle tunnels and prints the relay's memory at each count.
     Idle(idle::Args),
     /// Everything, side by side, and the tables.
@@ -121,6 +124,7 @@ async fn run(command: Command) -> anyhow::Result<()> {
             }
         },
         Command::Stall { url, readers } => load::stall(&client::Target::parse(&url)?, readers).await,
+        Command::Signed(args) => print(&signed::run(&args).await?),
         Command::Idle(args) => print(&idle::run(&args).await?),
         Command::Compare(args) => compare::run(args).await,
     }

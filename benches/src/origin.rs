@@ -1,7 +1,7 @@
 //! The local server behind every contestant: hyper, and as little else as possible.
 
 use bytes::Bytes;
-use futures_util::stream;
+use futures_util::{SinkExt as _, StreamExt as _, stream};
 use http_body_util::{BodyExt as _, Full, StreamBody, combinators::UnsyncBoxBody};
 use hyper::{
     Method, Request, Response, StatusCode,
@@ -13,6 +13,10 @@ use hyper::{
 use hyper_util::rt::{TokioIo, TokioTimer};
 use std::{convert::Infallible, net::SocketAddr, sync::OnceLock};
 use tokio::net::TcpListener;
+use tokio_tungstenite::{
+    WebSocketStream,
+    tungstenite::{handshake::derive_accept_key, protocol::Role},
+};
 
 /// Bytes of the small answer.
 pub const SMALL: usize = 1024;
@@ -33,7 +37,8 @@ pub async fn serve(listen: SocketAddr) -> anyhow::Result<()> {
             http1::Builder::new()
                 .timer(TokioTimer::new())
                 .max_buf_size(512 << 10)
-                .serve_connection(TokioIo::new(socket), service_fn(answer)),
+                .serve_connection(TokioIo::new(socket), service_fn(answer))
+                .with_upgrades(),
         );
     }
 }
@@ -55,12 +60,38 @@ async fn answer(request: Request<Incoming>) -> Result<Response<Body>, hyper::Err
             }
             Response::new(Full::new(Bytes::from(count.to_string())).boxed_unsync())
         }
+        (&Method::GET, "/ws") => echo(request),
         (&Method::GET, _) => match path.strip_prefix("/bytes/").and_then(|count| count.parse().ok()) {
             Some(count) => large(count),
             None => nothing(),
         },
         _ => nothing(),
     })
+}
+
+/// A WebSocket that sends every message back.
+fn echo(mut request: Request<Incoming>) -> Response<Body> {
+    let Some(key) = request.headers().get(header::SEC_WEBSOCKET_KEY).cloned() else { return nothing() };
+    let upgrade = hyper::upgrade::on(&mut request);
+    tokio::spawn(async move {
+        let Ok(io) = upgrade.await else { return };
+        let mut socket = WebSocketStream::from_raw_socket(TokioIo::new(io), Role::Server, None).await;
+        while let Some(Ok(message)) = socket.next().await {
+            let echoed = message.is_text() || message.is_binary();
+            if echoed && socket.send(message).await.is_err() {
+                return;
+            }
+        }
+    });
+    let mut response = Response::new(Full::default().boxed_unsync());
+    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    let headers = response.headers_mut();
+    headers.insert(header::CONNECTION, header::HeaderValue::from_static("upgrade"));
+    headers.insert(header::UPGRADE, header::HeaderValue::from_static("websocket"));
+    if let Ok(accept) = derive_accept_key(key.as_bytes()).parse() {
+        headers.insert(header::SEC_WEBSOCKET_ACCEPT, accept);
+    }
+    response
 }
 
 fn large(count: u64) -> Response<Body> {
