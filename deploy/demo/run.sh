@@ -115,8 +115,8 @@ say "Building (the first time takes some minutes) …"
 # The portal's pages first: the relay's binary takes them in.
 npm --prefix browser-pairing ci --no-audit --no-fund --loglevel=error
 npm --prefix browser-pairing run --silent build
-cargo build --release -p relay-server -p local-agent-client --bins
-cargo build --release -p local-agent-client --example demo-app
+# In one go: two would build most of the libraries twice, with different features.
+cargo build --release -p relay-server -p local-agent-client --bins --example demo-app
 
 files=${FILES:-$state/files}
 if [ -z "${FILES:-}" ]; then
