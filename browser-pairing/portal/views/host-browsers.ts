@@ -68,7 +68,7 @@ export function browsersPanel(context: HostContext): Panel {
       void askName(`Rename ${of.name}`, of.name, MAX_NAME, (typed) => {
         called = typed;
         return act(() => host.browsers().rename(of.id, typed));
-      }).then((done) => (done ? reload(`${of.name} is now called ${called}.`) : undefined));
+      }).then((done) => (done ? reload(`The browser is now called ${called}.`) : undefined));
     });
     revoke.addEventListener("click", () => {
       void ask({
