@@ -77,6 +77,8 @@ export function accountView(context: SignedIn): View {
       return;
     }
     try {
+      // Not for an account that another tab signed in to: a first password needs no current one.
+      if (!(await context.renew())) return;
       await context.api.setPassword(has ? current.input.value : undefined, next.input.value);
     } catch (error) {
       outcome.show("bad", passwordMessage(error));
