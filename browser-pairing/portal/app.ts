@@ -3,11 +3,11 @@
 // place and keep their address, so that a link to them works once one is signed in.
 
 import { type Api, isSignedOut, type Me, Refused } from "./api.js";
-import { fill, h, setText } from "./dom.js";
+import { type Child, fill, h, setText } from "./dom.js";
 import { apiMessage } from "./messages.js";
 import { links, parse, type Route } from "./router.js";
 import type { Sdk } from "./sdk.js";
-import { busy, notice, pageHeading } from "./ui.js";
+import { busy, notice, pageHeading, type Tone } from "./ui.js";
 import type { Context, SignedIn, View } from "./view.js";
 import { accountView } from "./views/account.js";
 import { deviceView } from "./views/device.js";
@@ -22,6 +22,9 @@ import { signInView } from "./views/sign-in.js";
 const MIN_REFRESH_MS = 30_000;
 /** `setTimeout` cannot wait longer. */
 const MAX_REFRESH_MS = 2 ** 31 - 1;
+
+/** A text counts as new to screen readers when its place was empty this long before. */
+const ANNOUNCE_MS = 100;
 
 /** When to renew a sign-in that ends at `expiresAt`; both in Unix seconds. */
 export function refreshDelay(expiresAt: number, now: number): number {
@@ -47,6 +50,7 @@ class App implements Context {
   #route: Route = { page: "hosts" };
   #view: View | undefined;
   #refresh: ReturnType<typeof setTimeout> | undefined;
+  #announcing: ReturnType<typeof setTimeout> | undefined;
 
   constructor(
     readonly api: Api,
@@ -71,6 +75,12 @@ class App implements Context {
       this.#ended = true;
       this.#render();
     };
+    // All tabs share one cookie: another one may have signed in somebody else meanwhile.
+    const back = () => {
+      if (this.#me !== undefined && !document.hidden) this.renew().catch(() => undefined);
+    };
+    document.addEventListener("visibilitychange", back);
+    addEventListener("focus", back);
     this.#take();
     void this.reload().then(() => {
       // Who comes back within the life of the cookie stays signed in, however short the visits are.
@@ -79,7 +89,15 @@ class App implements Context {
   }
 
   announce(text: string): void {
-    setText(this.#announcer, text);
+    clearTimeout(this.#announcing);
+    setText(this.#announcer, "");
+    if (text === "") return;
+    // The same text twice is said twice only if the first was taken away in between.
+    this.#announcing = setTimeout(() => setText(this.#announcer, text), ANNOUNCE_MS);
+  }
+
+  tell(tone: Tone, ...content: Child[]): void {
+    this.#main.prepend(h("div", { class: "told" }, notice(tone, ...content)));
   }
 
   go(hash: string): void {
@@ -87,25 +105,39 @@ class App implements Context {
     else location.hash = hash;
   }
 
-  async renew(): Promise<void> {
+  async renew(): Promise<boolean> {
+    const before = this.#me;
     const me = await this.api.me();
-    clearTimeout(this.#refresh);
-    this.#me = me;
-    this.#ended = false;
-    this.#keep(me.expires_at);
+    // Somebody signed in or out here while the relay was asked: that is newer.
+    if (this.#me !== before) return this.#me?.user.id === before?.user.id;
+    this.#adopt(me);
+    if (before === undefined || before.user.id === me.user.id) return true;
+    this.#render();
+    const said = `This browser is now signed in as ${me.user.email}, by another tab or window.`;
+    this.tell("warn", said);
+    this.announce(said);
+    return false;
   }
 
-  async reload(): Promise<void> {
+  async reload(): Promise<Me | undefined> {
     try {
-      await this.renew();
+      this.#adopt(await this.api.me());
     } catch (error) {
       this.#me = undefined;
       if (!isSignedOut(error)) {
         this.#show(this.#broken(error));
-        return;
+        return undefined;
       }
     }
     this.#render();
+    return this.#me;
+  }
+
+  #adopt(me: Me): void {
+    clearTimeout(this.#refresh);
+    this.#me = me;
+    this.#ended = false;
+    this.#keep(me.expires_at);
   }
 
   /** Renews the cookie in time. */
@@ -154,6 +186,7 @@ class App implements Context {
       sdk: this.sdk,
       me,
       announce: (text) => this.announce(text),
+      tell: (tone, ...content) => this.tell(tone, ...content),
       go: (hash) => this.go(hash),
       renew: () => this.renew(),
       reload: () => this.reload(),
@@ -235,7 +268,7 @@ class App implements Context {
 
   #broken(error: unknown): View {
     const again = h("button", { type: "button", class: "button button-primary" }, "Try again");
-    again.addEventListener("click", () => void busy(again, () => this.reload()));
+    again.addEventListener("click", () => void busy(again, async () => void (await this.reload())));
     const owned = error instanceof Refused && error.code === "not_found";
     const text = owned
       ? "This relay does not keep users of its own: sign in at the web app that it belongs to."

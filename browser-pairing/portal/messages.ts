@@ -37,12 +37,17 @@ export function apiMessage(error: unknown, doing: string): string {
   }
 }
 
-/** The same for a one-time link. */
-export function linkMessage(error: unknown): string {
-  if (
+/** Whether a one-time link was refused for good: to try again is of no use. */
+export function linkIsDead(error: unknown): boolean {
+  return (
     error instanceof Refused &&
     (error.code === "sign_in_failed" || error.code === "bad_request" || error.code === "not_found")
-  ) {
+  );
+}
+
+/** A text for what became of a one-time link. */
+export function linkMessage(error: unknown): string {
+  if (linkIsDead(error)) {
     return "This link no longer works: each one signs in once, within 15 minutes. Ask for a new one.";
   }
   return apiMessage(error, "use the link");

@@ -107,16 +107,24 @@ export function ask(parts: DialogParts): Promise<boolean> {
   return new Promise((resolve) => {
     const titleId = uniqueId("dialog");
     const outcome = new Outcome();
+    let done = false;
+    let working: Promise<void> | undefined;
+    const work = async () => {
+      outcome.clear();
+      const problem = await parts.act();
+      if (problem !== undefined) {
+        if (problem !== "") outcome.show("bad", problem);
+        return;
+      }
+      done = true;
+      dialog.close();
+    };
     const submit = h(
       "button",
       { type: "submit", class: parts.danger === true ? "button button-danger" : "button button-primary" },
       parts.confirm,
     );
-    const cancel = h(
-      "button",
-      { type: "button", class: "button", on: { click: () => dialog.close() } },
-      "Cancel",
-    );
+    const cancel = h("button", { type: "button", class: "button" }, "Cancel");
     const form: HTMLFormElement = h(
       "form",
       {
@@ -124,15 +132,9 @@ export function ask(parts: DialogParts): Promise<boolean> {
         on: {
           submit: (event: SubmitEvent) => {
             event.preventDefault();
-            void busy(submit, async () => {
-              outcome.clear();
-              const problem = await parts.act();
-              if (problem !== undefined) {
-                if (problem !== "") outcome.show("bad", problem);
-                return;
-              }
-              done = true;
-              dialog.close();
+            if (working !== undefined) return;
+            working = busy(submit, work).finally(() => {
+              working = undefined;
             });
           },
         },
@@ -142,15 +144,26 @@ export function ask(parts: DialogParts): Promise<boolean> {
       outcome.element,
       h("div", { class: "actions" }, submit, cancel),
     );
-    let done = false;
     const before = document.activeElement;
     const dialog: HTMLDialogElement = h("dialog", { class: "dialog", "aria-labelledby": titleId }, form);
     dialog.addEventListener("close", () => {
       dialog.remove();
       if (before instanceof HTMLElement && before.isConnected) before.focus();
-      resolve(done);
+      // Where the page closed it amid the work: only the end of that tells whether it was done.
+      if (working === undefined) resolve(done);
+      else void working.finally(() => resolve(done));
     });
-    cancel.addEventListener("click", () => dialog.close());
+    // What was begun cannot be called back: until it has ended, neither key nor button dismisses it.
+    // Browsers let a second Escape pass `cancel`, so the key itself is taken, too.
+    dialog.addEventListener("cancel", (event) => {
+      if (working !== undefined) event.preventDefault();
+    });
+    dialog.addEventListener("keydown", (event) => {
+      if (event.key === "Escape" && working !== undefined) event.preventDefault();
+    });
+    cancel.addEventListener("click", () => {
+      if (working === undefined) dialog.close();
+    });
     document.body.append(dialog);
     dialog.showModal();
     const first = dialog.querySelector("input");

@@ -1,19 +1,26 @@
 // What the app and its pages agree on.
 
 import type { Api, Me } from "./api.js";
+import type { Child } from "./dom.js";
 import type { Sdk } from "./sdk.js";
+import type { Tone } from "./ui.js";
 
 export interface Context {
   readonly api: Api;
   readonly sdk: Sdk;
   /** Says something to screen readers that is not where the focus is. */
   announce(text: string): void;
+  /** Shows a notice above the page, until the next page. */
+  tell(tone: Tone, ...content: Child[]): void;
   /** Goes to a page of the portal. */
   go(hash: string): void;
-  /** Asks the relay anew who is signed in. */
-  renew(): Promise<void>;
-  /** The same, and shows the page for it. */
-  reload(): Promise<void>;
+  /**
+   * Asks the relay anew who is signed in. False says that it is another account than the page was made
+   * for, as when another tab signed in; the page is then already replaced by that account's.
+   */
+  renew(): Promise<boolean>;
+  /** Asks the same and shows the page for it in any case. */
+  reload(): Promise<Me | undefined>;
 }
 
 /** What pages behind the sign-in get. */

@@ -4,6 +4,9 @@ import { RelayError } from "./errors.js";
 /** More in one event, or in one line, is a mistake or an attack; in UTF-16 units. */
 const MAX_EVENT = 8 * 1024 * 1024;
 
+/** A longer id is ignored: it is handed out with every event and sent back with every new connection. */
+const MAX_ID = 4096;
+
 /** An event as it goes to the page. */
 export interface ParsedEvent {
   type: string;
@@ -61,7 +64,7 @@ export class EventParser {
     const value = colon === -1 ? "" : line.slice(line[colon + 1] === " " ? colon + 2 : colon + 1);
     if (field === "event") this.#type = value;
     else if (field === "data") this.#data += `${value}\n`;
-    else if (field === "id" && !value.includes("\0")) this.#id = value;
+    else if (field === "id" && value.length <= MAX_ID && !value.includes("\0")) this.#id = value;
     else if (field === "retry" && /^\d{1,9}$/.test(value)) this.retry = Number(value);
     return undefined;
   }

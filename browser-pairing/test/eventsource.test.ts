@@ -48,6 +48,15 @@ for (const [name, text, wanted] of CASES) {
   });
 }
 
+test("an id that is too long is ignored, and the one before it stays", () => {
+  const parser = new EventParser();
+  const ids = (text: string) => parser.push(text).map((event) => event.lastEventId);
+  const longest = "i".repeat(4096);
+  assert.deepEqual(ids(`id: ${longest}\ndata: x\n\n`), [longest]);
+  assert.deepEqual(ids(`id: ${longest}i\ndata: x\n\n`), [longest]);
+  assert.equal(parser.lastId, longest);
+});
+
 test("retry counts only when it is a number, and an event without end is refused", () => {
   const parser = new EventParser();
   parser.push("retry: 50\nretry: soon\n");

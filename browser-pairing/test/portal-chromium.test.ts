@@ -3,6 +3,7 @@
  * host behind it is put in at the SDK's seam. PORTAL_SHOTS names a folder to keep the pictures in.
  */
 import assert from "node:assert/strict";
+import { randomUUID } from "node:crypto";
 import { mkdir, mkdtemp, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -117,8 +118,25 @@ describe("the portal in Chromium", () => {
     await page.keyboard.press("Escape");
     assert.equal(await focused(), "Delete cellar");
     await page.keyboard.press("Enter");
+    let release = () => {};
+    const held = new Promise<void>((done) => {
+      release = done;
+    });
+    await page.route("**/v1/relay/hosts/*", async (route) => {
+      await held;
+      await route.continue();
+    });
+    const asked = page.waitForRequest((request) => request.method() === "DELETE");
     await page.getByRole("button", { name: "Delete host" }).press("Enter");
+    await asked;
+    await page.keyboard.press("Escape");
+    await page.keyboard.press("Escape");
+    await page.getByRole("button", { name: "Cancel" }).click();
+    assert.ok(await page.getByRole("dialog").isVisible(), "what was begun cannot be dismissed");
+    release();
     await says("cellar was deleted.");
+    await page.unroute("**/v1/relay/hosts/*");
+    assert.equal(await focused(), "Your hosts", "the focus does not get lost with the card");
     standin.state.down = true;
     await says("This page keeps trying.");
     await snap("hosts-unreachable");
@@ -136,6 +154,21 @@ describe("the portal in Chromium", () => {
     await page.keyboard.press("Backspace");
     await page.keyboard.press("Backspace");
     assert.equal(await focused(), "Digit 1 of 6", "Backspace goes back");
+    await page.keyboard.type("12");
+    await page.keyboard.press("Shift+Tab");
+    await page.keyboard.press("Control+X");
+    const second = page.getByLabel("Digit 2 of 6");
+    assert.equal(await second.inputValue(), "", "what was cut is gone");
+    await page.keyboard.press("Shift+Tab");
+    await page.keyboard.press("Control+Backspace");
+    assert.equal(await focused(), "Digit 1 of 6");
+    await page.keyboard.type("3");
+    await page.keyboard.type("4");
+    const typed = await page
+      .getByRole("group")
+      .locator("input")
+      .evaluateAll((inputs) => inputs.map((input) => (input as HTMLInputElement).value).join("|"));
+    assert.equal(typed, "3|4||||", "nothing that was removed comes back");
     const texts: [string, RegExp][] = [
       ["111111", /used up now/],
       ["222222", /has expired/],
@@ -212,8 +245,22 @@ describe("the portal in Chromium", () => {
     await page.getByRole("button", { name: "Cancel" }).press("Enter");
     await says("Cancelled.");
     assert.equal(await focused(), "Send", "the focus does not get lost with the button");
-    await send("/missing");
-    await says("404 Not Found");
+    await page.evaluate(() => {
+      const announcer = document.getElementById("announcer") as HTMLElement;
+      new MutationObserver((changes) => {
+        for (const change of changes)
+          for (const added of change.addedNodes)
+            document.body.dataset["said"] = `${document.body.dataset["said"] ?? ""}[${added.textContent}]`;
+      }).observe(announcer, { childList: true });
+    });
+    for (const times of [1, 2]) {
+      await send("/missing");
+      await says("404 Not Found");
+      await page.waitForFunction(
+        (count) => (document.body.dataset["said"] ?? "").split("404").length > count,
+        times,
+      );
+    }
     await send("/down");
     await says("Nothing listens on 127.0.0.1:3000.");
     await send("/tampered");
@@ -235,6 +282,33 @@ describe("the portal in Chromium", () => {
     await snap("host-events");
     await page.getByRole("button", { name: "Stop" }).press("Enter");
     await says("Not listening");
+    // A burst of events with huge ids is cut, and drawn at once.
+    await page.evaluate(() => {
+      const real = Object.getOwnPropertyDescriptor(Element.prototype, "scrollHeight");
+      Object.defineProperty(Element.prototype, "scrollHeight", {
+        configurable: true,
+        get() {
+          document.body.dataset["asked"] = String(Number(document.body.dataset["asked"] ?? 0) + 1);
+          return real?.get?.call(this) as number;
+        },
+      });
+    });
+    await page.getByRole("button", { name: "Clear" }).press("Enter");
+    await page.getByRole("textbox", { name: "Path" }).fill("/flood");
+    await page.keyboard.press("Enter");
+    await page.getByText("flood 700", { exact: true }).waitFor();
+    const log = await page.evaluate(() => ({
+      longest: Math.max(...[...document.querySelectorAll(".log-sign")].map((of) => of.textContent.length)),
+      asked: Number(document.body.dataset["asked"]),
+      below: [...document.querySelectorAll(".log")]
+        .filter((of) => of.checkVisibility())
+        .map((of) => of.scrollHeight - of.scrollTop - of.clientHeight),
+    }));
+    assert.ok(log.longest <= 81, `a label of ${log.longest} characters`);
+    assert.ok(log.asked < 20, `${log.asked} layouts for 700 events`);
+    assert.ok(log.below.length === 1 && log.below.every((rest) => rest < 8), `${log.below} below the end`);
+    await snap("host-flood");
+    await page.getByRole("button", { name: "Stop" }).press("Enter");
     await page.getByRole("tab", { name: "Events" }).focus();
     await page.keyboard.press("ArrowRight");
     await page.getByLabel("Sub-protocols").fill("chat");
@@ -256,10 +330,13 @@ describe("the portal in Chromium", () => {
     await page.getByRole("button", { name: "Rename Safari on iPhone" }).press("Enter");
     await page.keyboard.type("My phone");
     await page.keyboard.press("Enter");
+    await says("The browser is now called My phone.");
+    await page.waitForFunction(() => document.activeElement?.textContent === "Paired browsers");
     await page.getByRole("button", { name: "Revoke My phone" }).press("Enter");
     await says("Revoke My phone?");
     await page.getByRole("dialog").getByRole("button", { name: "Revoke" }).press("Enter");
     await says("My phone was revoked.");
+    await page.waitForFunction(() => document.activeElement?.textContent === "Paired browsers");
   });
 
   test("a revocation that the host signed ends the view", async () => {
@@ -295,6 +372,17 @@ describe("the portal in Chromium", () => {
     await page.getByRole("button", { name: "End the session for workshop" }).press("Enter");
     await page.getByRole("button", { name: "End it" }).press("Enter");
     await says("Nothing reaches your hosts right now.");
+    standin.state.addAuthSession({ name: "cron", kind: "token" });
+    await page.getByRole("button", { name: "Sign out everywhere else" }).press("Enter");
+    await says("Sign out everywhere else?");
+    await snap("sessions-others");
+    // Which came after the page was loaded counts, too.
+    standin.state.addAuthSession({ name: "latecomer" });
+    await page.getByRole("button", { name: "Sign out all others" }).press("Enter");
+    await says("Every other sign-in was ended.");
+    assert.equal(standin.state.authSessions.size, 1);
+    await page.getByRole("button", { name: "Sign out here" }).waitFor();
+    await page.getByRole("button", { name: "Sign out everywhere else" }).waitFor({ state: "hidden" });
     await page.goto(`${standin.origin}/#/account`);
     await heading("Account");
     await snap("account");
@@ -307,6 +395,8 @@ describe("the portal in Chromium", () => {
     await page.keyboard.press("Enter");
     await says("The password is saved.");
     assert.equal(standin.state.password, "a better one, surely");
+    await says("stays signed in");
+    await page.locator("main").getByRole("link", { name: "Sessions" }).waitFor();
     await snap("account-saved");
     standin.state.password = undefined;
     await page.reload();
@@ -354,6 +444,26 @@ describe("the portal in Chromium", () => {
     assert.equal(standin.state.devices.get("ZXWV-TSRQ")?.decided, false);
   });
 
+  test("another account of another tab is noticed before a device is decided, and when one comes back", async () => {
+    const ada = { ...standin.state.user };
+    const device = standin.state.addDevice("BBBB-CCCC", "den");
+    await page.goto(`${standin.origin}/device?user_code=bbbbcccc`);
+    await heading("Is this your machine?");
+    await page.locator("main").getByText("ada@example.org").waitFor();
+    Object.assign(standin.state.user, { id: randomUUID(), email: "eve@example.org" });
+    await page.getByRole("button", { name: "Approve" }).press("Enter");
+    await says("This browser is now signed in as eve@example.org");
+    await heading("Is this your machine?");
+    await page.locator("main strong", { hasText: "eve@example.org" }).waitFor();
+    assert.equal(device.decided, undefined, "nothing was approved for an account that was not shown");
+    await snap("account-changed");
+    Object.assign(standin.state.user, ada);
+    await page.evaluate(() => document.dispatchEvent(new Event("visibilitychange")));
+    await says("This browser is now signed in as ada@example.org");
+    await page.getByRole("button", { name: "Deny" }).press("Enter");
+    await heading("Denied");
+  });
+
   test("an ended sign-in asks again in place, and a one-time link is used once and never kept", async () => {
     await page.goto(`${standin.origin}/#/`);
     await heading("Your hosts");
@@ -361,13 +471,26 @@ describe("the portal in Chromium", () => {
     await says("Your sign-in has ended.");
     standin.state.links.add("one-time-token");
     await page.goto(`${standin.origin}/#/link/one-time-token`);
+    await heading("Sign in with a link");
+    await snap("link");
+    assert.ok(standin.state.links.has("one-time-token"), "nothing is done without a click");
+    standin.state.down = true;
+    await page.getByRole("button", { name: "Sign in with this link" }).press("Enter");
+    await says("the relay does not answer");
+    await snap("link-unreachable");
+    standin.state.down = false;
+    await page.getByRole("button", { name: "Try again" }).press("Enter");
     await heading("Your hosts");
+    await says("The link signed you in as ada@example.org");
+    await snap("link-done");
     assert.ok(!page.url().includes("one-time-token"));
     await page.goto(`${standin.origin}/#/link/one-time-token`);
     await says(/You are signed in as/);
     await snap("link-signed-in");
-    await page.getByRole("button", { name: "Use the link" }).press("Enter");
+    await page.getByRole("button", { name: "Sign in with this link" }).press("Enter");
     await says("This link no longer works");
+    await page.getByRole("button", { name: /Try again|Sign in with/ }).waitFor({ state: "hidden" });
+    await snap("link-dead");
     assert.ok(
       !standin.state.seen.some((line) => line.includes("one-time-token")),
       "the token is in no address",

@@ -31,15 +31,22 @@ class FakeEvents extends EventTarget {
   readyState = 0;
   #timer: ReturnType<typeof setInterval>;
 
-  constructor() {
+  constructor(flood: boolean) {
     super();
     let count = 0;
+    const id = flood ? "9".repeat(100_000) : "";
     this.#timer = setInterval(() => {
       if (this.readyState === 0) {
         this.readyState = 1;
         this.dispatchEvent(new Event("open"));
       }
       count += 1;
+      if (flood) {
+        if (count > 1) return;
+        for (let data = 1; data <= 700; data += 1)
+          this.dispatchEvent(new MessageEvent("message", { data: `flood ${data}`, lastEventId: id }));
+        return;
+      }
       const event = { data: JSON.stringify({ tick: count, note: "still here" }), lastEventId: String(count) };
       this.dispatchEvent(new MessageEvent(count % 2 === 0 ? "update" : "message", event));
     }, 40);
@@ -174,7 +181,7 @@ function fakeHost(info: PairedHostInfo, forget: () => void): Paired {
       return answerOf(path, init);
     },
     webSocket: (_path, protocols = []) => new FakeSocket([protocols].flat()) as unknown as WebSocket,
-    eventSource: () => new FakeEvents() as unknown as EventSource,
+    eventSource: (path) => new FakeEvents(String(path).startsWith("/flood")) as unknown as EventSource,
     browsers: () => ({
       list: async () => {
         if (!gone) return [...browsers];

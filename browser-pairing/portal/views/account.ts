@@ -3,6 +3,7 @@
 import { Refused } from "../api.js";
 import { h, setText } from "../dom.js";
 import { passwordMessage } from "../messages.js";
+import { links } from "../router.js";
 import { busy, field, Outcome, pageHeading } from "../ui.js";
 import type { SignedIn, View } from "../view.js";
 
@@ -76,6 +77,8 @@ export function accountView(context: SignedIn): View {
       return;
     }
     try {
+      // Not for an account that another tab signed in to: a first password needs no current one.
+      if (!(await context.renew())) return;
       await context.api.setPassword(has ? current.input.value : undefined, next.input.value);
     } catch (error) {
       outcome.show("bad", passwordMessage(error));
@@ -85,7 +88,12 @@ export function accountView(context: SignedIn): View {
     for (const { input } of [current, next, again]) input.value = "";
     has = true;
     adapt();
-    outcome.show("good", "The password is saved. Use it from now on to sign in.");
+    outcome.show(
+      "good",
+      "The password is saved. Use it from now on to sign in. Whatever is signed in already stays signed in; end what you do not know under ",
+      h("a", { href: links.sessions }, "Sessions"),
+      ".",
+    );
     // Only what other pages show depends on it; the password is saved either way.
     await context.renew().catch(() => undefined);
   };

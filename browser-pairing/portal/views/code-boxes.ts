@@ -63,7 +63,11 @@ export function codeBoxes(label: string, describedBy: string, onComplete: () => 
       if (!input.readOnly) take(index, event.clipboardData?.getData("text") ?? "");
     });
     // Typing, and whatever fills boxes without keys: on-screen keyboards, password managers.
-    input.addEventListener("input", () => take(index, newText(input.value, boxes.digits[index] ?? "")));
+    input.addEventListener("input", () => {
+      // Emptied without the Backspace or Delete key: by cutting, Ctrl+Backspace, an on-screen keyboard.
+      if (input.value === "") draw(remove(boxes, index));
+      else take(index, newText(input.value, boxes.digits[index] ?? ""));
+    });
     input.addEventListener("keydown", (event) => {
       if (event.ctrlKey || event.metaKey || event.altKey) return;
       const to = move(index, event.key);

@@ -87,6 +87,8 @@ export function deviceView(context: SignedIn, fromLink: string): View {
     const deny = h("button", { type: "button", class: "button" }, "Deny");
     const answer = (yes: boolean) => async () => {
       try {
+        // Another tab may have changed the account under this page; what it names must be what approves.
+        if (!(await context.renew())) return;
         await context.api.decideDevice(request.user_code, yes);
       } catch (error) {
         if (error instanceof Refused && error.code === "not_found")

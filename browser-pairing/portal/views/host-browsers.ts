@@ -21,6 +21,7 @@ export function browsersPanel(context: HostContext): Panel {
   const make = h("button", { type: "button", class: "button" }, "Make a code for my next device");
   let timer: ReturnType<typeof setInterval> | undefined;
 
+  const title = h("h3", { tabindex: -1 }, "Paired browsers");
   const load = async () => {
     try {
       const all = await host.browsers().list();
@@ -35,6 +36,12 @@ export function browsersPanel(context: HostContext): Panel {
       fill(list);
       outcome.show("bad", hostMessage(context.failed(error)));
     }
+  };
+  /** Shows what was done. The list is made anew, and the button that was pressed is gone with the old one. */
+  const reload = async (said: string) => {
+    outcome.show("good", said);
+    await load();
+    title.focus();
   };
   const act = async (work: () => Promise<unknown>): Promise<string | undefined> => {
     try {
@@ -57,9 +64,11 @@ export function browsersPanel(context: HostContext): Panel {
       "Revoke",
     );
     rename.addEventListener("click", () => {
-      void askName(`Rename ${of.name}`, of.name, MAX_NAME, (typed) =>
-        act(() => host.browsers().rename(of.id, typed)),
-      ).then((done) => (done ? load() : undefined));
+      let called = of.name;
+      void askName(`Rename ${of.name}`, of.name, MAX_NAME, (typed) => {
+        called = typed;
+        return act(() => host.browsers().rename(of.id, typed));
+      }).then((done) => (done ? reload(`The browser is now called ${called}.`) : undefined));
     });
     revoke.addEventListener("click", () => {
       void ask({
@@ -79,8 +88,7 @@ export function browsersPanel(context: HostContext): Panel {
       }).then((done) => {
         if (!done) return;
         if (of.current) return page.go("#/");
-        outcome.show("good", `${of.name} was revoked.`);
-        void load();
+        void reload(`${of.name} was revoked.`);
       });
     });
     const now = page.api.now();
@@ -140,7 +148,7 @@ export function browsersPanel(context: HostContext): Panel {
       "div",
       {},
       outcome.element,
-      h("h3", {}, "Paired browsers"),
+      title,
       h("p", { class: "hint" }, "The host keeps this list itself and signs it; the relay has no say in it."),
       list,
       h(

@@ -192,6 +192,8 @@ function makeCard(context: SignedIn, initial: Host, outcome: Outcome, refresh: (
       outcome.show("good", `${called} was deleted.`);
       element.remove();
       refresh();
+      // The button that was pressed is gone.
+      document.querySelector<HTMLElement>("main h1")?.focus();
     });
   });
   return card;

@@ -5,6 +5,15 @@ import { fill, h, setText } from "../dom.js";
 
 /** Characters shown of one line; an event may be megabytes. */
 const MAX_LINE = 4096;
+/** Characters shown of a label: what an event calls itself comes from the host, too. */
+const MAX_LABEL = 80;
+
+const CLOCK = new Intl.DateTimeFormat([], {
+  hour: "numeric",
+  minute: "numeric",
+  second: "numeric",
+  hour12: false,
+});
 
 export type LogKind = "in" | "out" | "note" | "bad";
 
@@ -20,6 +29,9 @@ export class Log {
   readonly #scroller: HTMLElement;
   readonly #count = h("span", { class: "hint" });
   readonly element: HTMLElement;
+  /** Lines for the next frame: the layout is asked once a frame, however fast lines come. */
+  readonly #waiting = document.createDocumentFragment();
+  #drawing = false;
   #total = 0;
 
   constructor(label: string) {
@@ -41,24 +53,39 @@ export class Log {
 
   clear(): void {
     fill(this.#list);
+    this.#waiting.replaceChildren();
     this.#total = 0;
     setText(this.#count, "Nothing yet");
   }
 
   add(kind: LogKind, label: string, text: string): void {
-    const follow = this.#scroller.scrollHeight - this.#scroller.scrollTop - this.#scroller.clientHeight < 8;
     const shown = text.length > MAX_LINE ? `${text.slice(0, MAX_LINE)}… (${text.length} characters)` : text;
+    const sign = label.length > MAX_LABEL ? `${label.slice(0, MAX_LABEL)}…` : label;
     const now = new Date();
-    this.#list.append(
+    this.#waiting.append(
       h(
         "li",
         { class: `log-line log-${kind}` },
-        h("time", { datetime: now.toISOString() }, now.toLocaleTimeString([], { hour12: false })),
-        h("span", { class: "log-sign" }, label === "" ? SIGNS[kind] : label),
+        h("time", { datetime: now.toISOString() }, CLOCK.format(now)),
+        h("span", { class: "log-sign" }, sign === "" ? SIGNS[kind] : sign),
         h("span", { class: "log-text" }, shown),
       ),
     );
+    // A page that is not seen gets no frames; it keeps no more than it would show.
+    while (this.#waiting.childElementCount > MAX_LOG) this.#waiting.firstElementChild?.remove();
     this.#total += 1;
+    if (this.#drawing) return;
+    this.#drawing = true;
+    requestAnimationFrame(() => {
+      this.#drawing = false;
+      this.#draw();
+    });
+  }
+
+  #draw(): void {
+    if (this.#waiting.childElementCount === 0) return;
+    const follow = this.#scroller.scrollHeight - this.#scroller.scrollTop - this.#scroller.clientHeight < 8;
+    this.#list.append(this.#waiting);
     while (this.#list.childElementCount > MAX_LOG) this.#list.firstElementChild?.remove();
     setText(
       this.#count,

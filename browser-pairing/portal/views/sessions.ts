@@ -1,6 +1,6 @@
 // Where the account is signed in, and which browser sessions reach its hosts; each can be ended.
 
-import type { AuthSession, BrowserSession } from "../api.js";
+import { type Api, type AuthSession, type BrowserSession, Refused } from "../api.js";
 import { fill, h } from "../dom.js";
 import { ago, duration } from "../format.js";
 import { apiMessage } from "../messages.js";
@@ -15,6 +15,9 @@ export function sessionsView(context: SignedIn): View {
   const signIns = h("div", { class: "list-place" }, h("p", { class: "loading" }, "Loading…"));
   const reaching = h("div", { class: "list-place" }, h("p", { class: "loading" }, "Loading…"));
 
+  const elsewhere = h("button", { type: "button", class: "button" }, "Sign out everywhere else");
+  const others = h("div", { class: "actions", hidden: true }, elsewhere);
+
   const load = async () => {
     try {
       const [auth, browser, hosts] = await Promise.all([
@@ -25,6 +28,7 @@ export function sessionsView(context: SignedIn): View {
       if (ended.signal.aborted) return;
       const names = new Map(hosts.map((host) => [host.id, host.name]));
       const order = [...auth].sort((a, b) => Number(b.current) - Number(a.current) || used(b) - used(a));
+      others.hidden = order.every((of) => of.current);
       fill(signIns, rows(order.map(signIn), "You are not signed in anywhere."));
       fill(
         reaching,
@@ -35,6 +39,7 @@ export function sessionsView(context: SignedIn): View {
       );
     } catch (error) {
       if (ended.signal.aborted) return;
+      others.hidden = true;
       fill(signIns);
       fill(reaching);
       outcome.show("bad", apiMessage(error, "load the sessions"));
@@ -70,6 +75,16 @@ export function sessionsView(context: SignedIn): View {
     element.querySelector("h1")?.focus();
   };
 
+  elsewhere.addEventListener("click", () => {
+    void end(
+      "Sign out everywhere else?",
+      "Every other browser, agent and token of this account has to sign in again. Agents lose their connection within 5 seconds, and your hosts are offline until their agents are signed in anew. This browser stays signed in.",
+      "Sign out all others",
+      () => endOthers(context.api),
+      () => reload("Every other sign-in was ended."),
+    );
+  });
+
   const signIn = (of: AuthSession): HTMLElement => {
     const called = of.name === "" ? KINDS[of.kind] : of.name;
     const button = h(
@@ -88,7 +103,7 @@ export function sessionsView(context: SignedIn): View {
             "This browser has to sign in again. It stays paired with your hosts.",
             "Sign out",
             () => context.api.endAuthSession(of.id),
-            () => context.reload(),
+            async () => void (await context.reload()),
           )
         : end(
             `End “${called}”?`,
@@ -142,6 +157,7 @@ export function sessionsView(context: SignedIn): View {
     h("h2", {}, "Signed in to the relay"),
     h("p", { class: "hint" }, "Browsers, agents and tokens that act for your account."),
     signIns,
+    others,
     h("h2", {}, "Reaching your hosts"),
     h(
       "p",
@@ -152,6 +168,19 @@ export function sessionsView(context: SignedIn): View {
   );
   void load();
   return { title: "Sessions", element, stop: () => ended.abort() };
+}
+
+/** Ends every other sign-in, those too that came since the page was loaded. */
+async function endOthers(api: Api): Promise<void> {
+  for (const of of await api.authSessions()) {
+    if (of.current) continue;
+    try {
+      await api.endAuthSession(of.id);
+    } catch (error) {
+      // What ended by itself meanwhile is what was asked for.
+      if (!(error instanceof Refused && error.code === "not_found")) throw error;
+    }
+  }
 }
 
 const used = (of: { created_at: number; last_used_at: number | null }) => of.last_used_at ?? of.created_at;

@@ -23,6 +23,8 @@ after(async () => {
   await stack?.stop();
 });
 
+/** The button of a one-time link's page. */
+const BY_LINK = "Sign in with this link";
 const heading = (text: string | RegExp) => page.getByRole("heading", { level: 1, name: text });
 const button = (name: string) => page.getByRole("button", { name, exact: true });
 
@@ -74,6 +76,9 @@ describe("the whole path in Chromium", { timeout: 10 * SOON }, () => {
     const link = await stack.signInLink();
     await page.goto("about:blank");
     await page.goto(link);
+    await heading("Sign in with a link").waitFor();
+    assert.deepEqual(await browser.context.cookies(stack.url), [], "opening the link signs nobody in");
+    await button(BY_LINK).click();
     await heading("Your hosts").waitFor();
     const token = link.split("/").pop() ?? "";
     assert.ok(!page.url().includes(token));
@@ -88,6 +93,7 @@ describe("the whole path in Chromium", { timeout: 10 * SOON }, () => {
     try {
       const second = await stranger.context.newPage();
       await second.goto(link);
+      await second.getByRole("button", { name: BY_LINK }).click();
       await second.getByText("This link no longer works").waitFor();
     } finally {
       await stranger.stop();
@@ -242,6 +248,7 @@ describe("the whole path in Chromium", { timeout: 10 * SOON }, () => {
     try {
       const device = await next.context.newPage();
       await device.goto(await stack.signInLink());
+      await device.getByRole("button", { name: BY_LINK }).click();
       await device.getByRole("link", { name: `Pair ${HOST_NAME}` }).click();
       await device.getByLabel("Digit 1 of 6").click();
       await device.keyboard.type(code);
