@@ -6,7 +6,7 @@ use std::{net::SocketAddr, sync::atomic::AtomicI64, sync::atomic::Ordering};
 
 use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, Uri};
 use http_body_util::BodyExt;
 use relay_protocol::{
     keys::{AgentVerifyingKey, BrowserDhKey, BrowserSigningKey, BrowserVerifyingKey, b64},
@@ -21,7 +21,9 @@ use relay_protocol::{
     },
     signature::{
         append_query,
+        base::Answered,
         digest::{CONTENT_DIGEST, ContentDigest},
+        input::SignatureInput,
         request::{self, Made, Parts, Stamp},
         response,
     },
@@ -208,8 +210,7 @@ impl Browser {
             &self.key,
         )
         .expect("everything that is covered is there");
-        made.insert(&mut parts.headers);
-        Signed { request: Request::from_parts(parts, body), signature: made.signature }
+        Signed::new(parts, body, made)
     }
 
     /// Begins a signing session.
@@ -236,9 +237,29 @@ pub struct Signed {
     pub request: Request<Bytes>,
     /// Its signature.
     pub signature: [u8; 64],
+    /// What was signed, whatever becomes of the request: its answer must be to this.
+    pub asked: Asked,
+}
+
+/// What a request was when it was signed.
+#[derive(Debug, Clone)]
+pub struct Asked {
+    /// The method.
+    pub method: Method,
+    /// The target at the agent.
+    pub uri: Uri,
+    /// What the signature covers.
+    pub input: SignatureInput,
 }
 
 impl Signed {
+    /// A request with the signature that was made for it.
+    pub fn new(mut parts: http::request::Parts, body: Bytes, made: Made) -> Self {
+        made.insert(&mut parts.headers);
+        let asked = Asked { method: parts.method.clone(), uri: parts.uri.clone(), input: made.input };
+        Self { request: Request::from_parts(parts, body), signature: made.signature, asked }
+    }
+
     /// The request as it goes to the relay.
     pub fn outer(&self, browser: &Browser) -> Request<Body> {
         let mut outer = self.request.clone();
@@ -266,7 +287,13 @@ impl Signed {
         let parts = response::Parts {
             status: reply.status,
             headers: &reply.headers,
-            request_signature: &self.signature,
+            request: Answered {
+                method: &self.asked.method,
+                path: self.asked.uri.path(),
+                query: self.asked.uri.query(),
+                input: &self.asked.input,
+                signature: &self.signature,
+            },
             host_id: browser.host,
         };
         let Some(_) = response::verify(&parts, &browser.agent).map_err(tampered)? else {
@@ -366,11 +393,9 @@ impl<'a> Session<'a> {
             let value = HeaderValue::from_str(protocols).expect("a header value");
             headers.insert("sec-websocket-protocol", value);
         }
-        let cover: Vec<HeaderName> = headers.keys().cloned().collect();
         let browser = self.browser;
-        let made = request::sign(
+        let made = request::sign_upgrade(
             &Parts { method: &Method::GET, path, query, headers: &headers, has_body: false },
-            &cover,
             Stamp { created: browser.now(), key_id: &self.id.to_string(), nonce: &nonce() },
             &browser.key,
         )

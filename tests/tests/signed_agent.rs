@@ -117,7 +117,7 @@ async fn revoking_on_the_machine_ends_what_is_under_way() {
     let revoked = tokio::task::spawn_blocking(move || revoke.output()).await.unwrap().expect("it runs");
     assert!(revoked.status.success(), "{}", String::from_utf8_lossy(&revoked.stderr));
     let ended = within("the end", SOON, stream.next()).await.expect_err("it is cut off");
-    assert_eq!(ended, Failure::Agent(Code::SigningSessionExpired));
+    assert_eq!(ended, Failure::Agent(Code::SigningSessionEnded));
     within("the local server hears of it", SOON, events.closed()).await;
     assert_eq!(browser.session().await.err().expect("refused"), Failure::Agent(Code::NotPaired));
 }

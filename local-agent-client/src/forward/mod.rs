@@ -136,10 +136,13 @@ impl Forwarder {
             LocalTarget::Service(service) => {
                 let mut request =
                     Request::from_parts(parts, RequestBody::new(body, self.stats.clone(), None));
+                // What is not asked for must not be there to be taken.
+                request.extensions_mut().remove::<OnUpgrade>();
+                let asked = upgrade.is_some();
                 if let Some(upgrade) = upgrade {
                     request.extensions_mut().insert(upgrade);
                 }
-                self.by_service(service, request, active).await
+                self.by_service(service, request, asked, active).await
             }
             LocalTarget::Http(_) | LocalTarget::Unix(_) => {
                 parts.uri = self.uri(parts.uri.path_and_query())?;
@@ -167,6 +170,7 @@ impl Forwarder {
         &self,
         service: &local::InProcess,
         request: Request<RequestBody>,
+        asked: bool,
         active: Active,
     ) -> Result<Response<ResponseBody>, Refusal> {
         let host = request.headers().get(header::HOST).cloned();
@@ -174,12 +178,23 @@ impl Forwarder {
             self.stats.failed(format!("the service failed: {error}"));
             Refusal::new(Code::LocalServerFailed, "The program that answers here failed.")
         })?;
+        if response.status() == StatusCode::SWITCHING_PROTOCOLS && !asked {
+            return Err(self.switched_unasked());
+        }
         let (mut parts, body) = response.into_parts();
         let hop = policy::response(&self.policy, host.as_ref(), &mut parts.headers);
         if parts.status == StatusCode::SWITCHING_PROTOCOLS {
             restore_hop(&mut parts.headers, &hop);
         }
         Ok(Response::from_parts(parts, ResponseBody::service(body, self.stats.clone(), active)))
+    }
+
+    fn switched_unasked(&self) -> Refusal {
+        self.stats.failed("the local server switched protocols unasked".to_owned());
+        Refusal::new(
+            Code::LocalServerFailed,
+            "The local server switched protocols although nobody asked it to.",
+        )
     }
 
     async fn by_connection(
@@ -226,11 +241,7 @@ impl Forwarder {
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
             let Some(browser) = upgrade else {
                 abort.inspect(|abort| abort.now());
-                self.stats.failed("the local server switched protocols unasked".to_owned());
-                return Err(Refusal::new(
-                    Code::LocalServerFailed,
-                    "The local server switched protocols although nobody asked it to.",
-                ));
+                return Err(self.switched_unasked());
             };
             return Ok(self.switch(response, host.as_ref(), browser, connection, active));
         }
@@ -326,8 +337,8 @@ pub fn digest_mismatch() -> Refusal {
 /// The caller's signing session ended while its request was under way.
 pub fn session_ended() -> Refusal {
     Refusal::new(
-        Code::SigningSessionExpired,
-        "The signing session has ended, or its browser was revoked. What was under way is broken off.",
+        Code::SigningSessionEnded,
+        "The signing session has ended, or its browser was revoked. What was under way is broken off; it may have been done.",
     )
 }
 

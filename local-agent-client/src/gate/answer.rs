@@ -6,13 +6,13 @@
 
 use super::{body::AnswerBody, headers};
 use bytes::{Bytes, BytesMut};
-use http::{Response, header};
+use http::{Method, Response, Uri, header};
 use http_body::Body;
 use http_body_util::BodyExt;
 use relay_protocol::{
-    keys::{AgentSigningKey, SignatureBytes},
+    keys::AgentSigningKey,
     problem::Code,
-    signature::{digest::CONTENT_DIGEST, digest::ContentDigest, response},
+    signature::{base::Answered, digest::CONTENT_DIGEST, digest::ContentDigest, input::Parsed, response},
 };
 use std::{sync::Arc, time::Duration};
 use uuid::Uuid;
@@ -31,10 +31,12 @@ pub struct Signer {
     pub key: Arc<AgentSigningKey>,
     /// The `keyid`.
     pub host_id: Uuid,
-    /// The request's signature.
-    pub request: SignatureBytes,
-    /// Whether the request was a HEAD, whose answer has no body.
-    pub head: bool,
+    /// The request's method. The answer to a HEAD has no body.
+    pub method: Method,
+    /// The request's target, as it is signed.
+    pub uri: Uri,
+    /// The request's signature, right or wrong: the browser looks whether it is its own.
+    pub request: Parsed,
     /// The agent's clock, Unix seconds.
     pub now: i64,
 }
@@ -46,13 +48,19 @@ impl Signer {
     /// When the local server sent more headers than a signature covers.
     pub fn sign(&self, mut answer: Response<Bytes>) -> Result<Response<AnswerBody>, Refusal> {
         headers::signed_response(answer.headers_mut());
-        let body: &[u8] = if self.head { &[] } else { answer.body() };
+        let body: &[u8] = if self.method == Method::HEAD { &[] } else { answer.body() };
         let digest = ContentDigest::field_sha256(body);
         answer.headers_mut().insert(CONTENT_DIGEST, digest);
         let parts = response::Parts {
             status: answer.status(),
             headers: answer.headers(),
-            request_signature: &self.request,
+            request: Answered {
+                method: &self.method,
+                path: self.uri.path(),
+                query: self.uri.query(),
+                input: &self.request.input,
+                signature: &self.request.signature,
+            },
             host_id: self.host_id,
         };
         let made = response::sign(&parts, self.now, &*self.key).map_err(|error| {

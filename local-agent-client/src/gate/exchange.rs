@@ -21,7 +21,10 @@ use crate::{
     refusal::Refusal,
 };
 use http::{HeaderValue, Method, Request, Response, header, request::Parts};
-use hyper::body::{Body, Incoming};
+use hyper::{
+    body::{Body, Incoming},
+    upgrade::OnUpgrade,
+};
 use relay_protocol::{
     headers::X_RELAY_RECORDS,
     problem::Code,
@@ -65,6 +68,9 @@ impl Gate {
             // A HEAD's answer has no body that could carry them.
             && parts.method != Method::HEAD;
         headers::request(&mut parts.headers, |name| verified.covers(name));
+        headers::without_bare_query(&mut parts.uri);
+        // Nothing covers a change of protocols, so none leads past the signature.
+        parts.extensions.remove::<OnUpgrade>();
         if as_records && !verified.covers(&header::ACCEPT_ENCODING) {
             headers::only_scriptable_codings(&mut parts.headers);
         }
@@ -85,7 +91,7 @@ impl Gate {
         match forwarded {
             Ok(response) => Ok(streamed(response, protection, in_use, wrong)),
             // Refused by the agent: signed as every refusal is.
-            Err(refusal) if matches!(refusal.code(), Code::DigestMismatch | Code::SigningSessionExpired) => {
+            Err(refusal) if matches!(refusal.code(), Code::DigestMismatch | Code::SigningSessionEnded) => {
                 Err(refusal)
             }
             Err(refusal) => {

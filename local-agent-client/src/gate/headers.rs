@@ -5,7 +5,11 @@
 //! browser signed, and a few that browsers set where no script sees them. Towards the browser only those are
 //! signed that the relay leaves alone.
 
-use http::header::{self, Entry, HeaderMap, HeaderName, HeaderValue};
+use http::{
+    Uri,
+    header::{self, Entry, HeaderMap, HeaderName, HeaderValue},
+    uri::PathAndQuery,
+};
 use relay_protocol::{
     headers::{RULES_THE_ORIGIN, X_REQUEST_ID, tells_the_path},
     signature::request::may_be_uncovered,
@@ -61,6 +65,17 @@ pub fn only_scriptable_codings(headers: &mut HeaderMap) {
 /// `Host` is the hop's, and the policy sees to it.
 fn passes_uncovered(name: &HeaderName) -> bool {
     may_be_uncovered(name) || *name == header::HOST
+}
+
+/// Takes a `?` away that nothing follows. `/p?` and `/p` are signed alike, so that the relay decides which it is,
+/// and a local server may see a difference.
+pub fn without_bare_query(uri: &mut Uri) {
+    if uri.query() != Some("") {
+        return;
+    }
+    if let Ok(target) = uri.path().parse::<PathAndQuery>() {
+        *uri = Uri::from(target);
+    }
 }
 
 fn join(headers: &mut HeaderMap, name: HeaderName) {
@@ -174,6 +189,9 @@ mod tests {
             ("sec-fetch-mode", true, true),
             ("sec-websocket-key", true, true),
             ("x-forwarded-prefix", true, true),
+            ("x-forwarded-user", false, true),
+            ("x-forwarded-port", false, true),
+            ("sec-x_y", false, true),
             ("x-request-id", true, true),
             ("content-length", true, true),
             ("signature", false, false),
@@ -187,6 +205,15 @@ mod tests {
                 request(&mut headers, |_| is_covered);
                 assert_eq!(!headers.is_empty(), passes, "{name}, covered: {is_covered}");
             }
+        }
+    }
+
+    #[test]
+    fn a_question_mark_alone_is_no_query() {
+        for (came, goes) in [("/p?", "/p"), ("/p", "/p"), ("/p?a", "/p?a"), ("/p??", "/p??"), ("/?", "/")] {
+            let mut uri: Uri = came.parse().unwrap();
+            without_bare_query(&mut uri);
+            assert_eq!(uri.to_string(), goes, "{came}");
         }
     }
 

@@ -49,13 +49,15 @@ use clients::Clients;
 use http::{HeaderMap, Method, Request, Response, Uri, request::Parts, uri};
 use hyper::body::Incoming;
 use limits::Bucket;
+use own::Own;
 use parking_lot::Mutex;
 use relay_protocol::{
     headers::X_REQUEST_ID,
     problem::Code,
     signature::{
-        SignatureError,
-        request::{self, Signed, readable_signature},
+        LABEL, SignatureError,
+        input::Parsed,
+        request::{self, Signed},
         split_query,
     },
 };
@@ -185,8 +187,15 @@ impl Gate {
         let is_upgrade = websocket::is_upgrade(&parts);
         let by_query = if is_upgrade { take_query_signature(&mut parts) } else { Credentials::None };
         let is_websocket = !matches!(by_query, Credentials::None);
-        let credentials = if is_websocket { by_query } else { read_headers(&parts.headers) };
-        let signer = self.signer(&credentials, &parts, is_upgrade, now);
+        let credentials = match (by_query, read_headers(&parts.headers)) {
+            (Credentials::None, by_headers) => by_headers,
+            (by_query, Credentials::None) => by_query,
+            _ => Credentials::Unreadable(SignatureError::Malformed(
+                "there is one in the query and in the headers",
+            )),
+        };
+        // What a query carries is answered by records, or unsigned.
+        let signer = if is_websocket { None } else { self.signer(&parts, now) };
         let decided = match plain_target(&parts) {
             Err(refusal) => Err(refusal),
             Ok(()) => match (path::owner(parts.uri.path()), &credentials) {
@@ -197,10 +206,18 @@ impl Gate {
                 (Owner::Agent, credentials) => {
                     let answered = self.own(&Head::new(&parts), body, credentials, now).await;
                     self.count_sessions();
-                    answered.and_then(|answer| match &signer {
-                        Some(signer) => signer.sign(answer),
-                        None => Ok(answer.map(AnswerBody::plain)),
-                    })
+                    match answered {
+                        Ok(Own::Signed(answer)) => match &signer {
+                            Some(signer) => signer.sign(answer),
+                            None => self.host_id().map(|_| answer.map(AnswerBody::plain)),
+                        },
+                        Ok(Own::Open(answer)) => Ok(answer.map(AnswerBody::plain)),
+                        Err(refusal) if own::is_open(&parts) => {
+                            self.forwarder.stats().gate.refused(refusal.code());
+                            return answer::unsigned(refusal.response(request_id.as_ref()));
+                        }
+                        Err(refusal) => Err(refusal),
+                    }
                 }
                 (Owner::Local, Credentials::Unreadable(error)) => Err(verify::refusal(*error, now)),
                 (Owner::Local, Credentials::Signed(signed)) if is_websocket => {
@@ -251,19 +268,13 @@ impl Gate {
         }
     }
 
-    /// What signs the answers to a request, when it carried a signature that could be read.
-    fn signer(&self, credentials: &Credentials, parts: &Parts, is_upgrade: bool, now: i64) -> Option<Signer> {
-        let request = match credentials {
-            Credentials::None => return None,
-            Credentials::Signed(signed) => *signed.signature(),
-            Credentials::Unreadable(_) => {
-                let query = if is_upgrade { parts.uri.query() } else { None };
-                readable_signature(&parts.headers, query)?
-            }
-        };
+    /// What signs the answers to a request whose headers carry a signature that can be read. It has not been
+    /// verified: until it is, only refusals are signed.
+    fn signer(&self, parts: &Parts, now: i64) -> Option<Signer> {
+        let request = Parsed::from_headers(&parts.headers, LABEL).ok().flatten()?;
         let key = self.pairing.keys().signing.clone();
         let host_id = self.pairing.host().get()?;
-        Some(Signer { key, host_id, request, head: parts.method == Method::HEAD, now })
+        Some(Signer { key, host_id, method: parts.method.clone(), uri: parts.uri.clone(), request, now })
     }
 
     fn host_id(&self) -> Result<Uuid, Refusal> {

@@ -86,6 +86,19 @@ struct CodeAnswer {
     expires_at: i64,
 }
 
+/// An answer of the agent's own.
+pub(super) enum Own {
+    /// To a request that was verified.
+    Signed(Response<Bytes>),
+    /// To anybody, never signed.
+    Open(Response<Bytes>),
+}
+
+/// Whether this path looks at no signature, so that nothing about it is signed.
+pub(super) fn is_open(parts: &http::request::Parts) -> bool {
+    matches!(route(&parts.method, parts.uri.path()), Ok(Route::Hello | Route::Start | Route::Finish))
+}
+
 impl Gate {
     /// Answers a request below `/_relay`.
     pub(super) async fn own(
@@ -94,7 +107,7 @@ impl Gate {
         body: Incoming,
         credentials: &Credentials,
         now: i64,
-    ) -> Result<Response<Bytes>, Refusal> {
+    ) -> Result<Own, Refusal> {
         let route = route(head.method, head.path).map_err(|none| match none {
             NoRoute::NotFound => Refusal::new(Code::NotFound, "The agent answers nothing under this path."),
             NoRoute::Method(allow) => {
@@ -102,14 +115,16 @@ impl Gate {
             }
         })?;
         match route {
-            Route::Hello => return self.hello(),
+            Route::Hello => return self.hello().map(Own::Open),
             Route::Start => {
                 slowed(self.starts.lock().take(now))?;
-                return self.start(read(body, None).await?, now);
+                let request = read(body, None).await?;
+                return self.start(request, (self.clock)()).map(Own::Open);
             }
             Route::Finish => {
                 slowed(self.finishes.lock().take(now))?;
-                return self.finish(read(body, None).await?, now).await;
+                let message = read(body, None).await?;
+                return self.finish(message, (self.clock)()).await.map(Own::Open);
             }
             Route::Session | Route::Code | Route::Browsers | Route::Rename(_) | Route::Revoke(_) => {}
         }
@@ -132,19 +147,20 @@ impl Gate {
             None
         };
         let digest = digest.map(|digest| digest.verifier());
-        match route {
-            Route::Session => self.session(&caller, read(body, digest).await?, now),
-            Route::Code => self.code(&caller, read(body, digest).await?, signed.signature(), now),
-            Route::Rename(id) => self.rename(&caller, id, read(body, digest).await?).await,
-            Route::Revoke(id) => {
-                read_bytes(body, digest).await?;
-                self.revoke(id).await
-            }
-            Route::Browsers | Route::Hello | Route::Start | Route::Finish => {
-                read_bytes(body, digest).await?;
-                self.browsers(&caller)
-            }
+        let body = read_bytes(body, digest).await?;
+        // A body may take its time. What was true before it came need not be any more.
+        if caller.has_ended() {
+            return Err(crate::forward::session_ended());
         }
+        let now = (self.clock)();
+        let answer = match route {
+            Route::Session => self.session(&caller, parse(&body)?, now),
+            Route::Code => self.code(&caller, parse(&body)?, signed.signature(), now),
+            Route::Rename(id) => self.rename(&caller, id, parse(&body)?).await,
+            Route::Revoke(id) => self.revoke(id).await,
+            Route::Browsers | Route::Hello | Route::Start | Route::Finish => self.browsers(&caller),
+        };
+        answer.map(Own::Signed)
     }
 
     fn hello(&self) -> Result<Response<Bytes>, Refusal> {
@@ -302,8 +318,11 @@ fn json(answer: &impl Serialize) -> Result<Response<Bytes>, Refusal> {
 }
 
 async fn read<T: DeserializeOwned>(body: Incoming, digest: Option<DigestVerifier>) -> Result<T, Refusal> {
-    let bytes = read_bytes(body, digest).await?;
-    serde_json::from_slice(&bytes)
+    parse(&read_bytes(body, digest).await?)
+}
+
+fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Refusal> {
+    serde_json::from_slice(bytes)
         // What serde says would quote the body, which may hold anything.
         .map_err(|error| {
             Refusal::new(

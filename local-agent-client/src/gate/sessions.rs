@@ -85,7 +85,8 @@ impl Drop for InUse {
 pub struct Sessions(Mutex<HashMap<Uuid, Arc<Session>>>);
 
 impl Sessions {
-    /// Makes a session. One more than [`PER_BROWSER`] ends the browser's oldest. `revoked` is the browser's
+    /// Makes a session. One more than [`PER_BROWSER`] ends the browser's that was unused
+    /// for longest, those with something under way last. `revoked` is the browser's
     /// own token.
     pub fn open(
         &self,
@@ -108,7 +109,9 @@ impl Sessions {
         let mut table = self.0.lock();
         drop_over(&mut table, now);
         let count = table.values().filter(|other| other.browser == browser).count();
-        let oldest = table.values().filter(|other| other.browser == browser).min_by_key(|other| other.made);
+        let used =
+            |other: &&Arc<Session>| (other.open.load(Relaxed) > 0, other.used.load(Relaxed), other.made);
+        let oldest = table.values().filter(|other| other.browser == browser).min_by_key(used);
         if let (true, Some(id)) = (count >= PER_BROWSER, oldest.map(|oldest| oldest.id))
             && let Some(oldest) = table.remove(&id)
         {
@@ -234,6 +237,14 @@ mod tests {
         assert!(mine[0].ended.is_cancelled() && !mine[1].ended.is_cancelled());
         assert!(sessions.find(id(0), NOW + 60).is_none() && sessions.find(id(1), NOW + 60).is_some());
         assert!(!other.ended.is_cancelled(), "another browser's are not concerned");
+        // The one that was used is kept, and so is the one that something goes on with.
+        let under_way = mine[1].begin(NOW + 1);
+        drop(mine[2].begin(NOW + 60));
+        open(&sessions, 52, NOW + 60);
+        assert!(
+            mine[3].ended.is_cancelled() && !mine[1].ended.is_cancelled() && !mine[2].ended.is_cancelled()
+        );
+        drop(under_way);
         // One that is over makes room by itself.
         mine[1].ended.cancel();
         open(&sessions, 51, NOW + 61);

@@ -23,6 +23,14 @@ pub struct Caller {
     pub browser: Arc<Browser>,
 }
 
+impl Caller {
+    /// Whether the session has ended, or the browser was revoked, since the request was verified.
+    pub fn has_ended(&self) -> bool {
+        let session = self.session.as_ref().is_some_and(|session| session.session().ended.is_cancelled());
+        session || self.browser.revoked().is_cancelled()
+    }
+}
+
 /// Whose key signs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Keyed {

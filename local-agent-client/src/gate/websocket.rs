@@ -19,7 +19,7 @@ use futures_util::{
     SinkExt, StreamExt,
     stream::{SplitSink, SplitStream},
 };
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, header, request::Parts};
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header, request::Parts};
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use relay_protocol::{
@@ -99,12 +99,6 @@ impl Gate {
         };
         let malformed =
             |what: &str| Refusal::new(Code::BadRequest, format!("The WebSocket handshake {what}."));
-        // What an upgrade's signature covers is known. One that covers more was made for another request, and
-        // a relay has moved it here.
-        let foreign = |name: &HeaderName| verified.covers(name) && *name != header::SEC_WEBSOCKET_PROTOCOL;
-        if parts.headers.keys().any(foreign) {
-            return Err(Refusal::new(Code::BadRequest, "The signature is not one of a WebSocket."));
-        }
         if parts.headers.get(header::SEC_WEBSOCKET_VERSION).is_none_or(|version| version != "13") {
             return Err(malformed("is not of version 13"));
         }
@@ -117,6 +111,7 @@ impl Gate {
             .ok_or_else(|| malformed("came where nothing can be upgraded"))?;
         let binding = Binding { session_id: in_use.session().id, request_hash: verified.signature_hash() };
         headers::request(&mut parts.headers, |name| verified.covers(name));
+        headers::without_bare_query(&mut parts.uri);
         let offered = first_protocol(&parts.headers);
         let ended = in_use.session().ended.clone();
         let opening = self.forwarder.open_websocket(parts, client, config(MAX_MESSAGE));

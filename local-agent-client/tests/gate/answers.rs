@@ -81,7 +81,7 @@ async fn revoking_ends_a_stream_in_its_middle() {
     soon(stream.next()).await.unwrap();
     setup.pairing.browsers().revoke(browser.client_id).unwrap();
     // Nothing comes from the local server, and it ends all the same.
-    assert_eq!(soon(stream.next()).await.unwrap_err(), Failure::Agent(Code::SigningSessionExpired));
+    assert_eq!(soon(stream.next()).await.unwrap_err(), Failure::Agent(Code::SigningSessionEnded));
     soon(events.closed()).await;
     soon(async {
         while setup.gate.forwarder().stats().counts().active > 0 {

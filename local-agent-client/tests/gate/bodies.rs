@@ -148,7 +148,7 @@ async fn a_piece_goes_on_once_another_has_come() {
     };
     let (refused, ()) =
         soon(async { tokio::join!(send_with(&session, &signed, body, Some(SIZE)), sending) }).await;
-    assert_eq!(refused.unwrap_err(), Failure::Agent(Code::SigningSessionExpired));
+    assert_eq!(refused.unwrap_err(), Failure::Agent(Code::SigningSessionEnded));
     let got = soon(bodies.recv()).await.unwrap();
     assert!(!got.is_empty() && got.len() < SIZE, "{}", got.len());
     assert!(setup.gate.forwarder().stats().counts().bytes_received < SIZE as u64);

@@ -154,7 +154,7 @@ fn by_hand(
     request: Request<Bytes>,
     cover: &[&str],
 ) -> Signed {
-    let (mut parts, body) = request.into_parts();
+    let (parts, body) = request.into_parts();
     let cover: Vec<_> = cover.iter().map(|name| name.parse().unwrap()).collect();
     let view = Parts {
         method: &parts.method,
@@ -166,8 +166,7 @@ fn by_hand(
     let nonce = b64::encode(rand::random::<[u8; 16]>());
     let stamp = Stamp { created: session.browser.now(), key_id: &session.id.to_string(), nonce: &nonce };
     let made = sign(&view, &cover, stamp, key).unwrap();
-    made.insert(&mut parts.headers);
-    Signed { request: Request::from_parts(parts, body), signature: made.signature }
+    Signed::new(parts, body, made)
 }
 
 #[tokio::test]

@@ -1,8 +1,8 @@
 //! The signature base: the very bytes that are signed (RFC 9421 section 2.5).
 
 use super::{
-    SignatureError,
-    input::{Component, Name, SignatureInput, byte_sequence},
+    LABEL, SignatureError,
+    input::{Component, Name, SIGNATURE, SIGNATURE_INPUT, SignatureInput, byte_sequence},
 };
 use crate::keys::SignatureBytes;
 use http::{HeaderMap, HeaderName, Method, StatusCode};
@@ -22,22 +22,30 @@ pub struct Message<'a> {
     pub status: Option<StatusCode>,
     /// The header fields.
     pub headers: &'a HeaderMap,
-    /// The signature of the request that a response answers, and its label.
-    pub request_signature: Option<(&'a str, &'a SignatureBytes)>,
+    /// The request that a response answers: where components with `req` come from.
+    pub request: Option<Answered<'a>>,
+}
+
+/// A signed request, as far as the signature of its answer covers it (RFC 9421 section 2.4). To be filled from
+/// what the request was, not from what the answer says that it was.
+#[derive(Debug, Clone, Copy)]
+pub struct Answered<'a> {
+    /// `@method`
+    pub method: &'a Method,
+    /// `@path`
+    pub path: &'a str,
+    /// `@query`, without the `?`.
+    pub query: Option<&'a str>,
+    /// The member of `Signature-Input` with the label of this protocol.
+    pub input: &'a SignatureInput,
+    /// The member of `Signature`.
+    pub signature: &'a SignatureBytes,
 }
 
 impl<'a> Message<'a> {
     /// A message of header fields only.
     pub fn new(headers: &'a HeaderMap) -> Self {
-        Self {
-            method: None,
-            path: None,
-            query: None,
-            authority: None,
-            status: None,
-            headers,
-            request_signature: None,
-        }
+        Self { method: None, path: None, query: None, authority: None, status: None, headers, request: None }
     }
 }
 
@@ -66,19 +74,15 @@ struct Base(Vec<u8>);
 impl Base {
     fn value(&mut self, component: &Component, message: &Message<'_>) -> Option<()> {
         if component.has_parameters() {
-            return self.request_signature(component, message);
+            return self.of_request(component, message.request.as_ref()?);
         }
         match &component.name {
             Name::Method => self.0.extend_from_slice(message.method?.as_str().as_bytes()),
-            Name::Path => {
-                let path = message.path?;
-                self.0.extend_from_slice(if path.is_empty() { b"/" } else { path.as_bytes() });
-            }
+            Name::Path => self.path(message.path?),
             Name::Query => {
                 // Only a request has one, and it always has.
                 message.method?;
-                self.0.push(b'?');
-                self.0.extend_from_slice(message.query.unwrap_or_default().as_bytes());
+                self.query(message.query);
             }
             Name::Authority => self.0.extend_from_slice(message.authority?.as_bytes()),
             Name::Status => self.0.extend_from_slice(message.status?.as_str().as_bytes()),
@@ -98,16 +102,34 @@ impl Base {
         Some(())
     }
 
-    /// `"signature";key="…";req`: the one component with parameters that is known here.
-    fn request_signature(&mut self, component: &Component, message: &Message<'_>) -> Option<()> {
-        let (label, signature) = message.request_signature?;
-        let is_signature = matches!(&component.name, Name::Field(name) if *name == super::input::SIGNATURE);
-        if !is_signature || component.key.as_deref() != Some(label) || !component.req {
+    fn path(&mut self, path: &str) {
+        self.0.extend_from_slice(if path.is_empty() { b"/" } else { path.as_bytes() });
+    }
+
+    fn query(&mut self, query: Option<&str>) {
+        self.0.push(b'?');
+        self.0.extend_from_slice(query.unwrap_or_default().as_bytes());
+    }
+
+    /// Components of the request that is answered: those that this protocol knows, and no other.
+    fn of_request(&mut self, component: &Component, request: &Answered<'_>) -> Option<()> {
+        if !component.req {
             return None;
         }
-        let mut text = String::with_capacity(90);
-        byte_sequence(signature, &mut text);
-        self.0.extend_from_slice(text.as_bytes());
+        match (&component.name, component.key.as_deref()) {
+            (Name::Method, None) => self.0.extend_from_slice(request.method.as_str().as_bytes()),
+            (Name::Path, None) => self.path(request.path),
+            (Name::Query, None) => self.query(request.query),
+            (Name::Field(name), Some(LABEL)) if *name == SIGNATURE_INPUT => {
+                self.0.extend_from_slice(request.input.as_str().as_bytes());
+            }
+            (Name::Field(name), Some(LABEL)) if *name == SIGNATURE => {
+                let mut text = String::with_capacity(90);
+                byte_sequence(request.signature, &mut text);
+                self.0.extend_from_slice(text.as_bytes());
+            }
+            _ => return None,
+        }
         Some(())
     }
 }

@@ -1,7 +1,7 @@
 //! The signature of a WebSocket upgrade, carried by the query (PROTOCOL.md section 4.5).
 
 use super::{SignatureError, request::Made, request::Signed};
-use crate::keys::{SignatureBytes, b64};
+use crate::keys::b64;
 use std::fmt::Write;
 
 const INPUT: &str = "relay-signature-input=";
@@ -33,11 +33,6 @@ pub fn split_query(query: &str) -> Result<(Option<&str>, Option<Signed>), Signat
     let input =
         percent_decode(input).ok_or(SignatureError::Malformed("relay-signature-input cannot be read"))?;
     Ok((rest, Some(Signed::from_query(&input, signature)?)))
-}
-
-/// The 64 bytes at the end of a query, whatever stands before them.
-pub(super) fn trailing_signature(query: &str) -> Option<SignatureBytes> {
-    b64::decode_array(query.rsplit('&').next()?.strip_prefix(SIGNATURE)?).ok()
 }
 
 fn misplaced() -> SignatureError {

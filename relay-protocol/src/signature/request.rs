@@ -21,9 +21,12 @@ const NONCE_LEN: std::ops::RangeInclusive<usize> = 22..=64;
 /// Key ids are UUIDs; anything longer is nothing that a table should be asked for.
 const MAX_KEY_ID: usize = 64;
 
-/// Headers that go to the local server without being covered, besides `sec-*` and `x-forwarded-*`: browsers
+/// What tells the signature of an upgrade, which the query carries, from one in headers (section 4.5).
+const WEBSOCKET: &str = "websocket";
+
+/// Headers that go to the local server without being covered, besides `sec-*`: browsers
 /// and relays set them where no script reaches.
-const MAY_BE_UNCOVERED: [HeaderName; 17] = [
+const MAY_BE_UNCOVERED: [HeaderName; 21] = [
     header::ACCEPT,
     header::ACCEPT_ENCODING,
     header::ACCEPT_LANGUAGE,
@@ -39,18 +42,23 @@ const MAY_BE_UNCOVERED: [HeaderName; 17] = [
     header::USER_AGENT,
     HeaderName::from_static("traceparent"),
     HeaderName::from_static("tracestate"),
+    // What the relay sets. No other of this family: local servers take a name of a user from some.
+    HeaderName::from_static("x-forwarded-for"),
+    HeaderName::from_static("x-forwarded-proto"),
+    HeaderName::from_static("x-forwarded-host"),
+    HeaderName::from_static("x-forwarded-prefix"),
     crate::headers::X_REQUEST_ID,
     // The hops' own: the framing of this hop.
     header::CONTENT_LENGTH,
 ];
 
-/// Whether a header may go to the local server without being covered.
+/// Whether a header may go to the local server without being covered. None with a `_`: many servers take it
+/// for a `-`.
 pub fn may_be_uncovered(name: &HeaderName) -> bool {
     let text = name.as_str();
     MAY_BE_UNCOVERED.contains(name)
         || *name == header::TRANSFER_ENCODING
-        || text.starts_with("sec-")
-        || text.starts_with("x-forwarded-")
+        || (text.starts_with("sec-") && !text.contains('_'))
 }
 
 /// A request as the agent receives it: the target is what follows the relay's prefix, without the query's
@@ -119,11 +127,16 @@ impl Signed {
     }
 
     fn new(parsed: Parsed, carried: Carried) -> Result<Self, SignatureError> {
-        let created = check_profile(&parsed.input).map_err(SignatureError::Malformed)?;
+        let created = check_profile(&parsed.input, carried).map_err(SignatureError::Malformed)?;
         Ok(Self { parsed, created, carried })
     }
 
-    /// The 64 bytes: what a response's signature refers to, even when the request is refused.
+    /// What it covers, and its parameters.
+    pub fn input(&self) -> &SignatureInput {
+        &self.parsed.input
+    }
+
+    /// The 64 bytes.
     pub fn signature(&self) -> &SignatureBytes {
         &self.parsed.signature
     }
@@ -156,19 +169,16 @@ impl Signed {
     }
 }
 
-/// The 64 bytes of a `relay` signature, whatever else is wrong with it: a refusal of the request is signed
-/// over them. Looks at the headers, then at the end of the query.
-pub fn readable_signature(headers: &HeaderMap, query: Option<&str>) -> Option<SignatureBytes> {
-    let field = input::joined(headers, &input::SIGNATURE).ok().flatten();
-    let carried = field.and_then(|field| input::parse_signature(&field, LABEL).ok().flatten());
-    carried.or_else(|| query.and_then(super::query::trailing_signature))
-}
-
 /// The `relay` profile: parameters and components of a request's signature. Returns `created`.
-fn check_profile(input: &SignatureInput) -> Result<i64, &'static str> {
+fn check_profile(input: &SignatureInput, carried: Carried) -> Result<i64, &'static str> {
     let Params { created, expires, keyid, nonce, alg, tag } = input.params();
-    if expires.is_some() || tag.is_some() {
+    if expires.is_some() {
         return Err("a parameter of the signature is not one of this protocol");
+    }
+    match (carried, tag.as_deref()) {
+        (Carried::Headers, None) | (Carried::Query, Some(WEBSOCKET)) => {}
+        (Carried::Headers, Some(_)) => return Err("a signature in headers has no tag"),
+        (Carried::Query, _) => return Err("a signature in a query has the tag websocket"),
     }
     if alg.as_deref() != Some("ed25519") {
         return Err("the algorithm of the signature must be ed25519");
@@ -185,6 +195,7 @@ fn check_profile(input: &SignatureInput) -> Result<i64, &'static str> {
     let known = |component: &Component| match &component.name {
         _ if component.has_parameters() => false,
         Name::Method | Name::Path | Name::Query => true,
+        Name::Field(name) if carried == Carried::Query => *name == header::SEC_WEBSOCKET_PROTOCOL,
         Name::Field(name) => *name != input::SIGNATURE && *name != input::SIGNATURE_INPUT,
         Name::Authority | Name::Status => false,
     };
@@ -321,6 +332,27 @@ pub fn sign(
     stamp: Stamp<'_>,
     key: &impl Sign,
 ) -> Result<Made, SignatureError> {
+    sign_tagged(parts, cover, stamp, None, key)
+}
+
+/// Signs the upgrade to a WebSocket, to be carried by the query: method, path, query and the sub-protocols if
+/// there are any (section 4.5).
+///
+/// # Errors
+/// None today; as for [`sign`].
+pub fn sign_upgrade(parts: &Parts<'_>, stamp: Stamp<'_>, key: &impl Sign) -> Result<Made, SignatureError> {
+    let protocol = header::SEC_WEBSOCKET_PROTOCOL;
+    let cover = if parts.headers.contains_key(&protocol) { vec![protocol] } else { vec![] };
+    sign_tagged(parts, &cover, stamp, Some(WEBSOCKET), key)
+}
+
+fn sign_tagged(
+    parts: &Parts<'_>,
+    cover: &[HeaderName],
+    stamp: Stamp<'_>,
+    tag: Option<&str>,
+    key: &impl Sign,
+) -> Result<Made, SignatureError> {
     let derived = [Name::Method, Name::Path, Name::Query].into_iter().map(Component::from);
     let components = derived.chain(cover.iter().cloned().map(Component::from)).collect();
     let params = Params {
@@ -328,6 +360,7 @@ pub fn sign(
         keyid: Some(stamp.key_id.to_owned()),
         nonce: Some(stamp.nonce.to_owned()),
         alg: Some("ed25519".to_owned()),
+        tag: tag.map(str::to_owned),
         ..Params::default()
     };
     let input = SignatureInput::new(components, params);
@@ -361,7 +394,14 @@ mod tests {
             ("accept", true),
             ("cookie", true),
             ("sec-fetch-mode", true),
+            ("sec-x_y", false),
             ("x-forwarded-for", true),
+            ("x-forwarded-proto", true),
+            ("x-forwarded-host", true),
+            ("x-forwarded-prefix", true),
+            ("x-forwarded-user", false),
+            ("x-forwarded-port", false),
+            ("x_forwarded_for", false),
             ("x-request-id", true),
             ("content-length", true),
             ("authorization", false),
@@ -373,23 +413,6 @@ mod tests {
             assert_eq!(verified.may_forward(&HeaderName::from_static(name)), may, "{name}");
         }
         assert!(verified.covers(&HeaderName::from_static("x-app")));
-    }
-
-    #[test]
-    fn a_refusal_can_refer_to_a_signature_that_is_wrong_otherwise() {
-        let mut headers = HeaderMap::new();
-        assert_eq!(readable_signature(&headers, Some("a=1")), None);
-        let signature = crate::keys::b64::encode([7; 64]);
-        let query = format!("relay-signature-input=%2&relay-signature={signature}");
-        assert_eq!(readable_signature(&headers, Some(&query)), Some([7; 64]));
-        let mut field = "relay=".to_owned();
-        input::byte_sequence(&[8; 64], &mut field);
-        headers.insert(input::SIGNATURE, HeaderValue::try_from(field).unwrap());
-        headers.insert(input::SIGNATURE_INPUT, HeaderValue::from_static("relay=()"));
-        assert!(Signed::from_headers(&headers).is_err());
-        assert_eq!(readable_signature(&headers, None), Some([8; 64]));
-        headers.insert(input::SIGNATURE, HeaderValue::from_static("relay=:AAAA:"));
-        assert_eq!(readable_signature(&headers, None), None);
     }
 
     #[test]

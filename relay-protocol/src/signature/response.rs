@@ -1,14 +1,15 @@
-//! Signed responses (PROTOCOL.md section 4.3). The request's signature is part of what is signed: a response
-//! fits one request only.
+//! Signed responses (PROTOCOL.md section 4.3). Method, target and signature of the request are part of what
+//! is signed: a response fits one request only, and a relay that sends the bytes of a signature along with
+//! another request gets nothing that fits the one it was made for.
 
 use super::{
     LABEL, SignatureError,
-    base::{self, Message},
+    base::{self, Answered, Message},
     digest::CONTENT_DIGEST,
     input::{self, Component, Name, Params, Parsed, SignatureInput},
     request::Made,
 };
-use crate::keys::{Sign, SignatureBytes, Verify};
+use crate::keys::{Sign, Verify};
 use http::{HeaderMap, HeaderName, StatusCode, header};
 use uuid::Uuid;
 
@@ -38,24 +39,29 @@ pub struct Parts<'a> {
     pub status: StatusCode,
     /// The headers; `Content-Digest` (sha-256) among them.
     pub headers: &'a HeaderMap,
-    /// The signature of the request that is answered.
-    pub request_signature: &'a SignatureBytes,
+    /// The request that is answered.
+    pub request: Answered<'a>,
     /// The host that answers: the `keyid`.
     pub host_id: Uuid,
 }
 
 impl<'a> Parts<'a> {
     fn message(&self) -> Message<'a> {
-        Message {
-            status: Some(self.status),
-            request_signature: Some((LABEL, self.request_signature)),
-            ..Message::new(self.headers)
-        }
+        Message { status: Some(self.status), request: Some(self.request), ..Message::new(self.headers) }
     }
 }
 
-fn request_component() -> Component {
-    Component { name: Name::Field(input::SIGNATURE), key: Some(LABEL.to_owned()), req: true }
+/// What is covered of the request.
+pub fn request_components() -> [Component; 5] {
+    let derived = |name| Component { name, key: None, req: true };
+    let member = |name| Component { name: Name::Field(name), key: Some(LABEL.to_owned()), req: true };
+    [
+        derived(Name::Method),
+        derived(Name::Path),
+        derived(Name::Query),
+        member(input::SIGNATURE_INPUT),
+        member(input::SIGNATURE),
+    ]
 }
 
 /// Signs a response; put the result into the headers by [`Made::insert`]. What the relay would drop or set
@@ -68,11 +74,13 @@ pub fn sign(parts: &Parts<'_>, created: i64, key: &impl Sign) -> Result<Made, Si
     if !parts.headers.contains_key(&CONTENT_DIGEST) {
         return Err(SignatureError::Uncovered("content-digest"));
     }
-    let mut components = vec![Name::Status.into(), CONTENT_DIGEST.into(), request_component()];
+    let mut components = vec![Name::Status.into(), CONTENT_DIGEST.into()];
+    components.extend(request_components());
+    let first = components.len();
     let others = parts.headers.keys().filter(|name| !is_left_out(name) && **name != CONTENT_DIGEST);
     components.extend(others.cloned().map(Component::from));
     // The map keeps no order; a stable one makes two signatures over the same thing alike.
-    if let Some(fields) = components.get_mut(3..) {
+    if let Some(fields) = components.get_mut(first..) {
         fields.sort_unstable_by(|a, b| a.name.as_str().cmp(b.name.as_str()));
     }
     if components.len() > input::MAX_COMPONENTS {
@@ -121,7 +129,6 @@ pub fn verify(parts: &Parts<'_>, key: &impl Verify) -> Result<Option<Verified>, 
     if !plain || alg.as_deref() != Some("ed25519") || keyid.is_none() {
         return Err(SignatureError::Malformed("the parameters of the signature are not those of a response"));
     }
-    let request = request_component();
     let has = |component: &Component| input.components().contains(component);
     if !has(&Name::Status.into()) {
         return Err(SignatureError::Uncovered("@status"));
@@ -129,8 +136,8 @@ pub fn verify(parts: &Parts<'_>, key: &impl Verify) -> Result<Option<Verified>, 
     if !has(&CONTENT_DIGEST.into()) {
         return Err(SignatureError::Uncovered("content-digest"));
     }
-    if !has(&request) {
-        return Err(SignatureError::Uncovered("the request's signature"));
+    if !request_components().iter().all(has) {
+        return Err(SignatureError::Uncovered("the whole request"));
     }
     if keyid.as_deref() != Some(parts.host_id.to_string().as_str()) {
         return Err(SignatureError::Invalid);

@@ -6,9 +6,9 @@ use relay_protocol::{
     keys::{AgentSigningKey, AgentVerifyingKey, BrowserSigningKey, BrowserVerifyingKey, Sign, Verify},
     signature::{
         SignatureError, append_query,
-        base::{self, Message},
+        base::{self, Answered, Message},
         digest::ContentDigest,
-        input::{Parsed, SIGNATURE, SIGNATURE_INPUT},
+        input::{Parsed, SIGNATURE, SIGNATURE_INPUT, SignatureInput, parse_input},
         request::{self, Parts, Signed, Stamp},
         response, split_query,
     },
@@ -58,14 +58,18 @@ fn sign(case: &Value, request: &Request, key: &BrowserSigningKey) -> request::Ma
         key_id: text(&case["key_id"]),
         nonce: text(&case["nonce"]),
     };
-    request::sign(&request.parts(case, case["query"].as_str()), &cover, stamp, key).unwrap()
+    let parts = request.parts(case, case["query"].as_str());
+    if case["signed_query"].is_string() {
+        return request::sign_upgrade(&parts, stamp, key).unwrap();
+    }
+    request::sign(&parts, &cover, stamp, key).unwrap()
 }
 
 fn latin1(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| char::from(*byte)).collect()
 }
 
-fn base(case: &Value, request: &Request, input: &relay_protocol::signature::input::SignatureInput) -> String {
+fn base(case: &Value, request: &Request, input: &SignatureInput) -> String {
     let message = Message {
         method: Some(&request.method),
         path: Some(text(&case["path"])),
@@ -142,16 +146,49 @@ fn upgrades_whose_query_is_signed() {
     }
 }
 
+/// The request that a response answers, as the browser sent it.
+struct Sent {
+    method: Method,
+    path: String,
+    query: Option<String>,
+    input: SignatureInput,
+    signature: [u8; 64],
+}
+
+impl Sent {
+    fn new(case: &Value) -> Self {
+        let request = &case["request"];
+        let field = format!("relay={}", text(&request["signature_input"]));
+        Self {
+            method: text(&request["method"]).parse().unwrap(),
+            path: text(&request["path"]).to_owned(),
+            query: request["query"].as_str().map(str::to_owned),
+            input: parse_input(field.as_bytes(), "relay").unwrap().unwrap(),
+            signature: array(&request["signature_hex"]),
+        }
+    }
+
+    fn answered(&self) -> Answered<'_> {
+        Answered {
+            method: &self.method,
+            path: &self.path,
+            query: self.query.as_deref(),
+            input: &self.input,
+            signature: &self.signature,
+        }
+    }
+}
+
 fn response_parts<'a>(
     case: &Value,
     headers: &'a HeaderMap,
-    request_signature: &'a [u8; 64],
+    sent: &'a Sent,
     host: &Value,
 ) -> response::Parts<'a> {
     response::Parts {
         status: StatusCode::from_u16(u16::try_from(case["status"].as_u64().unwrap()).unwrap()).unwrap(),
         headers,
-        request_signature,
+        request: sent.answered(),
         host_id: Uuid::try_parse(text(host)).unwrap(),
     }
 }
@@ -163,15 +200,12 @@ fn responses() {
     assert_eq!(*key.verifying_key().as_bytes(), array(&file["public_hex"]));
     for case in list(&file["signed"]) {
         let mut headers = headers(&case["unsigned_headers"]);
-        let request_signature = array(&case["request_signature_hex"]);
-        let parts = response_parts(case, &headers, &request_signature, &file["host_id"]);
+        let sent = Sent::new(case);
+        let parts = response_parts(case, &headers, &sent, &file["host_id"]);
         let made = response::sign(&parts, case["created"].as_i64().unwrap(), &key).unwrap();
         assert_eq!(made.signature, array(&case["signature_hex"]));
-        let message = Message {
-            status: Some(parts.status),
-            request_signature: Some(("relay", &request_signature)),
-            ..Message::new(&headers)
-        };
+        let message =
+            Message { status: Some(parts.status), request: Some(sent.answered()), ..Message::new(&headers) };
         assert_eq!(latin1(&base::build(&made.input, &message).unwrap()), text(&case["base"]));
         made.insert(&mut headers);
         assert_eq!(headers, super::headers(&case["headers"]));
@@ -179,8 +213,8 @@ fn responses() {
     let key = key.verifying_key();
     for case in list(&file["received"]).iter().chain(list(&file["signed"])) {
         let headers = headers(&case["headers"]);
-        let request_signature = array(&case["request_signature_hex"]);
-        let parts = response_parts(case, &headers, &request_signature, &file["host_id"]);
+        let sent = Sent::new(case);
+        let parts = response_parts(case, &headers, &sent, &file["host_id"]);
         let verdict = match response::verify(&parts, &key) {
             Ok(Some(verified)) => {
                 assert!(verified.covers(&HeaderName::from_static("content-digest")));

@@ -294,6 +294,7 @@ pub fn request() -> Value {
         with_params("another alg", &|p| p.alg = Some("hmac-sha256".to_owned()), "bad_request"),
         with_params("expires", &|p| p.expires = Some(NOW + 10), "bad_request"),
         with_params("a tag", &|p| p.tag = Some("x".to_owned()), "bad_request"),
+        with_params("an upgrade's tag", &|p| p.tag = Some("websocket".to_owned()), "bad_request"),
         with_params("a nonce of 21 characters", &|p| p.nonce = Some("A".repeat(21)), "bad_request"),
         with_params("a nonce of 65 characters", &|p| p.nonce = Some("A".repeat(65)), "bad_request"),
         with_params(
@@ -395,18 +396,32 @@ fn base64(bytes: &[u8]) -> String {
 pub fn websocket_query() -> Value {
     let session = SESSION.to_string();
     let upgrade = |query: Option<&str>, protocol: bool| {
-        let headers: &[(&str, &str)] = if protocol { &[("sec-websocket-protocol", "chat, v2")] } else { &[] };
+        let headers: &[(&str, &str)] = if protocol {
+            &[("sec-websocket-protocol", "chat, v2"), ("sec-websocket-key", "a2V5")]
+        } else {
+            &[]
+        };
         Request::new(Method::GET, "/socket", query, headers)
     };
-    let made = |request: &Request, cover: &[&str]| {
+    let made = |request: &Request| {
         let headers = request.map();
-        let names: Vec<HeaderName> = cover.iter().map(|name| HeaderName::try_from(*name).unwrap()).collect();
-        request::sign(&parts(request, &headers), &names, stamp(&session), &browser_key()).unwrap()
+        request::sign_upgrade(&parts(request, &headers), stamp(&session), &browser_key()).unwrap()
     };
+    // Good signatures of what is no upgrade's.
+    let other = |names: &[Name], tag: Option<&str>| {
+        let request = upgrade(Some("a=1"), true);
+        let params = Params { tag: tag.map(str::to_owned), ..params() };
+        let input = SignatureInput::new(components(names), params);
+        let signature = browser_key().sign(&text(&request, &request.map(), &input));
+        append_query(Some("a=1"), &Made { input, signature })
+    };
+    let [method, path, query] = THREE;
+    let protocol = Name::Field(HeaderName::from_static("sec-websocket-protocol"));
+    let four = [method.clone(), path.clone(), query.clone(), protocol];
     let case = |name: &str, query: Option<&str>, protocol: bool| {
         let cover: &[&str] = if protocol { &["sec-websocket-protocol"] } else { &[] };
         let request = upgrade(query, protocol);
-        let made = made(&request, cover);
+        let made = made(&request);
         json!({
             "name": name, "path": request.path, "query": query, "headers": request.headers, "cover": cover,
             "created": NOW, "key_id": SESSION, "nonce": NONCE,
@@ -414,15 +429,15 @@ pub fn websocket_query() -> Value {
             "signed_query": append_query(query, &made), "signature_hex": hex(made.signature), "expect": "ok",
         })
     };
-    let full = append_query(Some("a=1"), &made(&upgrade(Some("a=1"), false), &[]));
+    let full = append_query(Some("a=1"), &made(&upgrade(Some("a=1"), false)));
     let (input, signature) = full.strip_prefix("a=1&").unwrap().split_once('&').unwrap();
-    let bare = append_query(None, &made(&upgrade(None, true), &[]));
+    let bare = append_query(None, &made(&upgrade(None, false)));
     let refused = |name: &str, signed_query: String, protocol: bool, code: &str| {
         let request = upgrade(None, protocol);
         json!({"name": name, "path": request.path, "signed_query": signed_query, "headers": request.headers, "expect": code})
     };
     json!({
-        "description": "The signature of a WebSocket upgrade in its query (section 4.5). `signed`: `signed_query` is the query that the browser sends, `query` what the agent verifies and the local server gets (null: no query at all). `received`: what the agent says to others; `signature_missing` also where the query comes back as it was. Key, created, key id and nonce as in signature_request.json.",
+        "description": "The signature of a WebSocket upgrade in its query (section 4.5). `signed`: `signed_query` is the query that the browser sends, with `tag=\"websocket\"`; `query` what the agent verifies and the local server gets (null: no query at all). `received`: what the agent says to others; `signature_missing` also where the query comes back as it was. Key, created, key id and nonce as in signature_request.json.",
         "seed_hex": hex(BROWSER_SEED), "now": NOW,
         "signed": [
             case("no query", None, false),
@@ -445,6 +460,12 @@ pub fn websocket_query() -> Value {
             refused("a short signature", full[..full.len() - 2].to_owned(), false, "bad_request"),
             refused("a second label", full.replace("&relay-signature=", "%2C%20other%3D%28%29%2C%20relay%3D%28%29&relay-signature="), false, "bad_request"),
             refused("a sub-protocol that is not covered", bare, true, "uncovered"),
+            refused("all of an upgrade, as it has to be", other(&four, Some("websocket")), true, "ok"),
+            refused("without a tag: a GET's", other(&THREE, None), false, "bad_request"),
+            refused("with another tag", other(&THREE, Some("x")), false, "bad_request"),
+            refused("with an empty tag", other(&THREE, Some("")), false, "bad_request"),
+            refused("covers a header that is no upgrade's", other(&[method.clone(), path.clone(), query.clone(), Name::Field(HeaderName::from_static("sec-websocket-key"))], Some("websocket")), false, "bad_request"),
+            refused("does not cover @path", other(&[method, query], Some("websocket")), false, "uncovered"),
             refused("another query", full.replace("a=1", "a=2"), false, "signature_invalid"),
         ],
     })

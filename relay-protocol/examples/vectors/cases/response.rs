@@ -1,16 +1,16 @@
 //! Signed responses, and the test case of RFC 9421 itself.
 
-use super::{AGENT_SEED, HOST, NOW, agent_key, hex};
+use super::{AGENT_SEED, HOST, NOW, SESSION, agent_key, hex};
 use base64::{Engine, engine::general_purpose::STANDARD};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use relay_protocol::{
     keys::{Sign, SignatureBytes},
     signature::{
-        base::{self, Message},
+        base::{self, Answered, Message},
         digest::ContentDigest,
-        input::{Component, Name, Params, SIGNATURE, SignatureInput, parse_input, parse_signature},
+        input::{Component, Name, Params, SignatureInput, parse_input, parse_signature},
         request::Made,
-        response::{self, Parts},
+        response::{self, Parts, request_components},
     },
 };
 use serde_json::{Value, json};
@@ -23,7 +23,62 @@ const BODY: &str = "{\"items\":[]}";
 struct Response {
     status: u16,
     headers: Vec<(String, String)>,
-    request_signature: SignatureBytes,
+    request: Asked,
+}
+
+/// The request that is answered. Whether its signature is right is nothing that its answer depends on.
+#[derive(Clone)]
+struct Asked {
+    method: Method,
+    path: &'static str,
+    query: Option<&'static str>,
+    input: SignatureInput,
+    signature: SignatureBytes,
+}
+
+impl Asked {
+    fn new() -> Self {
+        let names = [Name::Method, Name::Path, Name::Query, Name::Field(HeaderName::from_static("x-app"))];
+        let params = Params {
+            created: Some(NOW),
+            keyid: Some(SESSION.to_string()),
+            nonce: Some("AAECAwQFBgcICQoLDA0ODw".to_owned()),
+            alg: Some("ed25519".to_owned()),
+            ..Params::default()
+        };
+        Self {
+            method: Method::GET,
+            path: "/api/items",
+            query: Some("page=2&q=%2F"),
+            input: SignatureInput::new(names.map(Component::from).to_vec(), params),
+            signature: REQUEST_SIGNATURE,
+        }
+    }
+
+    fn answered(&self) -> Answered<'_> {
+        Answered {
+            method: &self.method,
+            path: self.path,
+            query: self.query,
+            input: &self.input,
+            signature: &self.signature,
+        }
+    }
+
+    fn json(&self) -> Value {
+        json!({
+            "method": self.method.as_str(), "path": self.path, "query": self.query,
+            "signature_input": self.input.as_str(), "signature_hex": hex(self.signature),
+        })
+    }
+
+    /// The same with another parameter.
+    fn edit(&mut self, from: &str, to: &str) {
+        let field = format!("relay={}", self.input.as_str().replace(from, to));
+        let edited = parse_input(field.as_bytes(), "relay").unwrap().unwrap();
+        assert_ne!(edited, self.input, "{from}");
+        self.input = edited;
+    }
 }
 
 impl Response {
@@ -31,7 +86,7 @@ impl Response {
         let mut headers: Vec<_> = headers.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())).collect();
         let digest = ContentDigest::field_sha256(body.as_bytes());
         headers.push(("content-digest".to_owned(), digest.to_str().unwrap().to_owned()));
-        Self { status, headers, request_signature: REQUEST_SIGNATURE }
+        Self { status, headers, request: Asked::new() }
     }
 
     fn map(&self) -> HeaderMap {
@@ -57,7 +112,7 @@ impl Response {
         let headers = self.map();
         let message = Message {
             status: Some(StatusCode::from_u16(self.status).unwrap()),
-            request_signature: Some(("relay", &self.request_signature)),
+            request: Some(self.request.answered()),
             ..Message::new(&headers)
         };
         base::build(input, &message).unwrap()
@@ -66,7 +121,7 @@ impl Response {
     fn json(&self, name: &str, expect: &str) -> Value {
         json!({
             "name": name, "status": self.status, "headers": self.headers,
-            "request_signature_hex": hex(self.request_signature), "expect": expect,
+            "request": self.request.json(), "expect": expect,
         })
     }
 }
@@ -76,7 +131,7 @@ fn signed(response: Response) -> (Response, Value) {
     let parts = Parts {
         status: StatusCode::from_u16(response.status).unwrap(),
         headers: &headers,
-        request_signature: &response.request_signature,
+        request: response.request.answered(),
         host_id: HOST,
     };
     let made = response::sign(&parts, NOW, &agent_key()).unwrap();
@@ -139,16 +194,21 @@ pub fn response() -> Value {
         alg: Some("ed25519".to_owned()),
         ..Params::default()
     };
-    let request = Component { name: Name::Field(SIGNATURE), key: Some("relay".to_owned()), req: true };
     let digest = Component::from(HeaderName::from_static("content-digest"));
-    let three = || vec![Name::Status.into(), digest.clone(), request.clone()];
+    let whole = || {
+        let mut all = vec![Name::Status.into(), digest.clone()];
+        all.extend(request_components());
+        all
+    };
+    let without = |gone: &Component| whole().into_iter().filter(|c| c != gone).collect::<Vec<_>>();
     let with = |name: &str, expect: &str, components: Vec<Component>, edit: &dyn Fn(&mut Params)| {
         let mut params = params();
         edit(&mut params);
         signed_with(plain.clone(), components, params).json(name, expect)
     };
+    let [method, path, query, input, signature] = request_components();
     json!({
-        "description": "Signed responses (section 4.3). `signed`: the agent signs `unsigned_headers` and the fields must be these. `received`: what a browser says: ok, unsigned (the relay's own answer), bad_request, uncovered or signature_invalid, before it looks at the body. Ed25519 key of the agent: `seed_hex`; keyid: `host_id`.",
+        "description": "Signed responses (section 4.3). `request` is the signed request as the browser sent it; `signature_input` is what stands after `relay=`. `signed`: the agent signs `unsigned_headers` and the fields must be these. `received`: what a browser says: ok, unsigned (the relay's own answer), bad_request, uncovered or signature_invalid, before it looks at the body. Ed25519 key of the agent: `seed_hex`; keyid: `host_id`.",
         "seed_hex": hex(AGENT_SEED), "public_hex": hex(agent_key().verifying_key().as_bytes()), "host_id": HOST,
         "signed": [plain_case, mapped_case, problem_case],
         "received": [
@@ -156,7 +216,14 @@ pub fn response() -> Value {
             edited("the relay maps a location", &mapped, "ok", &|r| r.set("location", "/elsewhere")),
             edited("a header that is not covered is added", &good, "ok", &|r| r.set("x-request-id", "abc")),
             edited("another status", &good, "signature_invalid", &|r| r.status = 201),
-            edited("another request's", &good, "signature_invalid", &|r| r.request_signature = [0x5b; 64]),
+            edited("to a request with another signature", &good, "signature_invalid", &|r| r.request.signature = [0x5b; 64]),
+            edited("to a request with another method", &good, "signature_invalid", &|r| r.request.method = Method::HEAD),
+            edited("to a request for another path", &good, "signature_invalid", &|r| r.request.path = "/_relay/hello"),
+            edited("to a request with another query", &good, "signature_invalid", &|r| r.request.query = Some("page=2&q=/")),
+            edited("to a request without the query", &good, "signature_invalid", &|r| r.request.query = None),
+            edited("to a request of another session", &good, "signature_invalid", &|r| r.request.edit("7c9e6679", "7c9e6678")),
+            edited("to a request with another nonce", &good, "signature_invalid", &|r| r.request.edit("nonce=\"AA", "nonce=\"BB")),
+            edited("to a request that covers less", &good, "signature_invalid", &|r| r.request.edit(" \"x-app\"", "")),
             edited("a header altered", &good, "signature_invalid", &|r| r.set("content-type", "text/html")),
             edited("a header doubled", &good, "signature_invalid", &|r| {
                 r.headers.push(("cache-control".to_owned(), "public".to_owned()));
@@ -170,15 +237,21 @@ pub fn response() -> Value {
                 *input = input.replace("created=1800000000", "created=1800000001");
             }),
             edited("half of a signature", &good, "bad_request", &|r| r.headers.retain(|(n, _)| n != "signature")),
-            with("@status is not covered", "uncovered", vec![digest.clone(), request.clone()], &|_| ()),
-            with("content-digest is not covered", "uncovered", vec![Name::Status.into(), request.clone()], &|_| ()),
-            with("the request is not covered", "uncovered", vec![Name::Status.into(), digest.clone()], &|_| ()),
-            with("another host", "signature_invalid", three(), &|p| p.keyid = Some(Uuid::nil().to_string())),
-            with("no keyid", "bad_request", three(), &|p| p.keyid = None),
-            with("no created", "bad_request", three(), &|p| p.created = None),
-            with("no alg", "bad_request", three(), &|p| p.alg = None),
-            with("a nonce", "bad_request", three(), &|p| p.nonce = Some("A".repeat(22))),
-            with("expires", "bad_request", three(), &|p| p.expires = Some(NOW)),
+            with("@status is not covered", "uncovered", without(&Name::Status.into()), &|_| ()),
+            with("content-digest is not covered", "uncovered", without(&digest), &|_| ()),
+            with("nothing of the request is covered", "uncovered", vec![Name::Status.into(), digest.clone()], &|_| ()),
+            with("the request's method is not covered", "uncovered", without(&method), &|_| ()),
+            with("the request's path is not covered", "uncovered", without(&path), &|_| ()),
+            with("the request's query is not covered", "uncovered", without(&query), &|_| ()),
+            with("the request's input is not covered", "uncovered", without(&input), &|_| ()),
+            with("the request's signature is not covered", "uncovered", without(&signature), &|_| ()),
+            with("a tag", "bad_request", whole(), &|p| p.tag = Some("websocket".to_owned())),
+            with("another host", "signature_invalid", whole(), &|p| p.keyid = Some(Uuid::nil().to_string())),
+            with("no keyid", "bad_request", whole(), &|p| p.keyid = None),
+            with("no created", "bad_request", whole(), &|p| p.created = None),
+            with("no alg", "bad_request", whole(), &|p| p.alg = None),
+            with("a nonce", "bad_request", whole(), &|p| p.nonce = Some("A".repeat(22))),
+            with("expires", "bad_request", whole(), &|p| p.expires = Some(NOW)),
         ],
     })
 }
