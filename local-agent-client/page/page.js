@@ -57,6 +57,7 @@ const outcomes = {
   expired: () => "The code expired unused.",
   replaced: () => "The code was replaced by a newer one.",
   withdrawn: () => "The code is void.",
+  issuer_revoked: () => "The code is void: the browser that asked for it was revoked.",
   not_added: (o) => `The code was right, but the browser could not be paired: ${o.reason}.`,
 };
 

@@ -2,7 +2,7 @@
 
 use crate::{
     clock,
-    control::{self, Control},
+    control::Control,
     dial::{DialError, Dialed, Dialer, RelayUrl, tls},
     forward::{Forwarder, LocalTarget, Settings, insecure},
     gate::Gate,
@@ -176,10 +176,6 @@ impl Builder {
         let local_tls =
             if self.insecure_local && https_local { insecure::unverified()? } else { verified.clone() };
         let state = self.state_dir.as_deref().map(StateDir::open).transpose()?.map(Arc::new);
-        if let Some(state) = &state {
-            // An agent that was killed leaves it behind; commands must not follow it to whoever has the port now.
-            state.remove(control::FILE)?;
-        }
         let machine_id = match (self.machine_id, &state) {
             (Some(id), _) => id,
             (None, Some(state)) => state.machine_id()?,

@@ -77,21 +77,6 @@ pub fn sync_dir(path: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Opens a link in the browser of whoever is at this machine.
-///
-/// # Errors
-/// When there is no program for it.
-pub fn open_in_browser(url: &str) -> io::Result<()> {
-    #[cfg(windows)]
-    let mut command = std::process::Command::new("explorer.exe");
-    #[cfg(target_os = "macos")]
-    let mut command = std::process::Command::new("open");
-    #[cfg(not(any(windows, target_os = "macos")))]
-    let mut command = std::process::Command::new("xdg-open");
-    let nothing = std::process::Stdio::null;
-    command.arg(url).stdin(nothing()).stdout(nothing()).stderr(nothing()).spawn().map(drop)
-}
-
 /// The name of this machine, for people to tell their hosts apart.
 pub fn machine_name() -> Option<String> {
     #[cfg(any(target_os = "linux", target_os = "android"))]

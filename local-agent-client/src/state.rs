@@ -79,6 +79,9 @@ impl StateDir {
         for _ in 0..LOCK_ATTEMPTS {
             match lock.try_lock() {
                 Ok(()) => {
+                    // An agent that was killed leaves it behind, and from now on commands believe it: they must
+                    // not follow it to whoever has the port now.
+                    remove(path, crate::control::FILE)?;
                     sweep(path);
                     return Ok(Self { path: path.to_owned(), _lock: lock });
                 }
@@ -269,6 +272,24 @@ pub fn read_status(path: &Path) -> Result<Option<Status>, StateError> {
 mod tests {
     use super::*;
     use crate::status::blank;
+
+    #[test]
+    fn where_a_killed_agent_was_is_forgotten_with_the_lock() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("control.json");
+        std::fs::write(&file, "{}").unwrap();
+        let state = StateDir::open(dir.path()).unwrap();
+        assert!(!file.exists());
+        // Whoever does not get the lock leaves the running agent's alone.
+        std::fs::write(&file, "{}").unwrap();
+        assert!(matches!(StateDir::open(dir.path()), Err(StateError::InUse(_))));
+        assert!(file.exists());
+        drop(state);
+        // What cannot be removed would be believed: no agent starts beside it.
+        std::fs::remove_file(&file).unwrap();
+        std::fs::create_dir(&file).unwrap();
+        assert!(matches!(StateDir::open(dir.path()), Err(StateError::Io { .. })));
+    }
 
     #[test]
     fn the_machine_id_is_made_once_and_never_replaced() {

@@ -256,7 +256,48 @@ async fn what_is_too_large_or_too_slow_is_cut_off() {
 }
 
 #[tokio::test]
-async fn connections_are_few_and_room_comes_back() {
+async fn whoever_only_holds_connections_does_not_lock_the_owner_out() {
+    let running = start().await;
+    let id = add(&running.pairing, "lost");
+    // A page and a terminal that wait for what happens, from before the crowd came.
+    let mut events = TcpStream::connect(running.address).await.unwrap();
+    let head =
+        format!("GET /api/events HTTP/1.1\r\nhost: {}\r\n{}\r\n\r\n", running.address, running.bearer());
+    events.write_all(head.as_bytes()).await.unwrap();
+    read_until(&mut events, "lost").await;
+    let (code, waiting) = running.client.pair(None).await.unwrap();
+    // More come than there is room for, and new ones all the time.
+    let mut held = Vec::new();
+    for round in 0..3 {
+        for _ in 0..64 {
+            let mut socket = TcpStream::connect(running.address).await.unwrap();
+            let _ = socket.write_all(b"GET / HTTP/1.1\r\n").await;
+            held.push(socket);
+        }
+        let list: BrowserList = running.client.ask(Method::GET, "/api/browsers", None::<&()>).await.unwrap();
+        assert_eq!(list.browsers.len(), 1, "round {round}");
+    }
+    running.client.ask::<()>(Method::DELETE, &format!("/api/browsers/{id}"), None::<&()>).await.unwrap();
+    read_until(&mut events, r#""browsers":[]"#).await;
+    assert!(use_code(&running.pairing, &code.code, "found"));
+    let outcome = soon(waiting.ended()).await.unwrap().outcome;
+    assert!(matches!(outcome, Outcome::Paired { .. }), "{outcome:?}");
+    drop(held);
+    running.end().await;
+}
+
+/// Reads until this has come.
+async fn read_until(socket: &mut TcpStream, wanted: &str) {
+    let (mut seen, mut piece) = (Vec::new(), [0; 4096]);
+    while !String::from_utf8_lossy(&seen).contains(wanted) {
+        let read = soon(socket.read(&mut piece)).await.unwrap();
+        assert_ne!(read, 0, "it ended before {wanted}: {}", String::from_utf8_lossy(&seen));
+        seen.extend_from_slice(&piece[..read]);
+    }
+}
+
+#[tokio::test]
+async fn connections_are_few_and_the_oldest_stranger_makes_room() {
     let running = start().await;
     let mut held = Vec::new();
     for _ in 0..64 {
@@ -264,20 +305,13 @@ async fn connections_are_few_and_room_comes_back() {
         let _ = socket.write_all(b"GET").await;
         held.push(socket);
     }
-    // What is beyond the limit is closed at once; the others are held until they are too slow.
+    // Who came first and has not shown who they are makes room for whoever comes.
     let mut byte = [0];
-    let read = soon(held.last_mut().unwrap().read(&mut byte)).await;
+    let read = soon(held[0].read(&mut byte)).await;
     assert!(matches!(read, Ok(0) | Err(_)));
+    let state: State = running.client.ask(Method::GET, "/api/state", None::<&()>).await.unwrap();
+    assert_eq!(state.browsers.len(), 0);
     drop(held);
-    let state = async {
-        loop {
-            let asked: Result<State, _> = running.client.ask(Method::GET, "/api/state", None::<&()>).await;
-            if let Ok(state) = asked {
-                break state;
-            }
-        }
-    };
-    assert_eq!(soon(state).await.browsers.len(), 0);
     running.end().await;
 }
 

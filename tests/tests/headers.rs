@@ -142,6 +142,10 @@ async fn forwarded_headers_of_a_stranger_are_not_believed() {
         ("x-forwarded-proto", "https"),
         ("x-forwarded-host", "evil.example"),
         ("x-forwarded-prefix", "/evil"),
+        ("x-forwarded-user", "evil"),
+        ("X-Forwarded-Client-Cert", "evil"),
+        ("x_forwarded_email", "evil"),
+        ("x-forwarded", "for=6.6.6.6"),
         ("x-real-ip", "6.6.6.6"),
         ("forwarded", "for=6.6.6.6;proto=https"),
     ];

@@ -103,9 +103,6 @@ pub enum BrowsersAction {
 pub struct Page {
     #[command(flatten)]
     pub at: Where,
-    /// Open it in this machine's browser too; other users of the machine may see the link among the processes
-    #[arg(long)]
-    pub open: bool,
     /// Print JSON
     #[arg(long)]
     pub json: bool,

@@ -1,12 +1,10 @@
-//! `page`: a one-time link to the local page of the running agent.
+//! `page`: a one-time link to the local page of the running agent. No browser is started with it: a program's
+//! arguments are there for every user of the machine to read.
 
 use super::{block_on, say};
 use crate::cli;
 use http::Method;
-use local_agent_client::{
-    control::{Client, api::PageLink},
-    platform,
-};
+use local_agent_client::control::{Client, api::PageLink};
 use std::{path::Path, process::ExitCode};
 
 pub fn run(dir: &Path, args: &cli::Page) -> anyhow::Result<ExitCode> {
@@ -18,11 +16,6 @@ pub fn run(dir: &Path, args: &cli::Page) -> anyhow::Result<ExitCode> {
         say(serde_json::to_value(&link)?)?;
     } else {
         say(&link.url)?;
-    }
-    if args.open
-        && let Err(error) = platform::open_in_browser(&link.url)
-    {
-        anyhow::bail!("no browser could be opened here: {error}; open the link yourself");
     }
     Ok(ExitCode::SUCCESS)
 }

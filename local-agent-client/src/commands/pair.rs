@@ -84,6 +84,7 @@ fn tell(ended: &EndView, json: bool) -> anyhow::Result<()> {
         Outcome::Expired => say("The code expired unused. Run `pair` again for another one.")?,
         Outcome::Replaced => say("The code was replaced: another one was asked for.")?,
         Outcome::Withdrawn => say("The code is void.")?,
+        Outcome::IssuerRevoked => say("The code is void: the browser that asked for it was revoked.")?,
         Outcome::NotAdded { reason } => {
             say(format_args!("The code was right, but the browser could not be paired: {reason}."))?
         }

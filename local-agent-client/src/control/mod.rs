@@ -8,6 +8,7 @@
 pub mod access;
 pub mod api;
 pub mod client;
+mod connections;
 pub mod guard;
 mod routes;
 mod stream;
@@ -20,18 +21,17 @@ use crate::{
     trust::Pairing,
 };
 use access::Access;
+use connections::{Connections, Standing};
 use hyper::{server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use routes::Server;
 use serde::{Deserialize, Serialize};
 use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
-use tokio::{net::TcpListener, sync::Semaphore, sync::watch, task::JoinSet};
+use tokio::{net::TcpListener, sync::watch, task::JoinSet};
 use zeroize::{Zeroize, Zeroizing};
 
 /// The file that tells commands where the server is and how to be let in.
 pub(crate) const FILE: &str = "control.json";
-/// Connections at a time: some pages, some commands, and none for whoever only holds them open.
-const MAX_CONNECTIONS: usize = 32;
 /// For the head of a request.
 const HEAD: Duration = Duration::from_secs(5);
 /// Bytes of it. Cookies of other local servers come along.
@@ -108,20 +108,20 @@ impl Control {
         let _published = Published(state);
         tracing::info!(address = %self.address, "local control: `local-agent-client page` opens its page");
         let server = Arc::new(Server { address: self.address, access: access.into(), pairing, status });
-        let (room, mut connections) = (Arc::new(Semaphore::new(MAX_CONNECTIONS)), JoinSet::new());
+        let (mut connections, mut tasks) = (Connections::default(), JoinSet::new());
         loop {
             tokio::select! {
-                _ = connections.join_next(), if !connections.is_empty() => {}
-                accepted = listener.accept() => match (accepted, room.clone().try_acquire_owned()) {
-                    (Ok((socket, _)), Ok(permit)) => {
-                        let server = server.clone();
-                        connections.spawn(async move {
-                            connection(socket, server).await;
-                            drop(permit);
-                        });
+                // First, so that those that were cut are gone before others come.
+                biased;
+                _ = tasks.join_next(), if !tasks.is_empty() => {}
+                accepted = listener.accept() => match accepted {
+                    Ok((socket, _)) if connections.room() => {
+                        let standing = Standing::default();
+                        let task = tasks.spawn(connection(socket, server.clone(), standing.clone()));
+                        connections.add(standing, task);
                     }
-                    (Ok(_), Err(_)) => tracing::warn!("local control has too many connections; one more was closed"),
-                    (Err(error), _) => {
+                    Ok(_) => tracing::warn!("local control has too many connections; one more was closed"),
+                    Err(error) => {
                         tracing::debug!(%error, "a connection to local control failed");
                         tokio::time::sleep(ACCEPT_PAUSE).await;
                     }
@@ -143,10 +143,10 @@ impl Drop for Published {
 }
 
 /// One request on one connection: local ones cost nothing, and none is held open for nothing.
-async fn connection(socket: tokio::net::TcpStream, server: Arc<Server>) {
+async fn connection(socket: tokio::net::TcpStream, server: Arc<Server>, standing: Standing) {
     let service = service_fn(|request| {
-        let server = server.clone();
-        async move { Ok::<_, Infallible>(server.handle(request).await) }
+        let (server, standing) = (server.clone(), standing.clone());
+        async move { Ok::<_, Infallible>(server.handle(request, &standing).await) }
     });
     let served = http1::Builder::new()
         .timer(TokioTimer::new())

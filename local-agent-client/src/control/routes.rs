@@ -19,6 +19,7 @@ use super::{
         BrowserList, BrowserView, CodeView, EndView, NewCode, OpenSession, OpenedSession, PageLink,
         PairRequest, Rename, State,
     },
+    connections::Standing,
     guard, stream,
 };
 use crate::{
@@ -86,9 +87,13 @@ impl From<TrustError> for Refusal {
 }
 
 impl Server {
-    /// Answers one request.
-    pub(super) async fn handle(self: Arc<Self>, request: Request<Incoming>) -> Response<Body> {
-        let mut response = self.route(request).await.unwrap_or_else(|refusal| {
+    /// Answers one request. The connection stays from when it is known who asks.
+    pub(super) async fn handle(
+        self: Arc<Self>,
+        request: Request<Incoming>,
+        standing: &Standing,
+    ) -> Response<Body> {
+        let mut response = self.route(request, standing).await.unwrap_or_else(|refusal| {
             let status = refusal.problem.code.status();
             let mut response = text(status, problem::CONTENT_TYPE, refusal.problem.to_json());
             if let Some(seconds) = refusal.retry_after {
@@ -111,7 +116,7 @@ impl Server {
         response
     }
 
-    async fn route(self: Arc<Self>, request: Request<Incoming>) -> Answer {
+    async fn route(self: Arc<Self>, request: Request<Incoming>, standing: &Standing) -> Answer {
         guard::check(self.address.port(), request.uri(), request.headers())
             .map_err(|foreign| Refusal::new(Code::OriginNotAllowed, foreign.to_string()))?;
         let path = request.uri().path().to_owned();
@@ -141,6 +146,9 @@ impl Server {
                 Code::CsrfRefused,
                 "A request that changes something has to name its origin.",
             ));
+        }
+        if !standing.is_known() {
+            return Err(Refusal::new(Code::RateLimited, "There are too many connections. Try again."));
         }
         self.api(who, &at, request).await
     }

@@ -221,7 +221,7 @@ impl Gate {
         now: i64,
     ) -> Result<Response<Bytes>, Refusal> {
         check(request.v)?;
-        let issued = self.pairing.issue_code(now).map_err(not_paired)?;
+        let issued = self.pairing.issue_code_by(&caller.browser, now).map_err(not_paired)?;
         let sealed = seal_code(&issued.code, &caller.browser.psk, signature)
             .map_err(|_| Refusal::new(Code::Internal, "The code could not be sealed."))?;
         let sealed_code = b64::encode(sealed);

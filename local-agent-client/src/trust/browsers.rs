@@ -4,7 +4,7 @@
 //! written is none. A file that cannot be read or understood stops the start and is left as it is: an
 //! empty list would lock people out, and a guessed one would let strangers in.
 
-use super::{SecretText, TrustError};
+use super::{Issuer, SecretText, TrustError};
 use crate::state::StateDir;
 use parking_lot::{Mutex, RwLock};
 use relay_protocol::{
@@ -155,7 +155,19 @@ impl Browsers {
     /// # Errors
     /// When there are [`MAX_BROWSERS`], or it cannot be written.
     pub fn add(&self, new: NewBrowser, now: i64) -> Result<Arc<Browser>, TrustError> {
+        self.add_by(&Issuer::Owner, new, now)
+    }
+
+    /// The same for a browser that was let in by somebody's code. Once the revocation of that one is done, it adds
+    /// nobody.
+    ///
+    /// # Errors
+    /// As [`Browsers::add`], and when it was revoked.
+    pub fn add_by(&self, by: &Issuer, new: NewBrowser, now: i64) -> Result<Arc<Browser>, TrustError> {
         let _changing = self.changing.lock();
+        if by.is_revoked() {
+            return Err(TrustError::IssuerRevoked);
+        }
         let mut map = self.map.read().clone();
         let same = map.values().find(|known| known.ed25519 == new.ed25519).map(|known| known.id);
         let replaced = same.and_then(|id| map.remove(&id));

@@ -6,6 +6,7 @@
 
 use serde::{Deserialize, Serialize};
 use std::collections::{HashMap, VecDeque};
+use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 /// Seconds that a code lives.
@@ -18,6 +19,25 @@ pub const HOUR: i64 = 3600;
 pub const STARTS: usize = 8;
 /// Seconds that the clock may be set back while a code is out. Further back, its age is not known any more.
 const SET_BACK: i64 = 60;
+
+/// Who asked for a code. It is good for no longer than they are.
+#[derive(Debug, Clone)]
+pub enum Issuer {
+    /// The owner, on this machine.
+    Owner,
+    /// A paired browser; the token is cancelled when it is revoked.
+    Browser(CancellationToken),
+}
+
+impl Issuer {
+    /// Whether it may not pair anybody any more.
+    pub fn is_revoked(&self) -> bool {
+        match self {
+            Self::Owner => false,
+            Self::Browser(revoked) => revoked.is_cancelled(),
+        }
+    }
+}
 
 /// How a code ended. In JSON the variant is the field `outcome`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,6 +60,8 @@ pub enum Outcome {
     Replaced,
     /// Whoever asked for it does not want it any more.
     Withdrawn,
+    /// The browser that asked for it was revoked.
+    IssuerRevoked,
     /// The proof was right, and the browser could not be added all the same.
     NotAdded {
         /// Why.
@@ -82,7 +104,7 @@ pub enum Closed {
 #[derive(Debug)]
 pub struct Codes<C, S> {
     open: Option<Open<C, S>>,
-    /// When the codes of the last hour were made, oldest first.
+    /// When the codes of the last hour were made.
     made: VecDeque<i64>,
     last_number: u64,
     expired_at: Option<i64>,
@@ -92,6 +114,7 @@ pub struct Codes<C, S> {
 #[derive(Debug)]
 struct Open<C, S> {
     number: u64,
+    by: Issuer,
     code: C,
     made_at: i64,
     ends_at: i64,
@@ -119,18 +142,19 @@ impl<C, S> Codes<C, S> {
     /// # Errors
     /// When there were too many within the hour; the outstanding one stays then.
     pub fn issue(&mut self, code: C, now: i64) -> Result<u64, TooManyCodes> {
-        self.issue_for(code, LIFE, now)
+        self.issue_for(code, Issuer::Owner, LIFE, now)
     }
 
-    /// The same for a code that lives so many seconds, 1 to [`LIFE`].
+    /// The same for a code that somebody asked for, and that lives so many seconds, 1 to [`LIFE`].
     ///
     /// # Errors
     /// As [`Codes::issue`].
-    pub fn issue_for(&mut self, code: C, life: i64, now: i64) -> Result<u64, TooManyCodes> {
-        // A time in the future is one of before the clock was set back.
-        self.made.retain(|at| *at <= now && now - at < HOUR);
+    pub fn issue_for(&mut self, code: C, by: Issuer, life: i64, now: i64) -> Result<u64, TooManyCodes> {
+        // A time a little ahead was made by somebody whose `now` is a little younger, and counts; one far ahead is
+        // of before the clock was set back.
+        self.made.retain(|at| (-SET_BACK..HOUR).contains(&now.saturating_sub(*at)));
         if self.made.len() >= PER_HOUR {
-            let oldest = self.made.front().copied().unwrap_or(now);
+            let oldest = self.made.iter().min().map_or(now, |at| (*at).min(now));
             return Err(TooManyCodes { next_at: oldest + HOUR, now });
         }
         self.made.push_back(now);
@@ -138,6 +162,7 @@ impl<C, S> Codes<C, S> {
         self.expired_at = None;
         self.open = Some(Open {
             number: self.last_number,
+            by,
             code,
             made_at: now,
             ends_at: now.saturating_add(life.clamp(1, LIFE)),
@@ -158,6 +183,16 @@ impl<C, S> Codes<C, S> {
         }
         self.expired_at = Some(now);
         self.end()
+    }
+
+    /// Ends the outstanding code when who asked for it was revoked, and gives its number.
+    pub fn disown(&mut self) -> Option<u64> {
+        if self.open.as_ref().is_some_and(|open| open.by.is_revoked()) { self.end() } else { None }
+    }
+
+    /// Who asked for the outstanding code.
+    pub fn issuer(&self) -> Option<&Issuer> {
+        self.open.as_ref().map(|open| &open.by)
     }
 
     /// Ends the outstanding code, however that came, and gives its number.
@@ -273,6 +308,44 @@ mod tests {
         assert!(codes.issue(99, NOW + HOUR).is_err());
         // A clock that was set back does not lock the owner out.
         assert!(codes.issue(99, NOW - 100 * HOUR).is_ok());
+    }
+
+    #[test]
+    fn whoever_looked_at_the_clock_a_little_earlier_gets_no_codes_beyond_the_ten() {
+        // (seconds earlier, whether there is another code)
+        for (earlier, another) in [(0, false), (1, false), (SET_BACK, false), (SET_BACK + 1, true)] {
+            let mut codes: Codes<usize, ()> = Codes::default();
+            for number in 0..PER_HOUR {
+                codes.issue(number, NOW).unwrap();
+            }
+            let asked = codes.issue(99, NOW - earlier);
+            assert_eq!(asked.is_ok(), another, "{earlier}");
+            if let Err(refused) = asked {
+                assert_eq!(refused.next_at, NOW - earlier + HOUR, "what is ahead counts as made now");
+                assert!(codes.issue(99, NOW).is_err(), "nothing was forgotten");
+            }
+        }
+    }
+
+    #[test]
+    fn a_code_is_good_for_no_longer_than_who_asked_for_it() {
+        let revoked = CancellationToken::new();
+        for by in [Issuer::Owner, Issuer::Browser(revoked.clone())] {
+            let mut codes: Codes<_, u8> = Codes::default();
+            codes.issue_for("000111", by, LIFE, NOW).unwrap();
+            assert_eq!(codes.disown(), None);
+            assert!(codes.code(NOW).is_ok());
+        }
+        revoked.cancel();
+        let mut codes = open();
+        assert_eq!(codes.disown(), None, "the owner is never revoked");
+        let id = Uuid::new_v4();
+        assert_eq!(codes.issue_for("222333", Issuer::Browser(revoked), LIFE, NOW).unwrap(), 2);
+        codes.begin(id, 1);
+        assert_eq!(codes.disown(), Some(2));
+        assert_eq!((codes.disown(), codes.outstanding()), (None, None), "told once");
+        assert_eq!(codes.code(NOW), Err(Closed::NotOpen));
+        assert_eq!(codes.take(id, NOW), Err(Closed::NotOpen));
     }
 
     #[test]

@@ -20,7 +20,7 @@ pub mod keys;
 pub mod pairing;
 
 pub use browsers::{Browser, Browsers, NewBrowser};
-pub use codes::{FailedGuesses, LIFE, Outcome, TooManyCodes};
+pub use codes::{FailedGuesses, Issuer, LIFE, Outcome, TooManyCodes};
 pub use keys::Keys;
 pub use pairing::{Issued, Pairing, PairingError, View};
 
@@ -75,6 +75,9 @@ pub enum TrustError {
     /// There is no room for another browser.
     #[error("{} browsers are paired already; revoke one that is not used any more", browsers::MAX_BROWSERS)]
     Full,
+    /// Who vouched for the browser was revoked meanwhile.
+    #[error("the browser that showed the code was revoked")]
+    IssuerRevoked,
     /// There is no browser of this id.
     #[error("there is no paired browser of this id")]
     NoSuchBrowser,
@@ -89,6 +92,7 @@ impl TrustError {
         match self {
             Self::State(_) | Self::Damaged { .. } | Self::KeysMissing(_) => Code::Internal,
             Self::Full => Code::RateLimited,
+            Self::IssuerRevoked => Code::PairingNotOpen,
             Self::NoSuchBrowser => Code::NotFound,
             Self::Name => Code::BadRequest,
         }

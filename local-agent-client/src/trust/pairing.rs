@@ -5,7 +5,7 @@
 //! written. The code itself is in no log, no view and no error.
 
 use super::{
-    Browser, Browsers, FailedGuesses, Keys, NewBrowser, Outcome, TooManyCodes, TrustError,
+    Browser, Browsers, FailedGuesses, Issuer, Keys, NewBrowser, Outcome, TooManyCodes, TrustError,
     browsers::MAX_BROWSERS,
     codes::{Closed, Codes, LIFE},
     host::HostId,
@@ -20,7 +20,7 @@ use relay_protocol::{
     problem,
 };
 use std::{collections::VecDeque, sync::Arc, time::Duration};
-use tokio::sync::watch;
+use tokio::{sync::watch, time::MissedTickBehavior};
 use uuid::Uuid;
 
 /// The agent's name to its peers.
@@ -52,6 +52,9 @@ pub enum PairingError {
     /// The message is malformed, the proof wrong, or what it proves cannot be used.
     #[error(transparent)]
     Refused(#[from] pairing::PairingError),
+    /// The browser that asks for a code was revoked.
+    #[error("this browser was revoked; it can pair no other")]
+    Revoked,
     /// The owner asked for too many codes.
     #[error(transparent)]
     TooManyCodes(#[from] TooManyCodes),
@@ -66,6 +69,7 @@ impl PairingError {
         match self {
             Self::NotOpen | Self::HostUnknown => problem::Code::PairingNotOpen,
             Self::Expired => problem::Code::PairingExpired,
+            Self::Revoked => problem::Code::NotPaired,
             Self::Exhausted | Self::TooManyCodes(_) => problem::Code::RateLimited,
             Self::Refused(error) => error.code(),
             Self::Trust(error) => error.code(),
@@ -196,7 +200,7 @@ impl Pairing {
         self.view.subscribe()
     }
 
-    /// Makes a code; the one before ends. Only for the owner, on this machine or by a paired browser.
+    /// Makes a code; the one before ends. Only for the owner, on this machine.
     ///
     /// # Errors
     /// When there were too many within the hour, there is no room for another browser, or the host is not known.
@@ -209,6 +213,21 @@ impl Pairing {
     /// # Errors
     /// As [`Pairing::issue_code`].
     pub fn issue_code_for(&self, life: i64, now: i64) -> Result<Issued, PairingError> {
+        self.issue(Issuer::Owner, life, now)
+    }
+
+    /// The same for a paired browser that asked; the code ends when it is revoked.
+    ///
+    /// # Errors
+    /// As [`Pairing::issue_code`], and when it was revoked already.
+    pub fn issue_code_by(&self, browser: &Browser, now: i64) -> Result<Issued, PairingError> {
+        self.issue(Issuer::Browser(browser.revoked()), LIFE, now)
+    }
+
+    fn issue(&self, by: Issuer, life: i64, now: i64) -> Result<Issued, PairingError> {
+        if by.is_revoked() {
+            return Err(PairingError::Revoked);
+        }
         if self.host.get().is_none() {
             return Err(PairingError::HostUnknown);
         }
@@ -219,7 +238,7 @@ impl Pairing {
         let mut codes = self.codes.lock();
         self.expire(&mut codes, now);
         let before = codes.outstanding();
-        let number = codes.issue_for(code.clone(), life, now)?;
+        let number = codes.issue_for(code.clone(), by, life, now)?;
         if let Some((replaced, _)) = before {
             self.ended(&codes, replaced, Outcome::Replaced);
         }
@@ -260,12 +279,13 @@ impl Pairing {
     /// # Errors
     /// See [`PairingError`].
     pub fn finish(&self, message: &FinishMessage, now: i64) -> Result<FinishMessage, PairingError> {
-        let (number, proved) = {
+        let (number, by, proved) = {
             let mut codes = self.codes.lock();
             self.expire(&mut codes, now);
+            let by = codes.issuer().cloned().ok_or(PairingError::NotOpen);
             let start = codes.take(message.pairing_id, now)?;
             match start.finish(message) {
-                Ok(proved) => (codes.end(), proved),
+                Ok(proved) => (codes.end(), by?, proved),
                 Err(error @ pairing::PairingError::WrongProof) => {
                     if let Some(number) = codes.burn(now) {
                         self.ended(&codes, number, Outcome::FailedGuess);
@@ -280,13 +300,14 @@ impl Pairing {
                 }
             }
         };
-        let added = self.add(&proved, now);
+        let added = self.add(&by, &proved, now);
         let outcome = match &added {
             Ok((browser, _)) => Outcome::Paired {
                 id: browser.id,
                 name: browser.name.clone(),
                 fingerprint: self.fingerprint(browser).to_string(),
             },
+            Err(TrustError::IssuerRevoked) => Outcome::IssuerRevoked,
             Err(error) => Outcome::NotAdded { reason: error.to_string() },
         };
         if let Some(number) = number {
@@ -295,7 +316,12 @@ impl Pairing {
         Ok(added?.1)
     }
 
-    fn add(&self, proved: &Proved, now: i64) -> Result<(Arc<Browser>, FinishMessage), TrustError> {
+    fn add(
+        &self,
+        by: &Issuer,
+        proved: &Proved,
+        now: i64,
+    ) -> Result<(Arc<Browser>, FinishMessage), TrustError> {
         let claims = &proved.browser;
         let new = NewBrowser {
             client: claims.client.clone(),
@@ -303,7 +329,7 @@ impl Pairing {
             x25519: claims.x25519,
             psk: proved.psk.clone(),
         };
-        let browser = self.browsers.add(new, now)?;
+        let browser = self.browsers.add_by(by, new, now)?;
         let answer = proved.answer(&AgentClaims {
             host_id: claims.host_id,
             agent: AgentInfo { name: self.name.clone(), ..Self::agent_info() },
@@ -314,16 +340,23 @@ impl Pairing {
         Ok((browser, answer))
     }
 
-    /// Lets codes expire and writes times of last use, for as long as the agent runs.
+    /// Lets codes end in time or with who asked for them, and writes times of last use, for as long as the agent runs.
     pub async fn keep(&self) {
-        let mut ticks: u32 = 0;
+        let (mut ticks, mut tick) = (0_u32, tokio::time::interval(TICK));
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut changes = self.browsers.changes();
         loop {
-            tokio::time::sleep(TICK).await;
-            self.expire(&mut self.codes.lock(), now());
-            ticks = (ticks + 1) % FLUSH_EVERY;
-            if ticks == 0 {
-                self.flush();
+            tokio::select! {
+                _ = tick.tick() => {
+                    ticks = (ticks + 1) % FLUSH_EVERY;
+                    if ticks == 0 {
+                        self.flush();
+                    }
+                }
+                // It lasts as long as the list, which is ours.
+                _ = changes.changed() => {}
             }
+            self.expire(&mut self.codes.lock(), now());
         }
     }
 
@@ -334,7 +367,11 @@ impl Pairing {
         }
     }
 
+    /// Ends the outstanding code when its time or its issuer's is over.
     fn expire(&self, codes: &mut Codes<Code, AgentStart>, now: i64) {
+        if let Some(number) = codes.disown() {
+            self.ended(codes, number, Outcome::IssuerRevoked);
+        }
         if let Some(number) = codes.expire(now) {
             self.ended(codes, number, Outcome::Expired);
         }
@@ -351,7 +388,7 @@ impl Pairing {
                 "a wrong pairing code was tried, and the code is void: a digit was mistyped, or somebody guessed"
             ),
             Outcome::NotAdded { reason } => tracing::warn!(number, reason, "a browser could not be paired"),
-            Outcome::Expired | Outcome::Replaced | Outcome::Withdrawn => {
+            Outcome::Expired | Outcome::Replaced | Outcome::Withdrawn | Outcome::IssuerRevoked => {
                 tracing::info!(number, how = ?outcome, "a pairing code has ended");
             }
         }

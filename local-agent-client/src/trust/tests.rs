@@ -181,6 +181,80 @@ fn every_end_of_a_code_has_its_own_word() {
     assert_eq!((error.code(), error.retry_after()), (problem::Code::RateLimited, Some(3600 - 2 * LIFE)));
 }
 
+/// A pairing with a browser, which has a code out.
+fn vouching() -> (Pairing, Arc<Browser>, Issued) {
+    let pairing = pairing();
+    let id = pair(&pairing, &claims("first")).unwrap().agent.client_id;
+    let browser = pairing.browsers().get(id).unwrap();
+    let issued = pairing.issue_code_by(&browser, NOW).unwrap();
+    (pairing, browser, issued)
+}
+
+#[test]
+fn a_paired_browsers_code_pairs_the_next_and_ends_with_its_issuer() {
+    let (pairing, _, issued) = vouching();
+    let (_, message) = begin(&pairing, &issued.code, &claims("next")).unwrap();
+    pairing.finish(&message, NOW).unwrap();
+    assert_eq!(pairing.browsers().count(), 2);
+
+    // Revoked before anybody began: renaming it in between changes nothing.
+    let (pairing, browser, issued) = vouching();
+    pairing.browsers().rename(browser.id, "other").unwrap();
+    pairing.browsers().revoke(browser.id).unwrap();
+    let error = begin(&pairing, &issued.code, &claims("late")).unwrap_err();
+    assert_eq!(error.code(), problem::Code::PairingNotOpen);
+    assert_eq!(outcome(&pairing, issued.number), Some(Outcome::IssuerRevoked));
+    assert_eq!(pairing.view().borrow().outstanding, None);
+    assert_eq!(pairing.view().borrow().failed.count, 0);
+    let refused = pairing.issue_code_by(&browser, NOW).unwrap_err();
+    assert_eq!(refused.code(), problem::Code::NotPaired);
+
+    // Revoked in the middle of an exchange that was honest so far.
+    let (pairing, browser, issued) = vouching();
+    let (_, message) = begin(&pairing, &issued.code, &claims("late")).unwrap();
+    pairing.browsers().revoke(browser.id).unwrap();
+    let error = pairing.finish(&message, NOW).unwrap_err();
+    assert_eq!(error.code(), problem::Code::PairingNotOpen);
+    assert_eq!(outcome(&pairing, issued.number), Some(Outcome::IssuerRevoked));
+    assert_eq!(pairing.browsers().count(), 0);
+
+    // Somebody else's revocation, and a code of the owner's own.
+    let (pairing, browser, _) = vouching();
+    let owners = pairing.issue_code(NOW).unwrap();
+    pairing.browsers().revoke(browser.id).unwrap();
+    let (_, message) = begin(&pairing, &owners.code, &claims("next")).unwrap();
+    pairing.finish(&message, NOW).unwrap();
+    assert_eq!(pairing.browsers().count(), 1);
+}
+
+#[test]
+fn whoever_is_revoked_while_a_proof_is_verified_adds_nobody() {
+    let browsers = Browsers::in_memory();
+    let first = browsers.add(new(&claims("first")), NOW).unwrap();
+    let by = Issuer::Browser(first.revoked());
+    browsers.add_by(&by, new(&claims("next")), NOW).unwrap();
+    browsers.revoke(first.id).unwrap();
+    let error = browsers.add_by(&by, new(&claims("late")), NOW).unwrap_err();
+    assert_eq!(error.code(), problem::Code::PairingNotOpen);
+    assert_eq!(browsers.count(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_revocation_ends_a_code_before_anybody_tries_it() {
+    let (pairing, browser, _) = vouching();
+    let issued = pairing.issue_code_by(&browser, crate::status::now()).unwrap();
+    let mut view = pairing.view();
+    let (keeping, seen) = (pairing.keep(), async {
+        tokio::task::yield_now().await;
+        pairing.browsers().revoke(browser.id).unwrap();
+        view.wait_for(|view| view.outstanding.is_none()).await.unwrap().outcome(issued.number).cloned()
+    });
+    tokio::select! {
+        () = keeping => {}
+        seen = seen => assert_eq!(seen, Some(Outcome::IssuerRevoked)),
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_code_expires_by_itself() {
     let pairing = pairing();

@@ -17,11 +17,12 @@ use crate::config::Config;
 const METHODS: HeaderValue = HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS");
 /// Browsers ask again after ten minutes, so that a change of the list is felt.
 const MAX_AGE: HeaderValue = HeaderValue::from_static("600");
-/// Pages ask for a handful of headers; an answer does not repeat more than this.
-const MAX_REQUESTED: usize = 64;
+/// Names in a list that others wrote: pages ask for a handful of headers, and answers carry some more.
+const MAX_NAMES: usize = 64;
 /// Nor more than this many bytes of them.
-const MAX_REQUESTED_BYTES: usize = 4096;
-/// What scripts may read besides the few that they always may.
+const MAX_NAME_BYTES: usize = 4096;
+/// What scripts may read besides the few that they always may, and besides what the answer carries: some of it comes
+/// later, and some of it is looked for in vain.
 const EXPOSED: &str = "signature, signature-input, content-digest, x-relay-records, x-vk-resp-ts, x-vk-resp-nonce, x-vk-resp-signature, x-request-id, x-relay-host-id, retry-after";
 
 /// The operator's choice.
@@ -139,9 +140,15 @@ pub fn preflight(headers: &HeaderMap, decision: &Decision) -> Response<Body> {
 /// The header names that the page asks for, as far as they are names.
 fn requested_headers(headers: &HeaderMap) -> Option<HeaderValue> {
     let names = name_list(headers, &header::ACCESS_CONTROL_REQUEST_HEADERS);
-    let mut text = String::new();
-    for name in names.into_iter().take(MAX_REQUESTED) {
-        if text.len() + name.as_str().len() + 2 > MAX_REQUESTED_BYTES {
+    let text = join("", names.iter());
+    if text.is_empty() { None } else { HeaderValue::try_from(text).ok() }
+}
+
+/// A list of names after those of ours, as far as there is room.
+fn join<'a>(ours: &str, names: impl Iterator<Item = &'a HeaderName>) -> String {
+    let mut text = ours.to_owned();
+    for name in names.take(MAX_NAMES) {
+        if text.len() - ours.len() + name.as_str().len() + 2 > MAX_NAME_BYTES {
             break;
         }
         if !text.is_empty() {
@@ -149,7 +156,7 @@ fn requested_headers(headers: &HeaderMap) -> Option<HeaderValue> {
         }
         text.push_str(name.as_str());
     }
-    if text.is_empty() { None } else { HeaderValue::try_from(text).ok() }
+    text
 }
 
 /// The well-formed names of a comma-separated list. `*` is a name to the parser and none here:
@@ -164,13 +171,9 @@ fn name_list(headers: &HeaderMap, list: &HeaderName) -> Vec<HeaderName> {
         .collect()
 }
 
-/// Writes the decision onto a response. Every `Access-Control-*` header that was there goes, except
-/// that what a local server exposes to its own pages stays exposed to allowed ones.
+/// Writes the decision onto a response. Every `Access-Control-*` header that was there goes; what the answer carries
+/// besides is exposed to allowed pages, because a signature may cover any of it.
 pub fn apply(headers: &mut HeaderMap, decision: &Decision) {
-    let theirs = match decision {
-        Decision::Allowed(_) => name_list(headers, &header::ACCESS_CONTROL_EXPOSE_HEADERS),
-        _ => Vec::new(),
-    };
     let gone: Vec<HeaderName> =
         headers.keys().filter(|name| name.as_str().starts_with("access-control-")).cloned().collect();
     for name in gone {
@@ -180,23 +183,21 @@ pub fn apply(headers: &mut HeaderMap, decision: &Decision) {
         vary_by_origin(headers);
     }
     if let Decision::Allowed(origin) = decision {
+        let exposed = exposed(headers);
         headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
         headers.insert(header::ACCESS_CONTROL_ALLOW_CREDENTIALS, HeaderValue::from_static("true"));
-        headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, exposed(&theirs));
+        headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, exposed);
     }
 }
 
-fn exposed(theirs: &[HeaderName]) -> HeaderValue {
-    if theirs.is_empty() {
-        return HeaderValue::from_static(EXPOSED);
-    }
-    let mut text = EXPOSED.to_owned();
-    let ours = |name: &HeaderName| EXPOSED.split(", ").any(|ours| ours == name.as_str());
-    for name in theirs.iter().filter(|name| !ours(name)).take(MAX_REQUESTED) {
-        text.push_str(", ");
-        text.push_str(name.as_str());
-    }
-    HeaderValue::try_from(text).unwrap_or(HeaderValue::from_static(EXPOSED))
+/// The fixed list, and the names of what the answer carries. By name: beside credentials `*` stands for itself.
+fn exposed(headers: &HeaderMap) -> HeaderValue {
+    let carried = headers.keys().filter(|name| {
+        let name = name.as_str();
+        // Scripts never see cookies, whatever is exposed.
+        !["set-cookie", "set-cookie2", "*"].contains(&name) && !EXPOSED.split(", ").any(|ours| ours == name)
+    });
+    HeaderValue::try_from(join(EXPOSED, carried)).unwrap_or(HeaderValue::from_static(EXPOSED))
 }
 
 fn vary_by_origin(headers: &mut HeaderMap) {

@@ -129,26 +129,28 @@ fn preflights_are_answered_for_allowed_origins_and_refused_to_others() {
 fn what_is_echoed_is_bounded() {
     let many = (0..10_000).map(|n| format!("x-{n}")).collect::<Vec<_>>().join(",");
     let names = requested_headers(&with(&[("access-control-request-headers", &many)])).unwrap();
-    assert_eq!(names.to_str().unwrap().split(", ").count(), MAX_REQUESTED);
+    assert_eq!(names.to_str().unwrap().split(", ").count(), MAX_NAMES);
     let long = vec!["x".repeat(3000); 3].join(",");
     let names = requested_headers(&with(&[("access-control-request-headers", &long)])).unwrap();
     assert_eq!(names.len(), 3000);
 }
 
 #[test]
-fn a_local_server_sets_no_policy_and_keeps_what_it_exposes() {
+fn a_local_server_sets_no_policy() {
     let theirs = [
         ("access-control-allow-origin", "*"),
         ("access-control-allow-credentials", "true"),
         ("access-control-allow-private-network", "true"),
-        ("access-control-expose-headers", "X-Total, *, bad name"),
+        ("access-control-expose-headers", "X-Secret, *, bad name"),
         ("content-type", "text/plain"),
         ("vary", "accept-encoding"),
     ];
     let mut allowed = with(&theirs);
     apply(&mut allowed, &Decision::Allowed(HeaderValue::from_static("https://app.example")));
     assert_eq!(allowed["access-control-allow-origin"], "https://app.example");
-    assert_eq!(allowed["access-control-expose-headers"], format!("{EXPOSED}, x-total"));
+    let exposed = allowed["access-control-expose-headers"].to_str().unwrap();
+    assert!(!exposed.contains("x-secret") && !exposed.contains('*'), "{exposed}");
+    assert_eq!(exposed.len(), format!("{EXPOSED}, content-type, vary").len(), "{exposed}");
     assert!(!allowed.contains_key("access-control-allow-private-network"));
     assert_eq!(allowed.get_all("vary").iter().collect::<Vec<_>>(), ["accept-encoding", "origin"]);
 
@@ -163,4 +165,40 @@ fn a_local_server_sets_no_policy_and_keeps_what_it_exposes() {
     let mut varied = with(&[("vary", "Accept, Origin")]);
     apply(&mut varied, &Decision::Refused);
     assert_eq!(varied.get_all("vary").iter().count(), 1);
+}
+
+#[test]
+fn all_that_an_answer_carries_is_exposed_to_allowed_pages_but_cookies() {
+    let allowed = Decision::Allowed(HeaderValue::from_static("https://app.example"));
+    let exposed = |mut headers: HeaderMap| {
+        apply(&mut headers, &allowed);
+        let text = headers["access-control-expose-headers"].to_str().unwrap().to_owned();
+        text.strip_prefix(EXPOSED).unwrap().split(", ").skip(1).map(str::to_owned).collect::<Vec<_>>()
+    };
+    for (carried, expected) in [
+        (&[][..], &["vary"][..]),
+        (&["X-Total", "etag"], &["x-total", "etag", "vary"]),
+        (&["set-cookie", "Set-Cookie2", "*", "x-total"], &["x-total", "vary"]),
+        // Those of the fixed list are not named twice, and what came twice is not either.
+        (&["signature", "retry-after", "x-a", "x-a"], &["x-a", "vary"]),
+    ] {
+        let pairs: Vec<_> = carried.iter().map(|name| (*name, "1")).collect();
+        assert_eq!(exposed(with(&pairs)), expected, "{carried:?}");
+    }
+
+    let mut many = HeaderMap::new();
+    for n in 0..1000 {
+        many.insert(HeaderName::try_from(format!("x-{n}")).unwrap(), HeaderValue::from_static("1"));
+    }
+    assert_eq!(exposed(many.clone()).len(), MAX_NAMES);
+    let mut long = HeaderMap::new();
+    for n in 0..3 {
+        let name = format!("x-{n}-{}", "x".repeat(1500));
+        long.insert(HeaderName::try_from(name).unwrap(), HeaderValue::from_static("1"));
+    }
+    assert_eq!(exposed(long).len(), 2, "4 KiB and no more");
+    for decision in [Decision::Refused, Decision::NoOrigin] {
+        apply(&mut many, &decision);
+        assert!(!many.contains_key("access-control-expose-headers"), "{decision:?}");
+    }
 }

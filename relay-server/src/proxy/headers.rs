@@ -19,11 +19,9 @@ use crate::auth::credential::bearer_value;
 const OWN_COOKIES: [&str; 3] = ["relay_", "__Host-relay_", "__Secure-relay_"];
 
 /// Claims about the caller that only the relay makes, and the relay's own secrets.
-const NEVER_FORWARDED: [HeaderName; 7] = [
+const NEVER_FORWARDED: [HeaderName; 5] = [
     header::FORWARDED,
     HeaderName::from_static("x-real-ip"),
-    HeaderName::from_static("x-forwarded-port"),
-    HeaderName::from_static("x-forwarded-server"),
     X_RELAYED,
     X_VK_RELAYED,
     HeaderName::from_static("x-relay-admin-token"),
@@ -57,6 +55,7 @@ pub fn request(
             headers.remove(name);
         }
     }
+    drop_forwarded(headers);
     if headers.get_all(header::AUTHORIZATION).iter().any(|v| bearer_value(v).is_some_and(&own_token)) {
         headers.remove(header::AUTHORIZATION);
     }
@@ -76,14 +75,25 @@ pub fn request(
     headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(request.scheme));
     if let Some(host) = request.host {
         headers.insert(X_FORWARDED_HOST, host);
-    } else {
-        headers.remove(X_FORWARDED_HOST);
     }
     if let Ok(prefix) = HeaderValue::from_str(request.target.public_prefix()) {
         headers.insert(X_FORWARDED_PREFIX, prefix);
     }
     headers.insert(X_REQUEST_ID, request.request_id);
     hop
+}
+
+/// Takes out all that proxies say of a caller (`X-Forwarded-User`, `-Ssl`, `-Uri`, …): some local server believes
+/// every one of them, and some read `_` as `-`.
+fn drop_forwarded(headers: &mut HeaderMap) {
+    let claims: Vec<HeaderName> = headers
+        .keys()
+        .filter(|name| ["x-forwarded", "x_forwarded"].iter().any(|claim| name.as_str().starts_with(claim)))
+        .cloned()
+        .collect();
+    for name in claims {
+        headers.remove(name);
+    }
 }
 
 fn is_own_cookie(name: &[u8]) -> bool {
