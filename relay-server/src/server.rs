@@ -15,6 +15,7 @@ use crate::auth::access::Sessions;
 use crate::auth::token::Verifier;
 use crate::config::Config;
 use crate::http::caller::by_bearer;
+use crate::http::cookie_place::CookiePlace;
 use crate::http::front::{Context, Front};
 use crate::http::guards::Guards;
 use crate::http::problem::{Refusal, respond};
@@ -161,6 +162,7 @@ pub async fn run(
             store: store.clone(),
             verifier: verifier.clone(),
             guards: Arc::new(Guards::new(&config.limits)),
+            place: CookiePlace::new(&config),
             config: config.clone(),
             shutdown: shutdown.clone(),
         },

@@ -15,7 +15,7 @@ use super::front::Context;
 use super::problem::Refusal;
 use super::routes::{Api, of_store};
 use crate::auth::access::unix_now;
-use crate::auth::credential::{self, Credential, Token, came_to};
+use crate::auth::credential::{self, Credential, Token};
 use crate::auth::token::Verifier;
 use crate::store::Store;
 
@@ -79,7 +79,7 @@ impl FromRequestParts<Arc<Api>> for Caller {
     async fn from_request_parts(parts: &mut Parts, api: &Arc<Api>) -> Result<Self, Refusal> {
         let context = parts.extensions.get::<Context>().ok_or_else(unauthorized)?;
         let own = |origin: &_| api.policy.is_portal(origin, &context.client);
-        match credential::of(&parts.headers, context.client.scheme, own) {
+        match credential::of(&parts.headers, api.place.scheme(&context.client), own) {
             Credential::Bearer(token) => verify(token, false, &api.verifier, &api.store).await,
             // Where it does not count it is as if it were not there.
             Credential::Cookie(_) | Credential::Forged if !api.takes_cookies(context) => Err(unauthorized()),
@@ -93,7 +93,6 @@ impl FromRequestParts<Arc<Api>> for Caller {
 impl Api {
     /// Whether the portal and its cookie are good for requests that came so.
     pub(super) fn takes_cookies(&self, context: &Context) -> bool {
-        let here = |authority: &String| came_to(&context.client, authority);
-        self.store.signs_in() && self.portal_authority.as_ref().is_none_or(here)
+        self.place.counts(&self.store, &context.client)
     }
 }

@@ -163,7 +163,7 @@ pub(super) async fn logout(
 ) -> Answer<Response<Body>> {
     end(&api, &context, &caller, caller.auth_session).await?;
     let mut response = StatusCode::NO_CONTENT.into_response();
-    if let Some(gone) = credential::set_cookie(context.client.scheme, "", 0) {
+    if let Some(gone) = credential::set_cookie(api.place.scheme(&context.client), "", 0) {
         response.headers_mut().insert(header::SET_COOKIE, gone);
     }
     Ok(response)
@@ -238,8 +238,9 @@ fn set_cookie(
     response: &mut Response<Body>,
 ) -> Answer<()> {
     let token = api.sign_in.token(user, session, COOKIE)?;
-    let cookie: HeaderValue = credential::set_cookie(context.client.scheme, &token, COOKIE.as_secs())
-        .ok_or_else(|| internal("a token is no header value"))?;
+    let cookie: HeaderValue =
+        credential::set_cookie(api.place.scheme(&context.client), &token, COOKIE.as_secs())
+            .ok_or_else(|| internal("a token is no header value"))?;
     response.headers_mut().insert(header::SET_COOKIE, cookie);
     Ok(())
 }

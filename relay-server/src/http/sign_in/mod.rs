@@ -39,6 +39,8 @@ use crate::limits::{AddrGuard, Open, Rate, Tries};
 
 /// What every path of this module begins with.
 pub const PREFIX: &str = "/v1/auth/";
+/// Those that only the portal asks, and that are not there without it.
+pub const NEED_PORTAL: [&str; 3] = ["/v1/auth/login", "/v1/auth/link", "/v1/auth/refresh"];
 /// The target of the log's lines about who signed in and what was refused.
 const AUDIT: &str = "relay::audit";
 
