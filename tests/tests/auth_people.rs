@@ -272,7 +272,7 @@ async fn who_guesses_waits_and_the_owner_elsewhere_does_not() {
     }
     let waits = guesser.login(&relay, EMAIL, PASSWORD).await;
     waits.is_problem(Code::RateLimited);
-    assert!(waits.header("retry-after").is_some());
+    assert_eq!(waits.header("retry-after"), Some("30"), "what the next try takes");
     assert_eq!(guesser.cookie, None, "even the right one has to wait");
     assert_eq!(
         owner.login(&relay, EMAIL, PASSWORD).await.status,
@@ -295,6 +295,51 @@ async fn who_guesses_waits_and_the_owner_elsewhere_does_not() {
     let log = relay.log();
     assert!(log.contains("too many wrong passwords") && log.contains("too many attempts"), "{log}");
     assert!(!log.contains("guess number"), "{log}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_network_of_many_addresses_is_one_guesser() {
+    let relay =
+        Relay::start(RelayOptions::default().portal().env("RELAY_TRUSTED_PROXIES", "127.0.0.1")).await;
+    relay.user_with_password(EMAIL, PASSWORD).await;
+    let from = |address: &str| Browser::default().with("x-forwarded-for", address);
+    for n in 0..20 {
+        let mut guesser = from(&format!("2001:db8:1:{n:x}::1"));
+        guesser.login(&relay, EMAIL, &format!("guess number {n}")).await.is_problem(Code::SignInFailed);
+    }
+    let waits = from("2001:db8:1:ffff::1").login(&relay, EMAIL, PASSWORD).await;
+    waits.is_problem(Code::RateLimited);
+    assert_eq!(waits.header("retry-after"), Some("30"));
+    assert_eq!(from("2001:db8:2::1").login(&relay, EMAIL, PASSWORD).await.status, StatusCode::OK);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_neither_lets_in_others_nor_locks_out_the_person() {
+    let relay = Relay::start(RelayOptions::default().portal()).await;
+    relay.user_with_password(EMAIL, PASSWORD).await;
+    let token = relay.token(EMAIL).await;
+    let mut ann = signed_in(&relay, EMAIL, PASSWORD).await;
+    let anns = tokens::read(&ann.token())["session_id"].as_str().unwrap().to_owned();
+    let fields = [("client_id", "local-agent-client"), ("name", "laptop")];
+    let device: Value = form(&relay, "/v1/auth/device/code", &fields).await.json();
+    let device = format!("/v1/auth/device/{}", device["user_code"].as_str().unwrap());
+    for (method, path, body) in [
+        (Method::POST, "/v1/auth/password".to_owned(), json!({"current": PASSWORD, "new": CHANGED})),
+        (Method::POST, device.clone(), json!({"approve": true})),
+        (Method::DELETE, format!("/v1/auth/sessions/{anns}"), json!({})),
+    ] {
+        let refused = relay.api_json(method, &path, &token, body).await;
+        refused.is_problem(Code::Unauthorized);
+        assert!(refused.text().contains("with a browser"), "{path}: {refused:?}");
+    }
+    // The person's own token does it, in the cookie or beside it, and any token ends itself.
+    assert_eq!(ann.get(&relay, "/v1/auth/me").await.status, StatusCode::OK);
+    let yes = relay.api_json(Method::POST, &device, &ann.token(), json!({"approve": true})).await;
+    assert_eq!(yes.status, StatusCode::NO_CONTENT, "{yes:?}");
+    let own = tokens::read(&token)["session_id"].as_str().unwrap().to_owned();
+    let ended = relay.api(Method::DELETE, &format!("/v1/auth/sessions/{own}"), &token).await;
+    assert_eq!(ended.status, StatusCode::NO_CONTENT, "{ended:?}");
+    relay.api(Method::GET, "/v1/auth/me", &token).await.is_problem(Code::Unauthorized);
 }
 
 #[tokio::test(flavor = "multi_thread")]

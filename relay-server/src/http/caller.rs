@@ -60,6 +60,23 @@ async fn verify(
     }
 }
 
+impl Caller {
+    /// Whether a person signed in with a browser, as opposed to a token or a device that was let in: what these
+    /// may do ends with them, so they may neither let in others nor lock out the person.
+    ///
+    /// # Errors
+    /// `unauthorized` for all others.
+    pub async fn must_be_a_browser(&self, store: &Store) -> Result<(), Refusal> {
+        if store.is_browser_sign_in(self.auth_session).await.map_err(of_store)? {
+            return Ok(());
+        }
+        Err(Refusal::new(
+            Code::Unauthorized,
+            "This takes a person who has signed in with a browser; tokens and devices may not do it.",
+        ))
+    }
+}
+
 /// What everybody gets who has no good token.
 pub fn unauthorized() -> Refusal {
     Refusal::new(Code::Unauthorized, "The token is missing, expired or revoked. Sign in again.")
