@@ -134,6 +134,8 @@ if [ "$port" != 0 ] && ! free "$port"; then
 fi
 
 export RELAY_DATA_DIR=$state/relay
+# The app's pages open on the relay's address only where no portal and no cookie of it is.
+[ "$trust" != relay ] || export RELAY_PORTAL=0
 start relay env RELAY_LISTEN_ADDR="127.0.0.1:$port" "$bin/relay-server"
 logged_address() {
   relay=$(grep -aom1 '127\.0\.0\.1:[1-9][0-9]*' "$state/logs/relay.log")

@@ -29,7 +29,7 @@ pub const X_RELAY_RECORDS: HeaderName = HeaderName::from_static("x-relay-records
 
 /// Response headers by which one local server would rule the whole origin under which the relay shows every
 /// host: none of them reaches a browser.
-pub const RULES_THE_ORIGIN: [HeaderName; 12] = [
+pub const RULES_THE_ORIGIN: [HeaderName; 14] = [
     header::STRICT_TRANSPORT_SECURITY,
     HeaderName::from_static("clear-site-data"),
     HeaderName::from_static("service-worker-allowed"),
@@ -42,6 +42,9 @@ pub const RULES_THE_ORIGIN: [HeaderName; 12] = [
     HeaderName::from_static("reporting-endpoints"),
     HeaderName::from_static("origin-agent-cluster"),
     HeaderName::from_static("accept-ch"),
+    // Would let one host bind sessions of the whole origin to a device.
+    HeaderName::from_static("secure-session-registration"),
+    HeaderName::from_static("sec-session-registration"),
 ];
 
 /// Whether a `Referrer-Policy` would tell other sites the path of a page.

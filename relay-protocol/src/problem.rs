@@ -62,8 +62,8 @@ codes! {
     PairingExpired = "pairing_expired", GONE, "The pairing code has expired";
     /// The caller may not use this host.
     HostAccessDenied = "host_access_denied", FORBIDDEN, "This host is not yours to use";
-    /// A request for active content of somebody else's host on the shared origin.
-    SharedOriginRefused = "shared_origin_refused", FORBIDDEN, "Another person's host does not open on this origin";
+    /// A request for active content of a host on an origin that it must not share.
+    SharedOriginRefused = "shared_origin_refused", FORBIDDEN, "A host's pages do not open on this origin";
     /// A browser of an origin that is not allowed.
     OriginNotAllowed = "origin_not_allowed", FORBIDDEN, "This origin is not allowed";
     /// No such path.

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
+use axum::response::IntoResponse;
 use http::{Request, Response};
 use hyper::body::Incoming;
 use tokio::net::TcpListener;
@@ -11,18 +12,19 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
-use crate::auth::access::Sessions;
+use crate::auth::access::{Sessions, unix_now};
 use crate::auth::token::Verifier;
 use crate::config::Config;
 use crate::http::caller::by_bearer;
+use crate::http::cookie_place::CookiePlace;
 use crate::http::front::{Context, Front};
 use crate::http::guards::Guards;
-use crate::http::problem::{Refusal, respond};
+use crate::http::problem::Refusal;
 use crate::http::routes::{Api, Live, Routes};
 use crate::http::serve::{self, Peer};
 use crate::proxy::{Proxy, path};
 use crate::shutdown::{Hold, Shutdown};
-use crate::store::Store;
+use crate::store::{Store, StoreError};
 use crate::tunnel::Registry;
 use crate::tunnel::connect::{Connect, DRAIN_SECONDS};
 use crate::tunnel::presence::Presence;
@@ -99,7 +101,7 @@ impl App {
             CONNECT_PATH => Box::pin(self.connect(request, &context)).await,
             _ => return Box::pin(self.routes.call(request.map(Body::new), context)).await,
         };
-        result.unwrap_or_else(|Refusal(problem)| respond(problem))
+        result.unwrap_or_else(IntoResponse::into_response)
     }
 
     async fn connect(
@@ -148,7 +150,7 @@ pub async fn run(
     let renewing = tokio::spawn(sessions.clone().renew(stop.child_token()));
     let checking = tokio::spawn(check_tunnels(store.clone(), registry.clone(), stop.child_token()));
 
-    let forgetting = tokio::spawn(forget_ended(store.clone(), stop.child_token()));
+    let forgetting = tokio::spawn(forget_ended(store.clone(), config.session_lifetime, stop.child_token()));
 
     let live = Arc::new(LiveSide { sessions: sessions.clone(), registry: registry.clone() });
     let tunnels = TaskTracker::new();
@@ -161,6 +163,7 @@ pub async fn run(
             store: store.clone(),
             verifier: verifier.clone(),
             guards: Arc::new(Guards::new(&config.limits)),
+            place: CookiePlace::new(&config),
             config: config.clone(),
             shutdown: shutdown.clone(),
         },
@@ -204,8 +207,8 @@ async fn tell_agents(registry: Arc<Registry>, shutdown: Shutdown, _until_told: H
     tokio::time::sleep(NOTICES).await;
 }
 
-/// Removes what signing in left behind.
-async fn forget_ended(store: Store, stop: CancellationToken) {
+/// Removes what signing in and browser sessions left behind.
+async fn forget_ended(store: Store, session_lifetime: Duration, stop: CancellationToken) {
     let mut tick = tokio::time::interval(FORGET);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
@@ -217,6 +220,11 @@ async fn forget_ended(store: Store, stop: CancellationToken) {
             && let Err(error) = store.forget_ended_sign_ins().await
         {
             tracing::warn!(%error, "ended sign-ins could not be removed");
+        }
+        match store.forget_browser_sessions(unix_now(), session_lifetime).await {
+            // The web app's tables are not there yet.
+            Ok(_) | Err(StoreError::NotReady(_)) => {}
+            Err(error) => tracing::warn!(%error, "ended browser sessions could not be removed"),
         }
     }
 }

@@ -38,6 +38,11 @@ impl RelayOptions {
         self
     }
 
+    /// With the portal and its cookie: no host's page opens then.
+    pub fn portal(self) -> Self {
+        self.env("RELAY_PORTAL", "1")
+    }
+
     /// Uses this database.
     pub fn database(mut self, url: &str) -> Self {
         self.database_url = Some(url.to_owned());
@@ -221,6 +226,8 @@ pub fn bearer(method: Method, path: &str, token: &str) -> http::request::Builder
 
 fn base_command(options: &RelayOptions, data: &Path) -> Command {
     let mut command = command(bin("relay-server"));
+    // Pages of hosts open only where no portal is; see RelayOptions::portal.
+    command.env("RELAY_PORTAL", "0");
     command.current_dir(data).env("RELAY_DATA_DIR", data).env("RUST_LOG", "info,relay_server=debug");
     if let Some(url) = &options.database_url {
         command.env("SERVER_DATABASE_URL", url);

@@ -111,11 +111,12 @@ impl Database {
         Self::Postgres(server, "alone".to_owned())
     }
 
-    /// Options of a relay on it.
+    /// Options of a relay on it, with the portal.
     pub fn options(&self) -> RelayOptions {
         match self {
-            Self::Sqlite => RelayOptions::default(),
+            Self::Sqlite => RelayOptions::default().portal(),
             Self::Postgres(server, name) => RelayOptions::default()
+                .portal()
                 .database(&server.url_as("postgres", name))
                 .env("RELAY_JWT_SECRET", SECRET),
         }

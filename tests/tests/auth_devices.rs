@@ -163,7 +163,7 @@ async fn refused_and_expired(relay: &Relay, database: &Database) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_makes_no_sense_is_told_as_the_standards_say() {
-    let relay = Relay::start(RelayOptions::default()).await;
+    let relay = Relay::start(RelayOptions::default().portal()).await;
     use TokenErrorCode::*;
     let unknown = "A".repeat(43);
     for (fields, error) in [
@@ -198,6 +198,7 @@ async fn what_makes_no_sense_is_told_as_the_standards_say() {
 #[tokio::test(flavor = "multi_thread")]
 async fn one_address_asks_so_often_and_another_is_not_touched_by_it() {
     let options = RelayOptions::default()
+        .portal()
         .env("RELAY_TRUSTED_PROXIES", "127.0.0.1")
         .env("RELAY_PUBLIC_URL", "https://relay.example/base/");
     let relay = Relay::start(options).await;
@@ -223,7 +224,7 @@ async fn one_address_asks_so_often_and_another_is_not_touched_by_it() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn user_codes_are_not_for_guessing() {
-    let relay = Relay::start(RelayOptions::default()).await;
+    let relay = Relay::start(RelayOptions::default().portal()).await;
     let (ann, bob) = (relay.user_with_token(EMAIL).await, relay.user_with_token("bob@example.com").await);
     let code = ask(&relay, "laptop").await;
     let mut limited = false;

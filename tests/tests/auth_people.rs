@@ -13,7 +13,7 @@ use system_tests::{
     eventually,
     plain_agent::{PlainAgent, PlainOptions},
     postgres::{Postgres, WEB_APP, web_user},
-    sign_in::{Browser, Database, signed_in},
+    sign_in::{Browser, Database, form, signed_in},
     stack::{EMAIL, HOST},
     tokens::{self, SECRET},
 };
@@ -231,7 +231,7 @@ async fn links(relay: &Relay, database: &Database) -> Vec<String> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_sent_is_small_and_well_formed() {
-    let relay = Relay::start(RelayOptions::default()).await;
+    let relay = Relay::start(RelayOptions::default().portal()).await;
     for path in ["/v1/auth/login", "/v1/auth/link", "/v1/auth/device/code", "/v1/auth/token"] {
         let large = client::request(Method::POST, path, full(vec![b' '; 9000]));
         fetch(relay.addr, large).await.is_problem(Code::BodyTooLarge);
@@ -247,7 +247,7 @@ async fn what_is_sent_is_small_and_well_formed() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_body_that_does_not_come_is_given_up() {
-    let relay = Relay::start(RelayOptions::default().env("RELAY_HEADER_TIMEOUT", "300ms")).await;
+    let relay = Relay::start(RelayOptions::default().portal().env("RELAY_HEADER_TIMEOUT", "300ms")).await;
     let (sender, body) = client::channel();
     sender.send(hyper::body::Frame::data("{".into())).await.unwrap();
     let reply = fetch(relay.addr, client::request(Method::POST, "/v1/auth/login", body)).await;
@@ -257,7 +257,8 @@ async fn a_body_that_does_not_come_is_given_up() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn who_guesses_waits_and_the_owner_elsewhere_does_not() {
-    let relay = Relay::start(RelayOptions::default().env("RELAY_TRUSTED_PROXIES", "127.0.0.1")).await;
+    let relay =
+        Relay::start(RelayOptions::default().portal().env("RELAY_TRUSTED_PROXIES", "127.0.0.1")).await;
     relay.user_with_password(EMAIL, PASSWORD).await;
     relay.user_with_password(BOB, PASSWORD).await;
     let from = |address: &str| Browser::default().with("x-forwarded-for", address);
@@ -271,7 +272,7 @@ async fn who_guesses_waits_and_the_owner_elsewhere_does_not() {
     }
     let waits = guesser.login(&relay, EMAIL, PASSWORD).await;
     waits.is_problem(Code::RateLimited);
-    assert!(waits.header("retry-after").is_some());
+    assert_eq!(waits.header("retry-after"), Some("30"), "what the next try takes");
     assert_eq!(guesser.cookie, None, "even the right one has to wait");
     assert_eq!(
         owner.login(&relay, EMAIL, PASSWORD).await.status,
@@ -297,8 +298,54 @@ async fn who_guesses_waits_and_the_owner_elsewhere_does_not() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_network_of_many_addresses_is_one_guesser() {
+    let relay =
+        Relay::start(RelayOptions::default().portal().env("RELAY_TRUSTED_PROXIES", "127.0.0.1")).await;
+    relay.user_with_password(EMAIL, PASSWORD).await;
+    let from = |address: &str| Browser::default().with("x-forwarded-for", address);
+    for n in 0..20 {
+        let mut guesser = from(&format!("2001:db8:1:{n:x}::1"));
+        guesser.login(&relay, EMAIL, &format!("guess number {n}")).await.is_problem(Code::SignInFailed);
+    }
+    let waits = from("2001:db8:1:ffff::1").login(&relay, EMAIL, PASSWORD).await;
+    waits.is_problem(Code::RateLimited);
+    assert_eq!(waits.header("retry-after"), Some("30"));
+    assert_eq!(from("2001:db8:2::1").login(&relay, EMAIL, PASSWORD).await.status, StatusCode::OK);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_neither_lets_in_others_nor_locks_out_the_person() {
+    let relay = Relay::start(RelayOptions::default().portal()).await;
+    relay.user_with_password(EMAIL, PASSWORD).await;
+    let token = relay.token(EMAIL).await;
+    let mut ann = signed_in(&relay, EMAIL, PASSWORD).await;
+    let anns = tokens::read(&ann.token())["session_id"].as_str().unwrap().to_owned();
+    let fields = [("client_id", "local-agent-client"), ("name", "laptop")];
+    let device: Value = form(&relay, "/v1/auth/device/code", &fields).await.json();
+    let device = format!("/v1/auth/device/{}", device["user_code"].as_str().unwrap());
+    for (method, path, body) in [
+        (Method::POST, "/v1/auth/password".to_owned(), json!({"current": PASSWORD, "new": CHANGED})),
+        (Method::POST, device.clone(), json!({"approve": true})),
+        (Method::DELETE, format!("/v1/auth/sessions/{anns}"), json!({})),
+    ] {
+        let refused = relay.api_json(method, &path, &token, body).await;
+        refused.is_problem(Code::Unauthorized);
+        assert!(refused.text().contains("with a browser"), "{path}: {refused:?}");
+    }
+    // The person's own token does it, in the cookie or beside it, and any token ends itself.
+    assert_eq!(ann.get(&relay, "/v1/auth/me").await.status, StatusCode::OK);
+    let yes = relay.api_json(Method::POST, &device, &ann.token(), json!({"approve": true})).await;
+    assert_eq!(yes.status, StatusCode::NO_CONTENT, "{yes:?}");
+    let own = tokens::read(&token)["session_id"].as_str().unwrap().to_owned();
+    let ended = relay.api(Method::DELETE, &format!("/v1/auth/sessions/{own}"), &token).await;
+    assert_eq!(ended.status, StatusCode::NO_CONTENT, "{ended:?}");
+    relay.api(Method::GET, "/v1/auth/me", &token).await.is_problem(Code::Unauthorized);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn over_https_the_cookie_is_bound_to_it() {
-    let relay = Relay::start(RelayOptions::default().env("RELAY_TRUSTED_PROXIES", "127.0.0.1")).await;
+    let relay =
+        Relay::start(RelayOptions::default().portal().env("RELAY_TRUSTED_PROXIES", "127.0.0.1")).await;
     relay.user_with_password(EMAIL, PASSWORD).await;
     let mut ann = Browser::default()
         .with("x-forwarded-proto", "https")
@@ -327,7 +374,7 @@ async fn over_https_the_cookie_is_bound_to_it() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_hangs_on_a_session_ends_with_it_at_once() {
-    let relay = Relay::start(RelayOptions::default()).await;
+    let relay = Relay::start(RelayOptions::default().portal()).await;
     relay.user_with_password(EMAIL, PASSWORD).await;
     let token = relay.token(EMAIL).await;
     let say = |_| async { http::Response::new(full("hello")) };
@@ -361,7 +408,8 @@ async fn where_a_web_app_has_the_users_nobody_signs_in_here() {
     postgres.execute("shared", WEB_APP).await;
     let (user, session) = web_user(&postgres, "shared", EMAIL).await;
     let token = tokens::good(user, session);
-    let relay = Relay::start(RelayOptions::default().database(&url).env("RELAY_JWT_SECRET", SECRET)).await;
+    let relay =
+        Relay::start(RelayOptions::default().portal().database(&url).env("RELAY_JWT_SECRET", SECRET)).await;
     let unknown = told(&relay.api(Method::GET, "/v1/nothing", &token).await);
     for (method, path) in [
         (Method::POST, "/v1/auth/login"),
@@ -398,6 +446,7 @@ async fn where_a_web_app_has_the_users_nobody_signs_in_here() {
 async fn the_portal_and_its_cookie_have_an_origin_for_themselves() {
     const PORTAL: &str = "portal.example:8082";
     let options = RelayOptions::default()
+        .portal()
         .env("RELAY_PORTAL_ORIGIN", format!("http://{PORTAL}"))
         .env("RELAY_PUBLIC_URL", "http://relay.example:8082");
     let relay = Relay::start(options).await;
@@ -426,13 +475,121 @@ async fn the_portal_and_its_cookie_have_an_origin_for_themselves() {
         open(&portal, dest).await.is_problem(Code::SharedOriginRefused);
         assert_eq!(open(&elsewhere, dest).await.text(), "hello", "{dest}");
     }
-    // What the portal itself fetches passes.
-    assert_eq!(open(&portal, "empty").await.text(), "hello");
+    // What the portal itself fetches passes, and is kept for no other use.
+    let ask = async |browser: &Browser, headers: &[(&str, &str)]| {
+        let browser =
+            headers.iter().fold(browser.clone(), |browser, (name, value)| browser.with(name, value));
+        browser.send(&relay, Method::GET, &page, None).await
+    };
+    let own = [("sec-fetch-site", "same-origin"), ("sec-fetch-dest", "empty")];
+    let fetched = ask(&portal, &own).await;
+    assert_eq!(fetched.text(), "hello");
+    let varies =
+        |reply: &Reply| reply.headers.get_all("vary").iter().any(|v| v == "Sec-Fetch-Dest, Sec-Fetch-Site");
+    assert!(varies(&fetched), "{fetched:?}");
+    let signed = ask(&portal, &[own[0], own[1], ("signature", "s=:eA==:")]).await;
+    assert!(!varies(&signed), "{signed:?}");
+    assert!(!varies(&open(&elsewhere, "image").await));
+    // An image of another site's page could be opened from the cache as a page.
+    for site in ["cross-site", "same-site", "none"] {
+        for (dest, mode) in [("image", "no-cors"), ("empty", "cors")] {
+            let headers = [("sec-fetch-site", site), ("sec-fetch-dest", dest), ("sec-fetch-mode", mode)];
+            ask(&portal, &headers).await.is_problem(Code::SharedOriginRefused);
+            assert_eq!(ask(&elsewhere, &headers).await.text(), "hello", "{site} {dest}");
+        }
+    }
     for path in ["/", "/device"] {
         elsewhere.send(&relay, Method::GET, path, None).await.is_problem(Code::NotFound);
     }
     let link = relay.cli(&["login", EMAIL]).await.stdout;
     assert!(link.starts_with(&format!("http://{PORTAL}/#/link/")), "{link}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_hosts_page_opens_where_the_cookie_counts_whoever_made_the_session() {
+    let page_of = async |relay: &Relay, token: &str| {
+        let host = relay.await_host(token, HOST, HostStatus::Online).await.id;
+        format!("/v1/relay/h/{host}/s/{}/", relay.create_session(token, host).await)
+    };
+    let say = |_| async { http::Response::new(full("hello")) };
+    for portal in [true, false] {
+        let options = RelayOptions::default();
+        let relay = Relay::start(if portal { options.portal() } else { options }).await;
+        relay.user_with_password(EMAIL, PASSWORD).await;
+        // The page is of the host of whoever made the session: its owner, who need not be who opens it.
+        let token = relay.user_with_token(BOB).await;
+        let _agent = PlainAgent::connect(relay.addr, &token, PlainOptions::new(HOST), say).await.unwrap();
+        let page = page_of(&relay, &token).await;
+        let ask = async |headers: &[(&str, &str)]| {
+            let plain = Browser::default();
+            let browser = headers.iter().fold(plain, |browser, (name, value)| browser.with(name, value));
+            browser.send(&relay, Method::GET, &page, None).await
+        };
+        for headers in [
+            &[("sec-fetch-dest", "document"), ("sec-fetch-site", "cross-site")][..],
+            &[("sec-fetch-dest", "iframe"), ("sec-fetch-site", "same-origin")],
+            &[("sec-fetch-dest", "script"), ("sec-fetch-site", "same-origin")],
+            &[("sec-fetch-dest", "serviceworker")],
+            &[("sec-fetch-dest", "image"), ("sec-fetch-site", "cross-site"), ("sec-fetch-mode", "no-cors")],
+            &[("accept", "text/html,*/*;q=0.8")],
+        ] {
+            let reply = ask(headers).await;
+            if portal {
+                reply.is_problem(Code::SharedOriginRefused);
+                assert!(reply.text().contains("RELAY_PORTAL_ORIGIN"), "{reply:?}");
+                assert!(reply.text().contains("RELAY_PORTAL=0"), "{reply:?}");
+            } else {
+                assert_eq!(reply.text(), "hello", "{headers:?}");
+            }
+        }
+        // What the portal fetches, what an app of an allowed origin does, and programs go on.
+        for headers in [
+            &[][..],
+            &[("sec-fetch-dest", "empty"), ("sec-fetch-site", "same-origin")],
+            &[("sec-fetch-dest", "empty"), ("sec-fetch-site", "cross-site"), ("sec-fetch-mode", "cors")],
+        ] {
+            assert_eq!(ask(headers).await.text(), "hello", "{headers:?}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_the_portal_no_cookie_counts_and_tokens_do() {
+    let relay = Relay::start(RelayOptions::default().env("RELAY_PORTAL", "0")).await;
+    relay.user_with_password(EMAIL, PASSWORD).await;
+    let token = relay.token(EMAIL).await;
+    let unknown = told(&fetch(relay.addr, get("/v1/nothing")).await);
+    for path in ["/v1/auth/login", "/v1/auth/link", "/v1/auth/refresh"] {
+        let body = json!({"email": EMAIL, "password": PASSWORD, "token": "x"});
+        let reply = relay.api_json(Method::POST, path, &token, body).await;
+        let (status, body, _) = told(&reply);
+        assert_eq!((status, &body), (unknown.0, &unknown.1), "{path}");
+    }
+    let mut planted = Browser { cookie: Some(format!("relay_session={token}")), ..Browser::default() };
+    planted.get(&relay, "/v1/auth/me").await.is_problem(Code::Unauthorized);
+    planted.get(&relay, "/v1/relay/hosts").await.is_problem(Code::Unauthorized);
+    assert_eq!(relay.api(Method::GET, "/v1/auth/me", &token).await.status, StatusCode::OK);
+    let fields = [("client_id", "local-agent-client"), ("name", "laptop")];
+    assert_eq!(form(&relay, "/v1/auth/device/code", &fields).await.status, StatusCode::OK);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_cookie_follows_the_url_that_the_relay_was_told() {
+    for (name, value) in
+        [("RELAY_PUBLIC_URL", "https://relay.example/"), ("RELAY_PORTAL_ORIGIN", "https://relay.example")]
+    {
+        // TLS ends at a proxy that nobody named: by itself the relay sees http.
+        let relay = Relay::start(RelayOptions::default().portal().env(name, value)).await;
+        relay.user_with_password(EMAIL, PASSWORD).await;
+        let mut ann =
+            Browser::default().with("host", "relay.example").with("origin", "https://relay.example");
+        let reply = ann.login(&relay, EMAIL, PASSWORD).await;
+        let set = reply.header("set-cookie").unwrap();
+        assert!(set.starts_with("__Host-relay_session=") && set.ends_with("; Secure"), "{name}: {set}");
+        assert_eq!(ann.get(&relay, "/v1/auth/me").await.status, StatusCode::OK, "{name}");
+        let out = ann.post(&relay, "/v1/auth/logout", json!({})).await;
+        assert!(out.header("set-cookie").unwrap().starts_with("__Host-relay_session=;"), "{name}: {out:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -444,7 +601,7 @@ async fn the_portals_pages_are_guarded_or_not_there() {
         let posted = fetch(off.addr, client::request(Method::POST, path, full("x"))).await;
         assert_eq!(told(&posted), unknown, "{path}");
     }
-    let relay = Relay::start(RelayOptions::default()).await;
+    let relay = Relay::start(RelayOptions::default().portal()).await;
     let page = fetch(relay.addr, get("/")).await;
     if page.status == StatusCode::NOT_FOUND {
         // This build has no portal, and says how to get one.

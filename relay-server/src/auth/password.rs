@@ -1,7 +1,7 @@
 //! Passwords: argon2id, a few at a time.
 //!
 //! Each hashing takes 19 MiB and some milliseconds of a processor, and anybody can ask for one. So only
-//! [`AT_ONCE`] run, others wait their turn for a bounded time, and an unknown address costs as much as a
+//! [`AT_ONCE`] run, [`WAITING`] others wait their turn for a bounded time, and an unknown address costs as much as a
 //! known one: it is verified against a hash that nothing fits.
 
 use std::fmt;
@@ -30,7 +30,10 @@ const NOBODYS: &str =
     "$argon2id$v=19$m=19456,t=2,p=1$AAAAAAAAAAAAAAAAAAAAAA$AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
 /// Hashings that run at once: 38 MiB, on a relay that is to run in 64.
 const AT_ONCE: usize = 2;
-/// How long one may wait for its turn. A hundred others are done by then.
+/// Those that wait besides. More would only make each of them wait longer: who comes then is told at once, and a
+/// retry finds a place within a fraction of a second.
+const WAITING: usize = 8;
+/// How long one may wait for its turn, on a machine that has stalled: all those before it are done by then.
 const TURN: Duration = Duration::from_secs(5);
 
 /// A password as it was typed. Prints as stars and is wiped.
@@ -80,12 +83,14 @@ impl PasswordError {
 /// Hashes and verifies.
 #[derive(Clone)]
 pub struct Passwords {
+    /// Who runs or waits.
+    places: Arc<Semaphore>,
     turns: Arc<Semaphore>,
 }
 
 impl Default for Passwords {
     fn default() -> Self {
-        Self { turns: Arc::new(Semaphore::new(AT_ONCE)) }
+        Self { places: Arc::new(Semaphore::new(AT_ONCE + WAITING)), turns: Arc::new(Semaphore::new(AT_ONCE)) }
     }
 }
 
@@ -120,13 +125,14 @@ impl Passwords {
         &self,
         work: impl FnOnce() -> Result<T, PasswordError> + Send + 'static,
     ) -> Result<T, PasswordError> {
+        let place = self.places.clone().try_acquire_owned().map_err(|_| PasswordError::Busy)?;
         let turn = tokio::time::timeout(TURN, self.turns.clone().acquire_owned())
             .await
             .map_err(|_| PasswordError::Busy)?
             .map_err(PasswordError::of)?;
         // The turn goes with the work: a caller that leaves does not make room for another before it ends.
         tokio::task::spawn_blocking(move || {
-            let _turn = turn;
+            let _turn = (turn, place);
             work()
         })
         .await
@@ -181,6 +187,23 @@ mod tests {
             assert_eq!(password(&"ü".repeat(chars)).is_acceptable(), fine, "{chars}");
         }
         assert_eq!(format!("{:?}", password("correct horse")), "***");
+    }
+
+    #[tokio::test]
+    async fn when_all_places_are_taken_nobody_queues() {
+        let passwords = Passwords::default();
+        let turns = passwords.turns.clone().acquire_many_owned(AT_ONCE as u32).await.unwrap();
+        let rest = passwords.places.clone().acquire_many_owned((AT_ONCE + WAITING) as u32 - 1).await.unwrap();
+        let waiting = passwords.clone();
+        let waiting = tokio::spawn(async move { waiting.verify(password("x"), None).await });
+        while passwords.places.available_permits() > 0 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(passwords.verify(password("x"), None).await, Err(PasswordError::Busy));
+        drop((turns, rest));
+        assert_eq!(waiting.await.unwrap(), Ok(false), "who waits gets its turn");
+        assert_eq!(passwords.verify(password("x"), None).await, Ok(false));
+        assert_eq!(passwords.places.available_permits(), AT_ONCE + WAITING);
     }
 
     #[tokio::test(start_paused = true)]

@@ -57,7 +57,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn large_slow_and_broken_bodies_are_refused() {
         let limits = BodyLimits { bytes: 8, within: Duration::from_secs(10) };
-        let code = |result: Result<Bytes, Refusal>| result.map_err(|Refusal(problem)| problem.code);
+        let code = |result: Result<Bytes, Refusal>| result.map_err(|refusal| refusal.0.code);
         assert_eq!(code(read(Body::from("12345678"), limits).await), Ok(Bytes::from("12345678")));
         assert_eq!(code(read(Body::from("123456789"), limits).await), Err(Code::BodyTooLarge));
         let silent = futures_util::stream::pending::<Result<http_body::Frame<Bytes>, std::io::Error>>();
@@ -67,6 +67,6 @@ mod tests {
         assert_eq!(code(read(Body::new(StreamBody::new(broken)), limits).await), Err(Code::BadRequest));
         let shape =
             json::<u32>(Body::from("\"secret\""), BodyLimits { bytes: 64, ..limits }, "a number").await;
-        assert!(shape.is_err_and(|Refusal(problem)| !problem.detail.contains("secret")));
+        assert!(shape.is_err_and(|refusal| !refusal.0.detail.contains("secret")));
     }
 }

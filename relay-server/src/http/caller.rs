@@ -15,7 +15,7 @@ use super::front::Context;
 use super::problem::Refusal;
 use super::routes::{Api, of_store};
 use crate::auth::access::unix_now;
-use crate::auth::credential::{self, Credential, Token, came_to};
+use crate::auth::credential::{self, Credential, Token};
 use crate::auth::token::Verifier;
 use crate::store::Store;
 
@@ -60,6 +60,23 @@ async fn verify(
     }
 }
 
+impl Caller {
+    /// Whether a person signed in with a browser, as opposed to a token or a device that was let in: what these
+    /// may do ends with them, so they may neither let in others nor lock out the person.
+    ///
+    /// # Errors
+    /// `unauthorized` for all others.
+    pub async fn must_be_a_browser(&self, store: &Store) -> Result<(), Refusal> {
+        if store.is_browser_sign_in(self.auth_session).await.map_err(of_store)? {
+            return Ok(());
+        }
+        Err(Refusal::new(
+            Code::Unauthorized,
+            "This takes a person who has signed in with a browser; tokens and devices may not do it.",
+        ))
+    }
+}
+
 /// What everybody gets who has no good token.
 pub fn unauthorized() -> Refusal {
     Refusal::new(Code::Unauthorized, "The token is missing, expired or revoked. Sign in again.")
@@ -79,7 +96,7 @@ impl FromRequestParts<Arc<Api>> for Caller {
     async fn from_request_parts(parts: &mut Parts, api: &Arc<Api>) -> Result<Self, Refusal> {
         let context = parts.extensions.get::<Context>().ok_or_else(unauthorized)?;
         let own = |origin: &_| api.policy.is_portal(origin, &context.client);
-        match credential::of(&parts.headers, context.client.scheme, own) {
+        match credential::of(&parts.headers, api.place.scheme(&context.client), own) {
             Credential::Bearer(token) => verify(token, false, &api.verifier, &api.store).await,
             // Where it does not count it is as if it were not there.
             Credential::Cookie(_) | Credential::Forged if !api.takes_cookies(context) => Err(unauthorized()),
@@ -93,7 +110,6 @@ impl FromRequestParts<Arc<Api>> for Caller {
 impl Api {
     /// Whether the portal and its cookie are good for requests that came so.
     pub(super) fn takes_cookies(&self, context: &Context) -> bool {
-        let here = |authority: &String| came_to(&context.client, authority);
-        self.store.signs_in() && self.portal_authority.as_ref().is_none_or(here)
+        self.place.counts(&self.store, &context.client)
     }
 }

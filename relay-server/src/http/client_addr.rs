@@ -68,6 +68,31 @@ impl RateKey {
     }
 }
 
+impl RateKey {
+    /// The key of the network that an IPv6 address is one of: providers give a /48 to one customer, who has
+    /// 65,536 keys in it. None for IPv4.
+    pub fn of_network(addr: IpAddr) -> Option<Self> {
+        match addr.to_canonical() {
+            IpAddr::V6(v6) => Some(Self(IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() & (u128::MAX << 80))))),
+            IpAddr::V4(_) => None,
+        }
+    }
+
+    /// The key as text of a fixed length, in which the first [`Self::NETWORK_CHARS`] name the network.
+    pub fn text(&self) -> String {
+        match self.0 {
+            IpAddr::V4(v4) => format!("4:{:012x}:0000", v4.to_bits()),
+            IpAddr::V6(v6) => {
+                let bits = v6.to_bits();
+                format!("6:{:012x}:{:04x}", bits >> 80, (bits >> 64) & 0xffff)
+            }
+        }
+    }
+
+    /// See [`Self::text`].
+    pub const NETWORK_CHARS: usize = 14;
+}
+
 impl std::fmt::Display for RateKey {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         self.0.fmt(f)
@@ -268,5 +293,20 @@ mod tests {
         assert_ne!(key("2001:db8:1:2::1"), key("2001:db8:1:3::1"));
         assert_eq!(key("::ffff:1.2.3.4"), key("1.2.3.4"));
         assert_ne!(key("1.2.3.4"), key("1.2.3.5"));
+        let network = |text: &str| RateKey::of_network(text.parse().unwrap());
+        assert_eq!(network("2001:db8:1:2::1"), network("2001:db8:1:ffff::"));
+        assert_ne!(network("2001:db8:1:2::1"), network("2001:db8:2:2::1"));
+        assert_eq!((network("1.2.3.4"), network("::ffff:1.2.3.4")), (None, None));
+    }
+
+    #[test]
+    fn the_text_of_a_key_begins_with_its_network() {
+        let text = |text: &str| RateKey::of(text.parse().unwrap()).text();
+        assert_eq!(text("2001:db8:1:2::1"), "6:20010db80001:0002");
+        assert_eq!(text("203.0.113.1"), "4:0000cb007101:0000");
+        let network = |address: &str| text(address).chars().take(RateKey::NETWORK_CHARS).collect::<String>();
+        assert_eq!(network("2001:db8:1:2::1"), network("2001:db8:1:3::1"));
+        assert_ne!(network("2001:db8:1:2::1"), network("2001:db8:2:2::1"));
+        assert_ne!(network("203.0.113.1"), network("203.0.113.2"));
     }
 }

@@ -38,6 +38,11 @@ impl Context {
     pub fn rate_key(&self) -> RateKey {
         RateKey::of(self.client.addr)
     }
+
+    /// The key by which the caller's network is counted besides, when it may have many addresses.
+    pub fn network_key(&self) -> Option<RateKey> {
+        RateKey::of_network(self.client.addr)
+    }
 }
 
 /// One for the whole relay.

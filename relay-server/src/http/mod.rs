@@ -10,6 +10,7 @@ pub mod access_log;
 pub mod api_body;
 pub mod caller;
 pub mod client_addr;
+pub mod cookie_place;
 pub mod cors;
 pub mod front;
 pub mod guards;

@@ -3,6 +3,8 @@
 //! A response made here carries its [`Problem`] as an extension until [`finish`] has written the
 //! request's id into it, so that nobody has to hand the id down to where an error happens.
 
+use std::time::Duration;
+
 use axum::body::Body;
 use axum::response::IntoResponse;
 use http::header::{self, HeaderValue};
@@ -69,18 +71,28 @@ pub fn finish(response: &mut Response<Body>, id: &RequestId) {
 
 /// A problem as the error of a handler.
 #[derive(Debug)]
-pub struct Refusal(pub Problem);
+pub struct Refusal(pub Problem, Option<Duration>);
 
 impl Refusal {
     /// A refusal with this code and a text that tells the person what to do.
     pub fn new(code: Code, detail: impl Into<String>) -> Self {
-        Self(Problem::new(code, detail))
+        Self(Problem::new(code, detail), None)
+    }
+
+    /// The same, with the time after which it is worth asking again.
+    pub fn after(self, wait: Duration) -> Self {
+        Self(self.0, Some(wait))
     }
 }
 
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response<Body> {
-        respond(self.0)
+        let mut response = respond(self.0);
+        if let Some(wait) = self.1 {
+            let seconds = wait.as_secs_f64().ceil() as u64;
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds.max(1)));
+        }
+        response
     }
 }
 
@@ -111,6 +123,16 @@ mod tests {
         finish(&mut response, &RequestId::from_text("abc").unwrap());
         assert_eq!(response.headers()["x-request-id"], "abc");
         assert_eq!(response.into_body().collect().await.unwrap().to_bytes(), "text");
+    }
+
+    #[test]
+    fn a_refusal_may_know_the_wait() {
+        let wait = |refusal: Refusal| refusal.into_response().headers()["retry-after"].clone();
+        let refusal = || Refusal::new(Code::RateLimited, "x");
+        assert_eq!(wait(refusal()), "10");
+        assert_eq!(wait(refusal().after(Duration::from_secs(30))), "30");
+        assert_eq!(wait(refusal().after(Duration::from_millis(1500))), "2");
+        assert_eq!(wait(refusal().after(Duration::ZERO)), "1");
     }
 
     #[test]

@@ -21,6 +21,7 @@ use uuid::Uuid;
 
 use super::api_body::{BodyLimits, json};
 use super::caller::Caller;
+use super::cookie_place::CookiePlace;
 use super::cors::Policy;
 use super::front::{Context, HEALTH_PATH};
 use super::portal::Portal;
@@ -77,8 +78,7 @@ pub struct Api {
     pub(super) live: Arc<dyn Live>,
     pub(super) policy: Policy,
     pub(super) sign_in: SignIn,
-    /// Where alone the portal and its cookie are good, when it has an origin for itself.
-    pub(super) portal_authority: Option<String>,
+    pub(super) place: CookiePlace,
     portal: Option<Portal>,
     shutdown: Shutdown,
     started: Instant,
@@ -102,7 +102,7 @@ impl Api {
             live,
             policy: Policy::new(config),
             sign_in: SignIn::new(config, secret),
-            portal_authority: config.portal_origin.as_ref().map(|portal| portal.authority.clone()),
+            place: CookiePlace::new(config),
             portal: config.portal.then(Portal::built).flatten(),
             shutdown,
             started: Instant::now(),
@@ -162,7 +162,8 @@ impl Routes {
             return response;
         }
         let signs_in = request.uri().path().starts_with(sign_in::PREFIX);
-        if signs_in && !self.api.store.signs_in() {
+        let without_portal = !self.api.place.portal() && sign_in::NEED_PORTAL.contains(&request.uri().path());
+        if signs_in && (!self.api.store.signs_in() || without_portal) {
             return respond(not_found().0);
         }
         request.extensions_mut().insert(context);

@@ -26,10 +26,10 @@ use super::headers::{self, Response as ResponsePolicy};
 use super::path::{self, Target};
 use super::upgrade;
 use crate::auth::access::{Exchange, Refused, Sessions, unix_now};
-use crate::auth::credential::came_to;
 use crate::auth::token::Verifier;
 use crate::config::{Config, Limits};
 use crate::http::client_addr::ClientInfo;
+use crate::http::cookie_place::{CookiePlace, is_active};
 use crate::http::guards::Guards;
 use crate::http::offline;
 use crate::http::problem::Refusal;
@@ -47,23 +47,8 @@ pub(super) const TICK: Duration = Duration::from_secs(1);
 /// Warm connections that may turn out to be closed before a fresh one is opened.
 const STALE_TRIES: usize = 3;
 
-/// Uses of a response that run as code or show as a page of the origin that they came from.
-const ACTIVE: [&str; 14] = [
-    "document",
-    "iframe",
-    "frame",
-    "object",
-    "embed",
-    "fencedframe",
-    "script",
-    "worker",
-    "sharedworker",
-    "serviceworker",
-    "audioworklet",
-    "paintworklet",
-    "xslt",
-    "manifest",
-];
+/// By what answers differ where the portal's cookie counts.
+const BY_USE: HeaderValue = HeaderValue::from_static("Sec-Fetch-Dest, Sec-Fetch-Site");
 
 /// What proxying needs.
 pub struct Proxy {
@@ -77,6 +62,8 @@ pub struct Proxy {
     pub verifier: Verifier,
     /// Counts what one address may do.
     pub guards: Arc<Guards>,
+    /// Where the portal's cookie counts.
+    pub place: CookiePlace,
     /// The relay's configuration.
     pub config: Arc<Config>,
     /// Waits for upgraded connections too.
@@ -110,11 +97,13 @@ impl Proxy {
                 "This session belongs to another host; create one for this host.",
             ));
         }
-        self.check_portal_origin(request.headers(), client)?;
+        let guarded = self.check_cookie_place(request.headers(), client)?;
         self.check_shared_origin(request.headers(), &exchange)?;
         if target.lacks_slash() && offline::is_navigation(request.method(), request.headers()) {
             return redirect_to_slash(target);
         }
+        // An answer to a signed request is signed too, as the local server gave it.
+        let varies = guarded && !request.headers().contains_key("signature");
         let Some(tunnel) = self.registry.find(target.host) else {
             return self.offline(&request, target).await;
         };
@@ -151,6 +140,10 @@ impl Proxy {
             upgrade::join(on_browser, (on_agent, connection), exchange, guard, idle, id.as_str().into());
             return Ok(response.map(|_| Body::empty()));
         }
+        if varies {
+            // What was fetched for one use does not come out of a cache for another.
+            response.headers_mut().append(header::VARY, BY_USE);
+        }
         let idle = self.limits().stream_idle_timeout;
         Ok(response.map(|body| Body::new(ResponseBody::new(body, connection, exchange, idle, consent))))
     }
@@ -159,16 +152,23 @@ impl Proxy {
         &self.config.limits
     }
 
-    /// An app's page on the portal's own origin could use the portal's cookie and keys.
-    fn check_portal_origin(&self, headers: &HeaderMap, client: &ClientInfo) -> Result<(), Refusal> {
-        let portal = self.config.portal_origin.as_ref();
-        if !portal.is_some_and(|portal| came_to(client, &portal.authority)) || !is_active(headers) {
-            return Ok(());
+    /// Whether the portal's cookie counts where the request came to, which no answer of a host may use.
+    ///
+    /// # Errors
+    /// `shared_origin_refused` for whatever could.
+    fn check_cookie_place(&self, headers: &HeaderMap, client: &ClientInfo) -> Result<bool, Refusal> {
+        let portals_own = self.place.is_portals_own(client);
+        let guarded = portals_own || self.place.counts(&self.store, client);
+        if !guarded || !self.place.endangers(headers, client) {
+            return Ok(guarded);
         }
-        Err(Refusal::new(
-            Code::SharedOriginRefused,
-            "This address is the portal's own, and no host's pages open on it. Use the relay's other address.",
-        ))
+        let detail = if portals_own {
+            "This address is the portal's own, and no host's pages open on it. Use the relay's other address."
+        } else {
+            "A host's page would act here for whoever is signed in. To open pages of hosts, give the portal an origin of \
+             its own with RELAY_PORTAL_ORIGIN, or turn it off with RELAY_PORTAL=0."
+        };
+        Err(Refusal::new(Code::SharedOriginRefused, detail))
     }
 
     /// Pages of somebody else's host would run beside the caller's own on this origin.
@@ -350,14 +350,6 @@ impl Proxy {
                 }
             }
         }
-    }
-}
-
-/// Whether the answer would run as code or show as a page of this origin.
-fn is_active(headers: &HeaderMap) -> bool {
-    match headers.get("sec-fetch-dest").and_then(|v| v.to_str().ok()) {
-        Some(dest) => ACTIVE.contains(&dest),
-        None => offline::accepts_html(headers),
     }
 }
 

@@ -1,8 +1,9 @@
 //! Devices that ask to be let in (RFC 8628).
 //!
-//! Anybody may ask, so what is asked is bounded: some questions per address, some in all. When there are
-//! too many in all, the oldest question of the address that has the most makes room, so that whoever asks
-//! from everywhere crowds out themself before anybody else.
+//! Anybody may ask, so what is asked is bounded: some questions per address, some per network, some in all.
+//! When there are too many in all, the oldest question of the network that has the most makes room, and in it
+//! of the address that has the most, so that whoever asks from everywhere crowds out themself before
+//! anybody else.
 
 use sqlx::FromRow;
 use uuid::Uuid;
@@ -13,6 +14,8 @@ use super::error::StoreError;
 
 /// Pending questions per address. A household or an office sets up a handful of machines at a time.
 const MAX_PER_ADDRESS: i64 = 16;
+/// Pending questions per network: some of its addresses at a time. Sixteen networks fill all places.
+const MAX_PER_NETWORK: i64 = 64;
 /// Pending questions in all: some hundred KiB of rows.
 const MAX_PENDING: i64 = 1024;
 
@@ -29,7 +32,9 @@ pub struct NewDevice<'a> {
     pub name: &'a str,
     /// From where it asks, for the person.
     pub address: &'a str,
-    /// From where it asks, for counting.
+    /// From where it asks, for counting. The first 14 characters name the network ([`RateKey::text`]).
+    ///
+    /// [`RateKey::text`]: crate::http::client_addr::RateKey::text
     pub rate_key: &'a str,
 }
 
@@ -38,7 +43,7 @@ pub struct NewDevice<'a> {
 pub enum Admission {
     /// It waits for a person now.
     Pending,
-    /// The address has too many that wait.
+    /// The address or its network has too many that wait.
     TooMany,
     /// The user code is in use; another one will do.
     CodeTaken,
@@ -109,13 +114,16 @@ impl Store {
     pub async fn add_device_login(&self, new: NewDevice<'_>) -> Result<Admission, StoreError> {
         let mine = self
             .db()
-            .fetch::<(i64,)>(
-                "select count(*) from {device_logins} d where d.rate_key = $1 and d.status = 'pending' \
-                 and d.expires_at > {now}",
+            .fetch::<(i64, i64)>(
+                "select coalesce(sum(case when d.rate_key = $1 then 1 else 0 end), 0), count(*) \
+                 from {device_logins} d where substr(d.rate_key, 1, 14) = substr($1, 1, 14) \
+                 and d.status = 'pending' and d.expires_at > {now}",
                 &[Arg::Text(new.rate_key)],
             )
             .await?;
-        if mine.first().is_some_and(|(count,)| *count >= MAX_PER_ADDRESS) {
+        let full =
+            |(address, network): &(i64, i64)| *address >= MAX_PER_ADDRESS || *network >= MAX_PER_NETWORK;
+        if mine.first().is_some_and(full) {
             return Ok(Admission::TooMany);
         }
         let affected = self
@@ -225,15 +233,18 @@ impl Store {
     }
 }
 
-/// Removes the oldest pending question of the address that has the most, when there are as many as there
-/// may be. Among addresses with equally many the oldest question goes.
+/// Removes the oldest pending question of the address that has the most in the network that has the most, when
+/// there are as many as there may be. Among those with equally many the oldest question goes.
 const MAKE_ROOM: &str = "delete from {device_logins} where id in ( \
        select d.id from {device_logins} d \
+       join (select substr(p.rate_key, 1, 14) as network, count(*) as waiting from {device_logins} p \
+             where p.status = 'pending' and p.expires_at > {now} group by substr(p.rate_key, 1, 14)) n \
+         on n.network = substr(d.rate_key, 1, 14) \
        join (select p.rate_key, count(*) as waiting from {device_logins} p \
              where p.status = 'pending' and p.expires_at > {now} group by p.rate_key) c \
          on c.rate_key = d.rate_key \
        where d.status = 'pending' and d.expires_at > {now} \
-       order by c.waiting desc, d.created_at, d.id limit 1) \
+       order by n.waiting desc, c.waiting desc, d.created_at, d.id limit 1) \
      and (select count(*) from {device_logins} e where e.status = 'pending' and e.expires_at > {now}) >= $1";
 
 #[cfg(test)]

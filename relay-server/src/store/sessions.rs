@@ -3,6 +3,8 @@
 //! A session is live only while three things hold: it is not revoked, the sign-in that made it is
 //! live, and its user may still use the host. All three are asked in one statement.
 
+use std::time::Duration;
+
 use relay_protocol::api::AccessRole;
 use sqlx::FromRow;
 use uuid::Uuid;
@@ -111,11 +113,14 @@ impl Store {
         Ok(rows.into_iter().map(BrowserSession::from).collect())
     }
 
-    /// The live sessions of a user, newest first.
+    /// The live sessions of a user, newest first, 500 at the most.
     pub async fn browser_sessions(&self, user: Uuid) -> Result<Vec<BrowserSession>, StoreError> {
         let rows = self
             .db()
-            .fetch::<Row>(live_where!("b.user_id = $1 order by b.created_at desc, b.id"), &[Arg::Id(user)])
+            .fetch::<Row>(
+                live_where!("b.user_id = $1 order by b.created_at desc, b.id limit 500"),
+                &[Arg::Id(user)],
+            )
             .await?;
         Ok(rows.into_iter().map(BrowserSession::from).collect())
     }
@@ -125,6 +130,18 @@ impl Store {
         let template = "update {relay_browser_sessions} set revoked_at = {now} \
                         where id = $1 and user_id = $2 and revoked_at is null";
         Ok(self.db().execute(template, &[Arg::Id(id), Arg::Id(user)]).await? > 0)
+    }
+
+    /// Removes sessions that were made a lifetime and a day before `now` (Unix seconds), some at a time.
+    /// Returns how many. The day is for relays that share the database and let sessions live longer.
+    pub async fn forget_browser_sessions(&self, now: i64, lifetime: Duration) -> Result<u64, StoreError> {
+        const DAY: i64 = 24 * 60 * 60;
+        let life = i64::try_from(lifetime.as_secs()).unwrap_or(i64::MAX);
+        // Times before 1970 are none, and all databases can compare with 0.
+        let before = now.saturating_sub(life).saturating_sub(DAY).max(0);
+        let template = "delete from {relay_browser_sessions} where id in (select b.id \
+                        from {relay_browser_sessions} b where b.created_at < {time:$1} limit 1000)";
+        self.db().execute(template, &[Arg::Int(before)]).await
     }
 
     /// Notes that these sessions are in use.

@@ -221,6 +221,14 @@ impl Store {
         Ok(self.db().execute(template, &[Arg::Id(session), Arg::Int(expires_at)]).await? > 0)
     }
 
+    /// Whether a person signed in with a browser for this auth session.
+    pub async fn is_browser_sign_in(&self, session: Uuid) -> Result<bool, StoreError> {
+        let template =
+            "select count(*) from {sign_ins} i where i.auth_session_id = $1 and i.kind = 'browser'";
+        let found = self.db().fetch::<(i64,)>(template, &[Arg::Id(session)]).await?;
+        Ok(found.first().is_some_and(|(count,)| *count > 0))
+    }
+
     /// The live auth sessions of a user, newest first.
     pub async fn auth_sessions(&self, user: Uuid) -> Result<Vec<AuthSessionRow>, StoreError> {
         let rows = self
@@ -264,7 +272,8 @@ impl Store {
     }
 
     /// Removes links, device logins and the sessions of sign-ins some time after their end, and refresh
-    /// tokens whose session has ended. Returns how many rows it changed.
+    /// tokens whose session has ended. Returns how many rows it changed. [`StoreError::NotReady`] where the
+    /// sessions are a web app's: those are not ours to end.
     pub async fn forget_ended_sign_ins(&self) -> Result<u64, StoreError> {
         let affected = self
             .db()
@@ -275,25 +284,25 @@ impl Store {
                     args: &[],
                 },
                 Step {
-                    template: "delete from {refresh_tokens} where not exists (select 1 from {auth_sessions} s \
+                    template: "delete from {refresh_tokens} where not exists (select 1 from {own:auth_sessions} s \
                                where s.id = auth_session_id and s.revoked_at is null \
                                and coalesce(s.last_used_at, s.created_at) > {ago:auth_session})",
                     args: &[],
                 },
                 // A browser that did not come back: the cookie is worth nothing any more, nor what hangs on it.
                 Step {
-                    template: "update {auth_sessions} set revoked_at = {now} where revoked_at is null \
+                    template: "update {own:auth_sessions} set revoked_at = {now} where revoked_at is null \
                                and id in (select i.auth_session_id from {sign_ins} i \
                                where i.expires_at < {ago:keep_ended})",
                     args: &[],
                 },
                 Step {
-                    template: "delete from {auth_sessions} where revoked_at < {ago:keep_sessions} \
+                    template: "delete from {own:auth_sessions} where revoked_at < {ago:keep_sessions} \
                                and id in (select i.auth_session_id from {sign_ins} i)",
                     args: &[],
                 },
                 Step {
-                    template: "delete from {sign_ins} where not exists (select 1 from {auth_sessions} s \
+                    template: "delete from {sign_ins} where not exists (select 1 from {own:auth_sessions} s \
                                where s.id = auth_session_id)",
                     args: &[],
                 },

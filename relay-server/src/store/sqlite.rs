@@ -150,6 +150,7 @@ pub(super) fn expand(name: &str, argument: &str) -> Result<String, StoreError> {
         | "login_links"
         | "device_logins"
         | "refresh_tokens" => name.to_owned(),
+        "own" => expand(argument, "")?,
         "now" => "unixepoch()".to_owned(),
         "ago" => format!("(unixepoch() - {})", seconds(argument)?),
         "from_now" => format!("(unixepoch() + {})", seconds(argument)?),

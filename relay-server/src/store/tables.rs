@@ -119,6 +119,14 @@ impl Tables {
                 "users and tokens are the web app's: `relay-server user`, `token` and `login`, /v1/auth and the portal are off"
                     .to_owned(),
             );
+        } else if !self.signs_in() {
+            let missing: Vec<&str> =
+                SIGN_IN_TABLES.into_iter().filter(|table| self.place(table) == Place::Missing).collect();
+            notices.push(format!(
+                "signing in is off, and with it /v1/auth and the portal: the schema relay has no {} that this database user may \
+                 use. Its migrations have not been applied; let this user create in the schema relay, or apply migrations/postgres",
+                missing.join(", ")
+            ));
         }
         notices
     }
@@ -133,6 +141,12 @@ impl Tables {
                     return Err(StoreError::NotReady(format!("the table {table} is not there yet")));
                 }
             },
+            "own" if self.signs_in() => self.expand(argument, "")?,
+            "own" => {
+                return Err(StoreError::NotReady(format!(
+                    "nobody signs in here: {argument} may be a web app's"
+                )));
+            }
             "now" => "now()".to_owned(),
             "ago" => format!("(now() - interval '{} seconds')", seconds(argument)?),
             "from_now" => format!("(now() + interval '{} seconds')", seconds(argument)?),
@@ -212,6 +226,20 @@ mod tests {
                 OURS.into_iter().filter(|table| table.strip_prefix("relay.") != Some(missing)).collect();
             let tables = tables(&found);
             assert!(tables.own_identity() && !tables.signs_in(), "{missing}");
+            assert!(tables.notices().iter().any(|notice| notice.contains(missing)), "{missing}");
+        }
+    }
+
+    #[test]
+    fn a_web_apps_sessions_are_never_taken_for_ours() {
+        assert_eq!(tables(&OURS).expand("own", "auth_sessions"), Ok("relay.auth_sessions".to_owned()));
+        let without_links: Vec<&str> =
+            OURS.into_iter().filter(|table| *table != "relay.login_links").collect();
+        for found in
+            [[&OURS[..], &["public.auth_sessions"]].concat(), [&OURS[..], &THEIRS].concat(), without_links]
+        {
+            let refused = tables(&found).expand("own", "auth_sessions");
+            assert!(matches!(refused, Err(StoreError::NotReady(_))), "{found:?}");
         }
     }
 

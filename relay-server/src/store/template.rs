@@ -7,6 +7,7 @@
 //! | in a template | means |
 //! | --- | --- |
 //! | `{users}`, `{hosts}`, ... | the table, where it is found now |
+//! | `{own:auth_sessions}`, ... | the table, while people sign in here: an error where it may be a web app's |
 //! | `{now}` | the database's clock, the only clock that the store knows |
 //! | `{ago:auth_session}`, `{ago:tunnel}`, `{ago:touch}` | that long before now |
 //! | `{from_now:login_link}`, ... | that long after now |

@@ -21,6 +21,7 @@ crate::on_both_databases!(
     a_shared_host_is_for_members_while_they_are_members,
     hosts_that_exist_are_told_from_those_that_do_not,
     a_browser_session_needs_access_and_a_live_sign_in,
+    browser_sessions_are_removed_after_their_lifetime,
     a_browser_session_ends_with_anything_it_hangs_on,
     browser_sessions_are_listed_touched_and_revoked,
     the_same_machine_twice_at_once_is_one_host,
@@ -233,6 +234,22 @@ async fn hosts_that_exist_are_told_from_those_that_do_not(bench: Bench) {
     assert!(store.delete_host(deleted, ann).await.unwrap());
     assert_eq!(store.existing_hosts(&asked).await.unwrap(), HashSet::from([kept]));
     assert_eq!(store.existing_hosts(&[]).await.unwrap(), HashSet::new());
+}
+
+async fn browser_sessions_are_removed_after_their_lifetime(bench: Bench) {
+    let store = &bench.store;
+    let (ann, sign_in) = signed_in(store, "ann").await;
+    let host = store.upsert_host(ann, "m", "Laptop", None).await.unwrap();
+    let old = store.create_browser_session(host, ann, sign_in).await.unwrap();
+    bench.age("relay_browser_sessions", "created_at", 3600).await;
+    let fresh = store.create_browser_session(host, ann, sign_in).await.unwrap();
+    let (now, day) = (fresh.created_at, 24 * 3600);
+    let lifetime = std::time::Duration::from_secs(1800);
+    assert_eq!(store.forget_browser_sessions(now, lifetime).await.unwrap(), 0, "a day of grace");
+    assert_eq!(store.forget_browser_sessions(now + day, lifetime).await.unwrap(), 1);
+    let left = store.live_browser_sessions(&[old.id, fresh.id]).await.unwrap();
+    assert_eq!(left.iter().map(|session| session.id).collect::<Vec<_>>(), [fresh.id]);
+    assert_eq!(store.forget_browser_sessions(now, std::time::Duration::MAX).await.unwrap(), 0);
 }
 
 async fn a_browser_session_needs_access_and_a_live_sign_in(bench: Bench) {

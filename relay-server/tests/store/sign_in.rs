@@ -17,6 +17,7 @@ crate::on_both_databases!(
     a_device_is_refused_or_forgotten,
     one_of_many_is_let_in,
     questions_are_bounded_for_an_address_and_in_all,
+    one_network_of_many_addresses_crowds_out_itself,
     what_has_ended_is_removed,
 );
 
@@ -114,6 +115,8 @@ async fn sessions_are_listed_extended_and_ended(bench: Bench) {
     assert_eq!(kinds(&listed), [(SignInKind::Browser, "Firefox on Linux"), (SignInKind::Token, "test")]);
     assert_eq!((listed[0].id, listed[1].id), (browser.id, token));
 
+    assert!(store.is_browser_sign_in(browser.id).await.unwrap());
+    assert!(!store.is_browser_sign_in(token).await.unwrap());
     assert!(!store.extend_sign_in(token, FAR).await.unwrap(), "a token does not grow older than it was made");
     assert!(store.extend_sign_in(browser.id, 1).await.unwrap());
     assert_eq!(store.auth_sessions(ann).await.unwrap().len(), 1, "its cookie has ended");
@@ -259,6 +262,36 @@ async fn questions_are_bounded_for_an_address_and_in_all(bench: Bench) {
     assert_eq!(left, 15, "one of the address that has the most made room");
     assert!(store.device_login("C17").await.unwrap().is_some(), "nobody else's did");
     assert!(store.device_login("C5000").await.unwrap().is_some());
+}
+
+async fn one_network_of_many_addresses_crowds_out_itself(bench: Bench) {
+    let store = &bench.store;
+    let ask = async |n: usize, from: &str| {
+        store.add_device_login(device(&format!("h{n}"), &format!("C{n}"), from)).await.unwrap()
+    };
+    // Somebody who has waited for longest, then one network with an address for each question.
+    assert_eq!(ask(0, "4:0000cb007101:0000").await, Admission::Pending);
+    bench.age("device_logins", "created_at", 9).await;
+    for n in 1..65 {
+        assert_eq!(ask(n, &format!("6:20010db80001:{n:04x}")).await, Admission::Pending);
+    }
+    assert_eq!(ask(65, "6:20010db80001:ffff").await, Admission::TooMany);
+    assert_eq!(
+        ask(66, "6:20010db80002:ffff").await,
+        Admission::Pending,
+        "another network is not touched by it"
+    );
+    bench.age("device_logins", "created_at", 5).await;
+    for n in 66..1024 {
+        assert_eq!(ask(1000 + n, &format!("4:{n:012x}:0000")).await, Admission::Pending);
+    }
+    assert_eq!(ask(5000, "4:0000cb007102:0000").await, Admission::Pending);
+    let mut left = 0;
+    for n in 1..65 {
+        left += usize::from(store.device_login(&format!("C{n}")).await.unwrap().is_some());
+    }
+    assert_eq!(left, 63, "one of the network that has the most made room");
+    assert!(store.device_login("C0").await.unwrap().is_some(), "nobody else's did, however old");
 }
 
 async fn what_has_ended_is_removed(bench: Bench) {

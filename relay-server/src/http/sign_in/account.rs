@@ -1,7 +1,6 @@
 //! A person with a browser: signing in and out, the password, the sessions.
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use axum::Extension;
 use axum::body::Body;
@@ -24,7 +23,6 @@ use super::{AUDIT, COOKIE, admit, after, internal, of_password, sign_in_failed, 
 use crate::auth::access::unix_now;
 use crate::auth::password::{MAX_CHARS, MIN_CHARS, Password};
 use crate::auth::{agent_name, credential, opaque};
-use crate::limits::GuessKey;
 use crate::store::{Account, AuthSessionRow, NewSignIn, SignInKind};
 
 /// The longest address (RFC 5321 section 4.5.3.1.3).
@@ -40,34 +38,51 @@ pub(super) async fn login(
     let shape = "{\"email\": \"…\", \"password\": \"…\"}";
     let login: Login = json(request.into_body(), api.sign_in.body, shape).await?;
     let email = login.email.trim().to_lowercase();
-    let key = GuessKey::of(&email, context.rate_key());
     let _hashing = api.sign_in.hashing(&context)?;
-    if !api.sign_in.wrong.take(key, Instant::now()) {
+    let guess = api.sign_in.wrong.take(&email, &context).map_err(|wait| {
         tracing::info!(target: AUDIT, client = %context.client.addr, "sign-in refused: too many wrong passwords");
-        return Err(too_often());
+        too_often(wait)
+    })?;
+    let new = NewSignIn { id: Uuid::new_v4(), name: &name, expires_at: after(unix_now(), COOKIE) };
+    let checked = by_password(&api, &email, Password::new(login.password.0), new).await;
+    // Only a password that is known to be wrong was a guess.
+    if !matches!(checked, Ok(Checked::Wrong(_))) {
+        guess.give_back();
     }
-    // What is typed as an address may be a password, so no log tells it.
-    let refused = |user: Option<Uuid>| {
-        tracing::info!(target: AUDIT, client = %context.client.addr, user = user.map(tracing::field::display), "sign-in failed: password");
-        sign_in_failed()
+    let account = match checked? {
+        Checked::Right(account) => account,
+        Checked::Wrong(user) => {
+            // What is typed as an address may be a password, so no log tells it.
+            let user = user.map(tracing::field::display);
+            tracing::info!(target: AUDIT, client = %context.client.addr, user, "sign-in failed: password");
+            return Err(sign_in_failed());
+        }
     };
+    tell_signed_in(&context, &account, new.id, "password");
+    welcome(&api, &context, &account, new.id)
+}
+
+/// What became of a password.
+enum Checked {
+    Right(Account),
+    /// With the user whose it is not, if there is one.
+    Wrong(Option<Uuid>),
+}
+
+async fn by_password(api: &Api, email: &str, password: Password, new: NewSignIn<'_>) -> Answer<Checked> {
     let account = match email.len() {
-        0..=MAX_EMAIL => api.store.account_by_email(&email).await.map_err(of_store)?,
+        0..=MAX_EMAIL => api.store.account_by_email(email).await.map_err(of_store)?,
         _ => None,
     };
     let hash = account.as_ref().and_then(|account| account.password_hash.clone());
-    let fits = api.sign_in.passwords.verify(Password::new(login.password.0), hash).await;
-    let (Some(account), true) = (&account, fits.map_err(of_password)?) else {
-        return Err(refused(account.map(|account| account.id)));
+    let fits = api.sign_in.passwords.verify(password, hash).await.map_err(of_password)?;
+    let account = match account {
+        Some(account) if fits => account,
+        account => return Ok(Checked::Wrong(account.map(|account| account.id))),
     };
     let proof = account.password_hash.as_deref().unwrap_or_default();
-    let new = NewSignIn { id: Uuid::new_v4(), name: &name, expires_at: after(unix_now(), COOKIE) };
-    if !api.store.sign_in_by_password(account.id, proof, new).await.map_err(of_store)? {
-        return Err(refused(Some(account.id)));
-    }
-    api.sign_in.wrong.give_back(key);
-    tell_signed_in(&context, account, new.id, "password");
-    welcome(&api, &context, account, new.id)
+    let signed_in = api.store.sign_in_by_password(account.id, proof, new).await.map_err(of_store)?;
+    Ok(if signed_in { Checked::Right(account) } else { Checked::Wrong(Some(account.id)) })
 }
 
 pub(super) async fn link(
@@ -107,6 +122,7 @@ pub(super) async fn password(
     Extension(context): Extension<Context>,
     request: Request<Body>,
 ) -> Answer<StatusCode> {
+    caller.must_be_a_browser(&api.store).await?;
     let shape = "{\"current\": \"…\", \"new\": \"…\"}";
     let asked: NewPassword = json(request.into_body(), api.sign_in.body, shape).await?;
     let new = Password::new(asked.new.0);
@@ -120,16 +136,15 @@ pub(super) async fn password(
         let current = asked.current.ok_or_else(|| {
             Refusal::new(Code::BadRequest, "There is a password already: `current` has to be it.")
         })?;
-        let key = GuessKey::of(&caller.user.to_string(), context.rate_key());
-        if !api.sign_in.wrong.take(key, Instant::now()) {
-            return Err(too_often());
-        }
+        let guess = api.sign_in.wrong.take(&caller.user.to_string(), &context).map_err(too_often)?;
         let fits = api.sign_in.passwords.verify(Password::new(current.0), known.clone()).await;
+        if fits != Ok(false) {
+            guess.give_back();
+        }
         if !fits.map_err(of_password)? {
             tracing::info!(target: AUDIT, client = %context.client.addr, user = %caller.user, "password not changed: the present one is wrong");
             return Err(Refusal::new(Code::SignInFailed, "The present password is wrong."));
         }
-        api.sign_in.wrong.give_back(key);
     }
     let hash = api.sign_in.passwords.hash(new).await.map_err(of_password)?;
     if !api.store.change_password(caller.user, known.as_deref(), &hash).await.map_err(of_store)? {
@@ -163,7 +178,7 @@ pub(super) async fn logout(
 ) -> Answer<Response<Body>> {
     end(&api, &context, &caller, caller.auth_session).await?;
     let mut response = StatusCode::NO_CONTENT.into_response();
-    if let Some(gone) = credential::set_cookie(context.client.scheme, "", 0) {
+    if let Some(gone) = credential::set_cookie(api.place.scheme(&context.client), "", 0) {
         response.headers_mut().insert(header::SET_COOKIE, gone);
     }
     Ok(response)
@@ -192,6 +207,9 @@ pub(super) async fn end_session(
     Extension(context): Extension<Context>,
     Id(id): Id,
 ) -> Answer<StatusCode> {
+    if id != caller.auth_session {
+        caller.must_be_a_browser(&api.store).await?;
+    }
     if end(&api, &context, &caller, id).await? {
         Ok(StatusCode::NO_CONTENT)
     } else {
@@ -238,8 +256,9 @@ fn set_cookie(
     response: &mut Response<Body>,
 ) -> Answer<()> {
     let token = api.sign_in.token(user, session, COOKIE)?;
-    let cookie: HeaderValue = credential::set_cookie(context.client.scheme, &token, COOKIE.as_secs())
-        .ok_or_else(|| internal("a token is no header value"))?;
+    let cookie: HeaderValue =
+        credential::set_cookie(api.place.scheme(&context.client), &token, COOKIE.as_secs())
+            .ok_or_else(|| internal("a token is no header value"))?;
     response.headers_mut().insert(header::SET_COOKIE, cookie);
     Ok(())
 }

@@ -1,7 +1,6 @@
 //! A device asks to be let in, a person decides (RFC 8628).
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use axum::Extension;
 use axum::body::Body;
@@ -17,10 +16,9 @@ use super::super::front::Context;
 use super::super::problem::Refusal;
 use super::super::routes::{Answer, Api, of_store};
 use super::grants::{client_id, refuse};
-use super::{AUDIT, Form, internal, too_often};
+use super::{AUDIT, DEVICES_PER_MINUTE, Form, PENDING_WAIT, each, internal, too_often};
 use crate::auth::opaque::Opaque;
 use crate::auth::user_code;
-use crate::limits::GuessKey;
 use crate::store::{Admission, DEVICE_LOGIN, DEVICE_POLL, DeviceRow, NewDevice};
 
 /// Characters of a device's name.
@@ -35,7 +33,7 @@ pub(super) async fn ask(
 ) -> Answer<Response<Body>> {
     let key = context.rate_key();
     if !api.sign_in.devices.check(key) {
-        return Err(too_often());
+        return Err(too_often(each(DEVICES_PER_MINUTE)));
     }
     let body = read(request.into_body(), api.sign_in.body).await?;
     let Some(form) = Form::parse(&body) else { return Ok(refuse(TokenErrorCode::InvalidRequest)) };
@@ -50,7 +48,7 @@ pub(super) async fn ask(
         Refusal::new(Code::BadRequest, "The request names no host, and the relay was not told its URL.")
     })?;
     let device_code = Opaque::random().map_err(internal)?;
-    let (address, rate_key) = (context.client.addr.to_string(), format!("{key}"));
+    let (address, rate_key) = (context.client.addr.to_string(), key.text());
     for _ in 0..DRAWS {
         let code = user_code::random().map_err(internal)?;
         let new = NewDevice {
@@ -63,7 +61,7 @@ pub(super) async fn ask(
         };
         match api.store.add_device_login(new).await.map_err(of_store)? {
             Admission::Pending => {}
-            Admission::TooMany => return Err(too_often()),
+            Admission::TooMany => return Err(too_often(PENDING_WAIT)),
             Admission::CodeTaken => continue,
         }
         tracing::info!(target: AUDIT, client = %address, device = name, "a device asks to be let in");
@@ -105,6 +103,7 @@ pub(super) async fn decide(
     request: Request<Body>,
 ) -> Answer<StatusCode> {
     let decision: DeviceDecision = json(request.into_body(), api.sign_in.body, "{\"approve\": true}").await?;
+    caller.must_be_a_browser(&api.store).await?;
     let (code, row) = find(&api, &caller, &context, &typed).await?;
     if !api.store.decide_device_login(&code, caller.user, decision.approve).await.map_err(of_store)? {
         return Err(unknown());
@@ -123,13 +122,15 @@ async fn find(
     context: &Context,
     typed: &str,
 ) -> Result<(String, DeviceRow), Refusal> {
-    let key = GuessKey::of(&format!("device codes of {}", caller.user), context.rate_key());
-    if !api.sign_in.wrong_codes.take(key, Instant::now()) {
-        return Err(too_often());
-    }
+    let thing = format!("device codes of {}", caller.user);
+    let guess = api.sign_in.wrong_codes.take(&thing, context).map_err(too_often)?;
     let code = user_code::parse(typed).ok_or_else(unknown)?;
-    let row = api.store.device_login(&code).await.map_err(of_store)?.ok_or_else(unknown)?;
-    api.sign_in.wrong_codes.give_back(key);
+    let found = api.store.device_login(&code).await;
+    // Only a code that is known to be wrong was a guess.
+    if !matches!(found, Ok(None)) {
+        guess.give_back();
+    }
+    let row = found.map_err(of_store)?.ok_or_else(unknown)?;
     Ok((code, row))
 }
 

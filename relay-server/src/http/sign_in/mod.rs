@@ -3,17 +3,19 @@
 //! Most of it is asked by somebody who has not proved anything yet. Each such question is cheap or
 //! bounded: attempts are counted per address, guesses at one account per account and address (so that a
 //! stranger elsewhere locks nobody out), hashing per address and in all, pending devices per address and in
-//! all. Who fails learns that it failed, and no more. Who succeeds is told to the log, and no secret is.
+//! all; each of them also per network, where one holder may have many addresses. Who fails learns that it failed, and no more. Who succeeds is told to the log, and no secret is.
 //!
 //! | file | what it holds |
 //! | --- | --- |
 //! | `account` | password, link, cookie: a person with a browser |
 //! | `devices` | RFC 8628: a device asks, a person decides |
 //! | `grants` | the token endpoint of RFC 6749 |
+//! | `guesses` | how often one thing may be guessed at, from where |
 
 mod account;
 mod devices;
 mod grants;
+mod guesses;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -35,10 +37,13 @@ use crate::auth::credential::from_own_page;
 use crate::auth::password::{PasswordError, Passwords};
 use crate::auth::token::{Claims, Secret, mint};
 use crate::config::Config;
-use crate::limits::{AddrGuard, Open, Rate, Tries};
+use crate::limits::{AddrGuard, Open, Rate};
+use guesses::{Budget, Guesses};
 
 /// What every path of this module begins with.
 pub const PREFIX: &str = "/v1/auth/";
+/// Those that only the portal asks, and that are not there without it.
+pub const NEED_PORTAL: [&str; 3] = ["/v1/auth/login", "/v1/auth/link", "/v1/auth/refresh"];
 /// The target of the log's lines about who signed in and what was refused.
 const AUDIT: &str = "relay::audit";
 
@@ -46,17 +51,27 @@ const AUDIT: &str = "relay::audit";
 const MAX_BODY: usize = 8 * 1024;
 /// Attempts to sign in, good or bad, per address and minute: an office in the morning.
 const ATTEMPTS_PER_MINUTE: u32 = 60;
-/// Wrong passwords in a row that a person may type.
-const WRONG_AT_ONCE: u32 = 5;
-/// After those, one guess in this time: less than three thousand a day for one address and account.
-const WRONG_EACH: Duration = Duration::from_secs(30);
+/// The same for a whole network: four such offices.
+const ATTEMPTS_OF_NETWORK: u32 = 240;
+/// Wrong passwords in a row that a person may type. After those, one guess in this time: less than three
+/// thousand a day for one address and account.
+const WRONG: Budget = Budget(5, Duration::from_secs(30));
+/// The same for a whole network.
+const WRONG_OF_NETWORK: Budget = Budget(20, Duration::from_secs(30));
 /// Wrong user codes in a row that a person may type, and how long until the next.
-const WRONG_CODES_AT_ONCE: u32 = 10;
-const WRONG_CODES_EACH: Duration = Duration::from_secs(10);
+const WRONG_CODES: Budget = Budget(10, Duration::from_secs(10));
+/// The same for a whole network.
+const WRONG_CODES_OF_NETWORK: Budget = Budget(40, Duration::from_secs(10));
 /// Questions of devices per address and minute.
 const DEVICES_PER_MINUTE: u32 = 20;
 /// Passwords of one address that are hashed or wait for it at once.
 const HASHING_PER_ADDRESS: usize = 4;
+/// Those of one network: some of the places that there are, so that others find one.
+const HASHING_OF_NETWORK: usize = 6;
+/// How long until a place to hash is free.
+const HASHING_WAIT: Duration = Duration::from_secs(1);
+/// Devices that wait are let in, refused or forgotten within minutes.
+const PENDING_WAIT: Duration = Duration::from_secs(60);
 /// How long the cookie of a browser is good that does not come back. Each visit of the portal renews it.
 const COOKIE: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 /// How long a device's access token is good; it fetches another with its refresh token.
@@ -67,10 +82,12 @@ pub struct SignIn {
     passwords: Passwords,
     secret: Secret,
     attempts: Rate,
-    wrong: Tries,
-    wrong_codes: Tries,
+    attempts_of_network: Rate,
+    wrong: Guesses,
+    wrong_codes: Guesses,
     devices: Rate,
     hashing: Open,
+    hashing_of_network: Open,
     body: BodyLimits,
     /// The base of links, when the relay was told it.
     base: Option<String>,
@@ -83,10 +100,12 @@ impl SignIn {
             passwords: Passwords::default(),
             secret,
             attempts: Rate::per_minute(ATTEMPTS_PER_MINUTE),
-            wrong: Tries::new(WRONG_AT_ONCE, WRONG_EACH),
-            wrong_codes: Tries::new(WRONG_CODES_AT_ONCE, WRONG_CODES_EACH),
+            attempts_of_network: Rate::per_minute(ATTEMPTS_OF_NETWORK),
+            wrong: Guesses::new(WRONG, WRONG_OF_NETWORK),
+            wrong_codes: Guesses::new(WRONG_CODES, WRONG_CODES_OF_NETWORK),
             devices: Rate::per_minute(DEVICES_PER_MINUTE),
             hashing: Open::new(HASHING_PER_ADDRESS),
+            hashing_of_network: Open::new(HASHING_OF_NETWORK),
             body: BodyLimits { bytes: MAX_BODY, within: config.limits.header_timeout },
             base: config.portal_base(),
         }
@@ -106,9 +125,15 @@ impl SignIn {
         mint(&self.secret, &claims).map_err(internal)
     }
 
-    /// Counts a password that is to be hashed for this address.
-    fn hashing(&self, context: &Context) -> Result<AddrGuard, Refusal> {
-        self.hashing.enter(context.rate_key()).ok_or_else(too_often)
+    /// Counts a password that is to be hashed for this address and its network.
+    fn hashing(&self, context: &Context) -> Result<(AddrGuard, Option<AddrGuard>), Refusal> {
+        let refused = || too_often(HASHING_WAIT);
+        let address = self.hashing.enter(context.rate_key()).ok_or_else(refused)?;
+        let network = match context.network_key() {
+            Some(key) => Some(self.hashing_of_network.enter(key).ok_or_else(refused)?),
+            None => None,
+        };
+        Ok((address, network))
     }
 }
 
@@ -135,15 +160,23 @@ fn admit(api: &Api, context: &Context, headers: &HeaderMap) -> Result<(), Refusa
     if !from_own_page(headers, own) || !api.takes_cookies(context) {
         return Err(csrf_refused());
     }
-    if !api.sign_in.attempts.check(context.rate_key()) {
+    let of_network = || context.network_key().is_none_or(|key| api.sign_in.attempts_of_network.check(key));
+    if !api.sign_in.attempts.check(context.rate_key()) || !of_network() {
         tracing::info!(target: AUDIT, client = %context.client.addr, "sign-in refused: too many attempts");
-        return Err(too_often());
+        return Err(too_often(each(ATTEMPTS_PER_MINUTE)));
     }
     Ok(())
 }
 
-fn too_often() -> Refusal {
+/// The wait is the one until there is another try.
+fn too_often(wait: Duration) -> Refusal {
     Refusal::new(Code::RateLimited, "Too many attempts from this address. Wait a little, then try again.")
+        .after(wait)
+}
+
+/// How long it takes until a rate per minute allows another.
+fn each(per_minute: u32) -> Duration {
+    Duration::from_secs(60) / per_minute.max(1)
 }
 
 /// The same for whatever was wrong.
@@ -155,6 +188,7 @@ fn of_password(error: PasswordError) -> Refusal {
     match error {
         PasswordError::Busy => {
             Refusal::new(Code::RateLimited, "Too many people sign in at once. Try again in a few seconds.")
+                .after(HASHING_WAIT)
         }
         PasswordError::Failed(_) => internal(error),
     }
