@@ -71,12 +71,12 @@ pub fn finish(response: &mut Response<Body>, id: &RequestId) {
 
 /// A problem as the error of a handler.
 #[derive(Debug)]
-pub struct Refusal(pub Problem, Option<Duration>);
+pub struct Refusal(pub Box<Problem>, Option<Duration>);
 
 impl Refusal {
     /// A refusal with this code and a text that tells the person what to do.
     pub fn new(code: Code, detail: impl Into<String>) -> Self {
-        Self(Problem::new(code, detail), None)
+        Self(Box::new(Problem::new(code, detail)), None)
     }
 
     /// The same, with the time after which it is worth asking again.
@@ -87,7 +87,7 @@ impl Refusal {
 
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response<Body> {
-        let mut response = respond(self.0);
+        let mut response = respond(*self.0);
         if let Some(wait) = self.1 {
             let seconds = wait.as_secs_f64().ceil() as u64;
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds.max(1)));

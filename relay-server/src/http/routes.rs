@@ -164,7 +164,7 @@ impl Routes {
         let signs_in = request.uri().path().starts_with(sign_in::PREFIX);
         let without_portal = !self.api.place.portal() && sign_in::NEED_PORTAL.contains(&request.uri().path());
         if signs_in && (!self.api.store.signs_in() || without_portal) {
-            return respond(not_found().0);
+            return respond(*not_found().0);
         }
         request.extensions_mut().insert(context);
         let mut response = match self.router.clone().oneshot(request).await {
