@@ -244,5 +244,9 @@ async fn even_a_signature_that_cannot_be_used_is_answered_signed() {
     let mut request = session.sign(Request::get("/").body(Bytes::new()).unwrap());
     let input = request.request.headers()["signature-input"].to_str().unwrap().replace("ed25519", "rsa");
     request.request.headers_mut().insert("signature-input", HeaderValue::from_str(&input).unwrap());
-    assert_eq!(soon(session.send(&request)).await.unwrap_err(), Failure::Agent(Code::BadRequest));
+    let reply = soon(client::fetch(setup.addr, request.outer(&browser))).await;
+    reply.is_problem(Code::BadRequest);
+    assert!(reply.headers.contains_key("signature"));
+    // It is bound to the parameters that came, which are not those that the browser sent.
+    assert!(matches!(soon(session.send(&request)).await.unwrap_err(), Failure::Tampered(_)));
 }
