@@ -152,11 +152,7 @@ export function hostMessage(of: Failure): string {
         ? "The host says that this browser is no longer paired with it."
         : "The relay says that this browser is not paired, but the host has not signed that. Try again.";
     case "signing_session_expired":
-      return "The session had ended and is made anew. Send it again if it shall be done.";
-    case "signing_session_ended":
-      return "The host has ended this session and broken off what was under way. It may have been done.";
-    case "clock_skew":
-      return "The clock was wrong and is put right. Send it again if it shall be done.";
+      return "The host has ended this session and broken off what was under way. Send it again.";
     case "tampered":
       return "The answer does not carry the host's signature. Something on the way changed it, so it is not shown.";
     case "truncated":

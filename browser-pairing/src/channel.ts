@@ -3,9 +3,8 @@
  * nothing of an answer goes further before the agent's signature has been checked.
  *
  * What is repeated, once each and never in a loop: the very same request when the relay's session had
- * ended, which the agent does at most once; and a safe request signed anew when the agent itself says that the
- * clock or the signing session was wrong. The relay may have delivered a refused request before, so what is not safe
- * is left to the caller. What is not signed changes neither clock nor session.
+ * ended, and a request signed anew when the agent itself says that the clock or the signing session
+ * was wrong. What is not signed changes neither clock nor session.
  */
 import { requestHash } from "./confirmation.js";
 import { contentDigest, digestFits } from "./digest.js";
@@ -31,8 +30,6 @@ const MAX_BUFFERED = 8 * 1024 * 1024;
 const IDLE_LIFE = 55 * 60;
 const WHOLE_LIFE = 23 * 3600;
 const SESSION_PATH = "/_relay/session";
-/** Methods that may be done twice (RFC 9110 section 9.2.1). */
-const SAFE = new Set(["GET", "HEAD", "OPTIONS"]);
 
 /** A request for the host. Header names are in lower case, as the platform's `Headers` gives them. */
 export interface HostRequest {
@@ -57,39 +54,22 @@ export interface Signed extends Outgoing {
 
 /** An answer that the agent signed. */
 export type Answer =
-  | {
-      kind: "buffered";
-      status: number;
-      headers: Headers;
-      body: Uint8Array<ArrayBuffer>;
-      signed: Signed;
-      /** When the request went out and its answer's head came, by this browser's clock, Unix seconds. */
-      sentAt: number;
-      receivedAt: number;
-    }
+  | { kind: "buffered"; status: number; headers: Headers; body: Uint8Array<ArrayBuffer>; signed: Signed }
   | { kind: "records"; reader: RecordReader; signed: Signed };
 
 /** The agent's clock, as far as this browser knows it. */
 class AgentClock {
-  #offset: number | undefined;
+  #offset = 0;
   /** Unix seconds. */
   now(): number {
-    return Math.floor(here() + (this.#offset ?? 0));
+    return Math.floor(Date.now() / 1000 + this.#offset);
   }
-  /**
-   * Takes over what the agent has signed, no further than the time between sending and receiving proves: the
-   * relay may delay an answer, and must not move the clock by that.
-   */
-  set(agentTime: unknown, sentAt: number, receivedAt: number): void {
-    if (typeof agentTime !== "number" || !Number.isFinite(agentTime)) return;
-    // The agent cuts fractions off.
-    const [least, most] = [agentTime - receivedAt, agentTime + 1 - sentAt];
-    this.#offset = Math.min(Math.max(this.#offset ?? (least + most) / 2, least), Math.max(least, most));
+  /** Takes over what the agent has signed. */
+  set(agentTime: unknown): void {
+    if (typeof agentTime === "number" && Number.isFinite(agentTime))
+      this.#offset = agentTime - Date.now() / 1000;
   }
 }
-
-/** This browser's clock, Unix seconds. */
-const here = () => Date.now() / 1000;
 
 interface SigningSession {
   id: string;
@@ -135,19 +115,13 @@ export class Channel {
   async sign(
     components: readonly Component[],
     keyid: string,
-    tag?: "websocket",
   ): Promise<{ signature: Uint8Array<ArrayBuffer>; input: string }> {
     if (components.length > MAX_COMPONENTS) {
       throw new RelayError("header_too_large", {
         detail: "A request may have at most 59 headers of its own.",
       });
     }
-    const { base, input } = prepare(components, {
-      created: this.#clock.now(),
-      keyid,
-      nonce: newNonce(),
-      tag,
-    });
+    const { base, input } = prepare(components, { created: this.#clock.now(), keyid, nonce: newNonce() });
     const signature = new Uint8Array(await crypto.subtle.sign("Ed25519", this.pairing.signingKey, base));
     return { signature, input };
   }
@@ -214,7 +188,7 @@ export class Channel {
     });
     const json = answer.kind === "buffered" && answer.status === 200 ? jsonObject(answer.body) : undefined;
     const id = uuid(json?.["session_id"]);
-    if (answer.kind !== "buffered" || json === undefined || id === undefined) {
+    if (json === undefined || id === undefined) {
       throw new RelayError("bad_answer", { detail: "The host's answer is not of this protocol." });
     }
     const features = json["features"];
@@ -225,7 +199,7 @@ export class Channel {
         detail: "The program on the host is too old for this page. Update it.",
       });
     }
-    this.#clock.set(json["agent_time"], answer.sentAt, answer.receivedAt);
+    this.#clock.set(json["agent_time"]);
     this.#epoch += 1;
     this.onSession();
     const now = this.#clock.now();
@@ -250,14 +224,12 @@ export class Channel {
     const digest = request.body === undefined ? undefined : await contentDigest(request.body, signal);
     for (;;) {
       const signed = await this.#signRequest(request, await keyid(), digest);
-      const sentAt = here();
       const response = await this.link.deliver(signed, budget, signal);
-      const answer = await this.#verify(response, signed, sentAt, signal);
+      const answer = await this.#verify(response, signed, signal);
       if (answer.kind === "records") return answer;
       const refusal = this.#refusal(answer);
       if (refusal === undefined) return answer;
-      const again = SAFE.has(request.method) || request.target === SESSION_PATH;
-      if (!this.#mend(refusal, answer, budget) || !again) {
+      if (!this.#mend(refusal, answer, budget)) {
         // To a HEAD that the local server itself answers with a problem's head, this is the answer.
         if (request.method === "HEAD") return answer;
         throw refusal;
@@ -290,7 +262,7 @@ export class Channel {
     switch (refusal.code) {
       case "clock_skew":
         if (!budget.spend("clock_skew")) return false;
-        this.#clock.set(jsonObject(answer.body)?.["agent_time"], answer.sentAt, answer.receivedAt);
+        this.#clock.set(jsonObject(answer.body)?.["agent_time"]);
         this.#epoch += 1;
         return true;
       case "signing_session_expired":
@@ -306,13 +278,7 @@ export class Channel {
   }
 
   /** @throws RelayError `tampered` when the answer is not what the agent signed, the relay's refusal otherwise */
-  async #verify(
-    response: Response,
-    signed: Signed,
-    sentAt: number,
-    signal: AbortSignal | undefined,
-  ): Promise<Answer> {
-    const receivedAt = here();
+  async #verify(response: Response, signed: Signed, signal: AbortSignal | undefined): Promise<Answer> {
     const type = response.headers.get("content-type")?.split(";")[0]?.trim().toLowerCase();
     if (signed.records && response.status === 200 && type === RECORDS_TYPE && response.body !== null) {
       const verifier = new RecordVerifier(this.recordContext(signed), this.agentKey);
@@ -320,16 +286,9 @@ export class Channel {
     }
     const body = await this.#readBody(response, signal);
     if (!claimsSignature(response.headers)) throw unsigned(response, body);
-    const { method, input, signature } = signed;
-    const [path, query] = split(signed.target);
-    const asked = { method, path, query, input, signature };
-    const covered = coveredAnswer(response.status, response.headers, asked, this.pairing.hostId);
-    // Where records were asked for, an answer in one piece is a refusal and nothing else.
-    const expected =
-      !signed.records || (covered !== undefined && response.status >= 400 && isProblem(covered.headers));
+    const covered = coveredAnswer(response.status, response.headers, signed.signature, this.pairing.hostId);
     const fits =
       covered !== undefined &&
-      expected &&
       (await crypto.subtle.verify("Ed25519", this.agentKey, covered.signature, covered.base)) &&
       (signed.method === "HEAD" ? body.length === 0 : digestFits(covered.digest, body));
     if (!fits) {
@@ -338,15 +297,7 @@ export class Channel {
         detail: "The answer was altered on the way.",
       });
     }
-    return {
-      kind: "buffered",
-      status: response.status,
-      headers: covered.headers,
-      body,
-      signed,
-      sentAt,
-      receivedAt,
-    };
+    return { kind: "buffered", status: response.status, headers: covered.headers, body, signed };
   }
 
   async #readBody(response: Response, signal: AbortSignal | undefined): Promise<Uint8Array<ArrayBuffer>> {
@@ -374,8 +325,7 @@ export class Channel {
       if (body !== undefined) headers.set("content-type", "application/json");
       const blob = body === undefined ? undefined : new Blob([JSON.stringify(body)]);
       const answer = await this.request({ method, target, headers, body: blob, records: false }, limited);
-      // What deletes answers 204, everything else 200 (PROTOCOL.md section 3).
-      if (answer.kind !== "buffered" || answer.status !== (method === "DELETE" ? 204 : 200)) {
+      if (answer.kind !== "buffered" || answer.status >= 300) {
         throw new RelayError("bad_answer", { detail: "The host's answer is not of this protocol." });
       }
       return {

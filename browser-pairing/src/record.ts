@@ -29,17 +29,15 @@ export const TO_BROWSER = 1;
 export const MAX_MESSAGE = 4 * 1024 * 1024;
 /** Heads, trailers and problems, at most. */
 const MAX_HEAD = 256 * 1024;
-/** One piece of a body, trailers and problems, at most. */
-const MAX_DATA = 65_536;
 const HEADER = 5;
 const PROTECTION = 64;
 
 /** The largest payload of each type; a type that is not here is none. */
 const LIMITS: ReadonlyMap<number, number> = new Map<number, number>([
   [RecordType.HEAD, MAX_HEAD],
-  [RecordType.DATA, MAX_DATA],
-  [RecordType.END, MAX_DATA],
-  [RecordType.ERROR, MAX_DATA],
+  [RecordType.DATA, 65_536],
+  [RecordType.END, MAX_HEAD],
+  [RecordType.ERROR, MAX_HEAD],
   [RecordType.TEXT, MAX_MESSAGE],
   [RecordType.BINARY, MAX_MESSAGE],
   [RecordType.PING, 125],

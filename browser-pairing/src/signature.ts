@@ -7,10 +7,8 @@ import { type Item, type Params, parseDictionary, quoted } from "./structured.js
 
 /** The only label that is looked at. */
 export const LABEL = "relay";
-/** At most so many components in a request's signature. */
+/** At most so many components in one signature. */
 export const MAX_COMPONENTS = 64;
-/** The same for an answer, which may have more headers than a browser sends. */
-const MAX_ANSWER_COMPONENTS = 256;
 
 /** A component and its value: `@method` and `GET`, or a header's name in lower case and its value. */
 export type Component = readonly [name: string, value: string];
@@ -22,8 +20,6 @@ export interface SignatureParams {
   keyid: string;
   /** Base64url, at least 16 random bytes. */
   nonce: string;
-  /** `websocket` where the signature stands in the query, nothing elsewhere: so one is not taken for the other. */
-  tag?: "websocket" | undefined;
 }
 
 /** What is signed, and how the header after `relay=` describes it. */
@@ -49,9 +45,8 @@ export function signatureBase(lines: readonly Line[], params: string): Uint8Arra
 /** Writes the signature base of a request. */
 export function prepare(components: readonly Component[], params: SignatureParams): Prepared {
   const names = components.map(([name]) => quoted(name)).join(" ");
-  const { created, keyid, nonce, tag } = params;
-  const stamp = `created=${created};keyid=${quoted(keyid)};nonce=${quoted(nonce)};alg="ed25519"`;
-  const input = `(${names});${stamp}${tag === undefined ? "" : `;tag=${quoted(tag)}`}`;
+  const { created, keyid, nonce } = params;
+  const input = `(${names});created=${created};keyid=${quoted(keyid)};nonce=${quoted(nonce)};alg="ed25519"`;
   const lines = components.map(([name, value]): Line => [quoted(name), value]);
   return { base: signatureBase(lines, input), input };
 }
@@ -79,35 +74,12 @@ function paramsFit(params: Params, hostId: string): boolean {
   );
 }
 
-/** The request that an answer has to fit: as it was sent, so that an answer to anything else does not verify. */
-export interface AskedRequest {
-  method: string;
-  /** `@path` */
-  path: string;
-  /** `@query`, with its `?` */
-  query: string;
-  /** What stands after `relay=` in `signature-input`. */
-  input: string;
-  signature: Uint8Array;
-}
-
-/** The components that are the request's (RFC 9421 section 2.4): all of them have to be covered. */
-const OF_THE_REQUEST = ["@method", "@path", "@query", "signature-input", "signature"] as const;
-
-/** What a component of the request is worth; undefined when the item is none of those that are known. */
-function ofTheRequest(item: Item, request: AskedRequest): string | undefined {
+/** Whether the item is `"signature";key="relay";req`: the request's signature, by which the two belong together. */
+function isRequestSignature(item: Item): boolean {
   const { value, params } = item;
-  if (params.get("req") !== true) return undefined;
-  if (params.size === 1) {
-    if (value === "@method") return request.method;
-    if (value === "@path") return request.path;
-    if (value === "@query") return request.query;
-  }
-  if (params.size === 2 && params.get("key") === LABEL) {
-    if (value === "signature-input") return request.input;
-    if (value === "signature") return `:${base64(request.signature)}:`;
-  }
-  return undefined;
+  return (
+    value === "signature" && params.size === 2 && params.get("key") === LABEL && params.get("req") === true
+  );
 }
 
 /** Whether an answer claims to be signed by the agent. Says nothing about whether it is. */
@@ -122,7 +94,7 @@ export function claimsSignature(headers: Headers): boolean {
 export function coveredAnswer(
   status: number,
   headers: Headers,
-  request: AskedRequest,
+  requestSignature: Uint8Array,
   hostId: string,
 ): CoveredAnswer | undefined {
   const member = parseDictionary(headers.get("signature-input"))?.get(LABEL);
@@ -130,17 +102,16 @@ export function coveredAnswer(
   if (member?.items === undefined || typeof value !== "object") return undefined;
   const signature = fromBase64(value.bytes);
   if (signature?.length !== 64 || !paramsFit(member.params, hostId)) return undefined;
-  if (member.items.length > MAX_ANSWER_COMPONENTS) return undefined;
+  if (member.items.length > MAX_COMPONENTS) return undefined;
 
   const lines: Line[] = [];
   const seen = new Set<string>();
   const covered = new Headers();
   for (const item of member.items) {
     const name = item.value;
-    const asked = ofTheRequest(item, request);
     let line: string;
-    if (asked !== undefined) {
-      line = asked;
+    if (isRequestSignature(item)) {
+      line = `:${base64(requestSignature)}:`;
     } else if (typeof name !== "string" || item.params.size > 0) {
       return undefined;
     } else if (name === "@status") {
@@ -151,13 +122,12 @@ export function coveredAnswer(
       line = trimmed(given);
       covered.set(name, line);
     }
-    const key = asked === undefined ? String(name) : `${String(name)};req`;
+    const key = isRequestSignature(item) ? "signature;req" : String(name);
     if (seen.has(key)) return undefined;
     seen.add(key);
     lines.push([item.text, line]);
   }
   const digest = covered.get("content-digest");
-  const whole = OF_THE_REQUEST.every((component) => seen.has(`${component};req`));
-  if (!seen.has("@status") || !whole || digest === null) return undefined;
+  if (!seen.has("@status") || !seen.has("signature;req") || digest === null) return undefined;
   return { base: signatureBase(lines, member.text), signature, headers: covered, digest };
 }

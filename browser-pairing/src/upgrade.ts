@@ -112,7 +112,7 @@ async function signUpgrade(
     ["@query", at === -1 ? "?" : target.slice(at)],
   ];
   if (protocols.length > 0) components.push(["sec-websocket-protocol", protocols.join(", ")]);
-  const { signature, input } = await channel.sign(components, session.id, "websocket");
+  const { signature, input } = await channel.sign(components, session.id);
   return { target: signedTarget(target, input, signature), signature, keyid: session.id };
 }
 

@@ -101,7 +101,7 @@ export function hostView(context: SignedIn, hostId: string): View {
       failed: (error) => {
         const of = failure(error);
         if (of.code === "not_paired" && of.verified) revoked();
-        else if (["signing_session_expired", "signing_session_ended"].includes(of.code) && of.verified) {
+        else if (of.code === "signing_session_expired" && of.verified) {
           // Perhaps by a revocation: whatever is asked next brings it out, as the event above.
           opened
             .browsers()

@@ -114,7 +114,7 @@ export class Agent {
     }
     let read: ReadSignature | undefined;
     try {
-      read = { ...fromHeaders(request.headers), asked: request };
+      read = fromHeaders(request.headers);
       const session = this.check(request, read, path === "/_relay/session");
       if (path === "/_relay/session") return this.#signed(200, this.#session(read), read);
       if (path.startsWith("/_relay")) return this.#own(request, path, session, read);
@@ -294,14 +294,8 @@ export class Agent {
   ): AgentAnswer {
     const digest = `sha-256=:${createHash("sha256").update(body).digest("base64")}:`;
     const headers: Record<string, string> = { "content-type": type, ...given, "content-digest": digest };
-    const { method, target } = read.asked ?? { method: "", target: "" };
-    const at = target.indexOf("?");
     const lines: [string, string][] = [
       ['"@status"', String(status)],
-      ['"@method";req', method],
-      ['"@path";req', at === -1 ? target : target.slice(0, at)],
-      ['"@query";req', at === -1 ? "?" : target.slice(at)],
-      ['"signature-input";key="relay";req', read.params],
       ['"signature";key="relay";req', `:${read.signature.toString("base64")}:`],
       ...Object.entries(headers).map(([name, value]): [string, string] => [`"${name}"`, value]),
     ];
