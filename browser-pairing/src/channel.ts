@@ -101,7 +101,6 @@ function newNonce(): string {
 
 /** One paired host over one relay. */
 export class Channel {
-  /** Of this pairing, whoever asks. */
   readonly #clock = new AgentClock();
   #session: Promise<SigningSession> | undefined;
   /** The session that was made last. */

@@ -244,6 +244,8 @@ export class Relay {
     this.#sockets.handleUpgrade(incoming, socket, head, (accepted) => {
       raw = accepted;
       accepted.on("message", (data) => {
+        // Closing takes a moment, and what comes within it is nobody's any more.
+        if (accepted.readyState !== accepted.OPEN) return;
         const bytes = data as Buffer;
         this.crossed.push(bytes);
         const parts = this.hostile.message === undefined ? [bytes] : this.hostile.message(bytes, true);
