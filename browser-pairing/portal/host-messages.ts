@@ -12,6 +12,8 @@ export interface Failure {
   /** 0 when the SDK itself found the fault. */
   readonly status: number;
   readonly retryAfter?: number;
+  /** Pairing failed after the proof had gone out, whatever the failure. */
+  readonly codeUsed?: boolean;
 }
 
 export function failure(error: unknown): Failure {
@@ -23,7 +25,11 @@ export function failure(error: unknown): Failure {
       verified: from.verified === true,
       status: typeof from.status === "number" ? from.status : 0,
     };
-    return typeof from.retryAfter === "number" ? { ...base, retryAfter: from.retryAfter } : base;
+    return {
+      ...base,
+      ...(typeof from.retryAfter === "number" ? { retryAfter: from.retryAfter } : {}),
+      ...(from.codeUsed === true ? { codeUsed: true } : {}),
+    };
   }
   if (error instanceof Error && error.name === "AbortError")
     return { code: "aborted", detail: "", verified: false, status: 0 };
@@ -91,9 +97,21 @@ function common(of: Failure): string | undefined {
 
 /** Whether a new code is needed before another attempt makes sense. */
 export function needsNewCode(of: Failure): boolean {
-  return ["pairing_failed", "pairing_expired", "pairing_not_open", "tampered", "storage_failed"].includes(
-    of.code,
-  );
+  const spent = ["pairing_failed", "pairing_expired", "pairing_not_open", "tampered", "storage_failed"];
+  return of.codeUsed === true || spent.includes(of.code);
+}
+
+/** Something went wrong after the proof had gone out: who got it is not known. */
+function codeUsed(text: string): Child[] {
+  return [
+    h("strong", {}, "Make a new code before you try again. "),
+    text,
+    " The proof had gone out already, so regard the code as used up. Check on the machine with ",
+    h("code", {}, "local-agent-client browsers list"),
+    " that no stranger is listed, and make a new code there with ",
+    h("code", {}, "local-agent-client pair"),
+    ".",
+  ];
 }
 
 export function pairingMessage(of: Failure): Child[] {
@@ -130,6 +148,7 @@ export function pairingMessage(of: Failure): Child[] {
         " that no stranger is listed.",
       ];
     case "not_found":
+      if (of.codeUsed === true) return codeUsed(common(of) ?? "");
       return [
         "The agent on the machine does not know how to pair. Update local-agent-client there, then try again. If the host is no longer in your list, it was deleted.",
       ];
@@ -138,21 +157,37 @@ export function pairingMessage(of: Failure): Child[] {
         "The host accepted this browser, but the browser could not keep the keys. Allow site data for this address, then pair again with a new code.",
       ];
     default: {
-      const text = common(of);
-      return [text ?? `Could not pair: ${refused(of)}`];
+      const text = common(of) ?? `Could not pair: ${refused(of)}`;
+      return of.codeUsed === true ? codeUsed(text) : [text];
     }
+  }
+}
+
+/** What the host has signed about a session or a clock, or that a request came twice. */
+function signedMessage(code: string): string | undefined {
+  switch (code) {
+    case "signing_session_expired":
+      return "The session was renewed; send it again if it should be done.";
+    case "clock_skew":
+      return "The time was set by the host's clock; send it again if it should be done.";
+    case "signing_session_ended":
+      return "The host ended this session while the request was under way, so it may have been done. Look before you send it again.";
+    case "replayed":
+      return "The request reached the host before, so it was done, but its answer was lost on the way.";
+    default:
+      return undefined;
   }
 }
 
 /** The same for requests to a paired host. */
 export function hostMessage(of: Failure): string {
+  const signed = of.verified ? signedMessage(of.code) : undefined;
+  if (signed !== undefined) return signed;
   switch (of.code) {
     case "not_paired":
       return of.verified
         ? "The host says that this browser is no longer paired with it."
         : "The relay says that this browser is not paired, but the host has not signed that. Try again.";
-    case "signing_session_expired":
-      return "The host has ended this session and broken off what was under way. Send it again.";
     case "tampered":
       return "The answer does not carry the host's signature. Something on the way changed it, so it is not shown.";
     case "truncated":

@@ -42,6 +42,7 @@ export interface RelayErrorInit {
   verified?: boolean;
   retryAfter?: number | undefined;
   requestId?: string | undefined;
+  codeUsed?: boolean;
   cause?: unknown;
 }
 
@@ -54,12 +55,20 @@ export class RelayError extends Error {
   readonly status: number;
   /** What the person can do, in English. */
   readonly detail: string;
-  /** True when the agent signed it: then the request was refused for sure, and was not done. */
+  /**
+   * True when the agent signed it: it is what the agent found when this very request came. It is no proof
+   * that the request was not done: a relay may have delivered it before and kept that answer.
+   */
   readonly verified: boolean;
   /** Seconds to wait before trying again, where the other end said so. */
   declare readonly retryAfter?: number;
   /** The relay's id of the request, for its log. */
   declare readonly requestId?: string;
+  /**
+   * True when pairing failed after the proof had gone out: regard the code as used up, and make a new one.
+   * To type the same again would give somebody in between another guess.
+   */
+  declare readonly codeUsed?: boolean;
 
   constructor(code: LocalCode | (string & {}), init: RelayErrorInit = {}) {
     const detail = init.detail ?? "";
@@ -70,5 +79,6 @@ export class RelayError extends Error {
     this.verified = init.verified ?? false;
     if (init.retryAfter !== undefined) this.retryAfter = init.retryAfter;
     if (init.requestId !== undefined) this.requestId = init.requestId;
+    if (init.codeUsed === true) this.codeUsed = true;
   }
 }

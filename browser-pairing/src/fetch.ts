@@ -91,16 +91,11 @@ function isFollowed(head: Head, mode: RequestRedirect): boolean {
   return mode !== "manual" && REDIRECTS.has(head.status) && head.headers.has("location");
 }
 
-async function receive(
-  answer: Answer,
-  call: Call,
-  mode: RequestRedirect,
-  signal: AbortSignal,
-): Promise<Received> {
+async function receive(answer: Answer, mode: RequestRedirect, signal: AbortSignal): Promise<Received> {
   if (answer.kind === "buffered") {
     const { status, headers } = answer;
-    const empty = NULL_BODY.has(status) || call.method === "HEAD";
-    return { status, headers, body: empty ? null : answer.body, discard: async () => {} };
+    // To a HEAD: everything else is answered by records.
+    return { status, headers, body: null, discard: async () => {} };
   }
   const { reader } = answer;
   const cancel = () => reader.cancel();
@@ -175,7 +170,7 @@ export async function fetchOver(
     // An answer to HEAD has no body that could carry records.
     const records = call.method !== "HEAD";
     const answer = await channel.request({ ...call, records }, signal);
-    const received = await receive(answer, call, first.redirect, signal);
+    const received = await receive(answer, first.redirect, signal);
     const { status, headers } = received;
     const location = headers.get("location");
     if (!isFollowed(received, first.redirect) || location === null) {

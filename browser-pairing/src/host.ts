@@ -119,6 +119,11 @@ export class PairedHost extends EventTarget {
    * The answer's body is read from the network only as fast as you read it, and every piece is verified
    * before you get it. When the connection breaks off, reading fails: what ends without an error is whole.
    *
+   * Nothing is sent twice but GET, HEAD and OPTIONS, once, after a session or the clock has been renewed. Other
+   * requests fail with `signing_session_expired` or `clock_skew` then, which is rare, and may be sent again if
+   * they should be done: a hostile relay may have had them done before. `signing_session_ended` is a session
+   * that ended while the request was under way; it may have been done.
+   *
    * @throws RelayError a refusal of the agent or the relay, `network_error`, `tampered`, `truncated`,
    *   `redirect_refused`, `unsupported_encoding`, `closed`
    * @throws TypeError for what can be no request; the signal's reason when it aborts
@@ -159,17 +164,17 @@ export class PairedHost extends EventTarget {
     };
     return {
       list: async () => {
-        const { json } = await this.#call("GET", "/_relay/browsers");
+        const { json } = await this.#call("GET", "/_relay/browsers", 200);
         const entries = json?.["browsers"];
         if (!Array.isArray(entries)) throw malformed();
         return entries.map(readBrowser);
       },
       rename: async (id, name) => {
-        const { json } = await this.#call("PATCH", path(id), { name: checkedName(name) });
+        const { json } = await this.#call("PATCH", path(id), 200, { name: checkedName(name) });
         return readBrowser(json);
       },
       revoke: async (id) => {
-        await this.#call("DELETE", path(id));
+        await this.#call("DELETE", path(id), 204);
       },
     };
   }
@@ -179,7 +184,7 @@ export class PairedHost extends EventTarget {
    * @throws RelayError `rate_limited` after 10 codes an hour
    */
   async nextDeviceCode(): Promise<DeviceCode> {
-    const { json, signature } = await this.#call("POST", "/_relay/pairing/code", { v: 1 });
+    const { json, signature } = await this.#call("POST", "/_relay/pairing/code", 200, { v: 1 });
     const sealed = fromB64(json?.["sealed_code"]);
     const expiresAt = json?.["expires_at"];
     const { psk } = this.#channel.pairing;
@@ -196,13 +201,13 @@ export class PairedHost extends EventTarget {
   }
 
   /**
-   * Removes the keys from this browser and closes. With `revoke` the host is told first; when it cannot be
-   * told nothing is removed, and the error says why.
+   * Removes the keys from this browser and closes; the session at the relay is ended if that is possible.
+   * With `revoke` the host is told first; when it cannot be told nothing is removed, and the error says why.
    * @throws RelayError
    */
   async forget({ revoke = false }: { revoke?: boolean } = {}): Promise<void> {
     if (revoke) {
-      await this.#call("DELETE", `/_relay/browsers/${this.clientId}`).catch((error) => {
+      await this.#call("DELETE", `/_relay/browsers/${this.clientId}`, 204).catch((error) => {
         const gone =
           error instanceof RelayError && error.verified && ["not_paired", "not_found"].includes(error.code);
         if (!gone) throw error;
@@ -210,6 +215,7 @@ export class PairedHost extends EventTarget {
     }
     await remove(this.clientId, this.hostId);
     this.close();
+    void this.#channel.link.end();
   }
 
   /** Ends everything that is under way. The pairing stays; {@link openHost} opens it again. */
@@ -219,8 +225,8 @@ export class PairedHost extends EventTarget {
     );
   }
 
-  #call(method: string, path: string, body?: Json) {
-    return this.#channel.call(method, path, body, this.#closing.signal);
+  #call(method: string, path: string, wanted: number, body?: Json) {
+    return this.#channel.call(method, path, wanted, body, this.#closing.signal);
   }
 }
 
@@ -233,7 +239,8 @@ export class PairedHost extends EventTarget {
  * @throws RelayError `insecure_context`, `unsupported_browser`, `storage_unavailable` (nothing has happened
  *   yet); `pairing_not_open`, `pairing_expired`, `pairing_failed`, `rate_limited`, `host_offline` and the
  *   other refusals of the relay and the agent; `storage_failed` when the host accepted but this browser
- *   could not keep the keys
+ *   could not keep the keys. With `codeUsed` the code must be regarded as used up, whatever the failure:
+ *   make a new one, never type the same again
  * @throws TypeError when the code has no six digits or the host's id is no UUID
  */
 export async function pairHost(options: PairOptions): Promise<PairedHost> {

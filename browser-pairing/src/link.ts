@@ -19,7 +19,7 @@ export class Budget {
   readonly #spent = new Set<string>();
 
   /** True the first time for each kind. */
-  spend(kind: "relay_session" | "clock_skew" | "signing_session"): boolean {
+  spend(kind: "relay_session" | "signed_anew"): boolean {
     if (this.#spent.has(kind)) return false;
     this.#spent.add(kind);
     return true;
@@ -101,18 +101,60 @@ async function send(url: string, init: RequestInit, signal: AbortSignal | undefi
   }
 }
 
+/** The address below which a host is reached, while it is being asked for and after. */
+interface Place {
+  prefix: Promise<string> | undefined;
+}
+
+/**
+ * The browser sessions of this page: opening a host again makes no further one. They hang on the access
+ * that the page gave, so that one user's session is never another's.
+ */
+const places = new WeakMap<RelayAccess, Map<string, Place>>();
+
+function placeOf(access: RelayAccess, base: string, hostId: string): Place {
+  const known = places.get(access) ?? new Map<string, Place>();
+  places.set(access, known);
+  const key = `${base} ${hostId}`;
+  const place = known.get(key) ?? { prefix: undefined };
+  known.set(key, place);
+  return place;
+}
+
 /** One relay, one host. */
 export class RelayLink {
   readonly base: string;
   readonly hostId: string;
   readonly #access: RelayAccess;
-  /** The address below which the host is reached, while it is being asked for and after. */
-  #prefix: Promise<string> | undefined;
+  readonly #place: Place;
 
   constructor(access: RelayAccess, hostId: string) {
     this.base = relayBase(access.url);
     this.#access = access;
     this.hostId = hostId;
+    this.#place = placeOf(access, this.base, hostId);
+  }
+
+  /** Ends the browser session at the relay, if there is one. What fails here ends by itself within a day. */
+  async end(): Promise<void> {
+    const pending = this.#place.prefix;
+    this.#place.prefix = undefined;
+    try {
+      const id = (await pending)?.split("/").at(-1);
+      if (id === undefined) return;
+      await timed(undefined, async (signal) => {
+        const headers = await abortable(this.#authorization(), signal);
+        const url = `${this.base}/v1/relay/sessions/${id}`;
+        await send(url, { ...this.#as, method: "DELETE", headers, keepalive: true }, signal);
+      });
+    } catch {
+      // Best effort: the pairing has gone already, and with it what the session was good for.
+    }
+  }
+
+  /** The relay's own paths are asked with its cookie, or with none. */
+  get #as(): { credentials: RequestCredentials } {
+    return { credentials: this.#access.cookie === true ? "same-origin" : "omit" };
   }
 
   async #authorization(): Promise<Headers> {
@@ -130,7 +172,7 @@ export class RelayLink {
         const headers = await abortable(this.#authorization(), signal);
         const response = await send(
           `${this.base}/v1/relay/create/${this.hostId}`,
-          { method: "POST", headers, credentials: this.#access.cookie === true ? "same-origin" : "omit" },
+          { ...this.#as, method: "POST", headers },
           signal,
         );
         const body = await readLimited(response, MAX_SMALL_ANSWER);
@@ -156,21 +198,21 @@ export class RelayLink {
    * and a refusal says it better. `stale` is an address that has just been refused.
    */
   async prefix(signal?: AbortSignal, stale?: string): Promise<string> {
-    if (stale !== undefined && this.#prefix !== undefined) {
-      const current = this.#prefix;
+    if (stale !== undefined && this.#place.prefix !== undefined) {
+      const current = this.#place.prefix;
       const prefix = await abortable(current, signal).catch(() => stale);
       signal?.throwIfAborted();
-      if (prefix === stale && this.#prefix === current) this.#prefix = undefined;
+      if (prefix === stale && this.#place.prefix === current) this.#place.prefix = undefined;
     }
-    if (this.#prefix === undefined) {
+    if (this.#place.prefix === undefined) {
       const pending = this.#create();
-      this.#prefix = pending;
+      this.#place.prefix = pending;
       // Whoever waits hears of the failure; the next one tries again.
       pending.catch(() => {
-        if (this.#prefix === pending) this.#prefix = undefined;
+        if (this.#place.prefix === pending) this.#place.prefix = undefined;
       });
     }
-    return abortable(this.#prefix, signal);
+    return abortable(this.#place.prefix, signal);
   }
 
   /**

@@ -137,7 +137,24 @@ export async function pair({ relay, hostId, code, name, signal }: PairOptions): 
   const link = new RelayLink(relay, id);
   const identity = await newIdentity();
   await probe(identity);
-  return timed(signal, (limited) => confirm(link, id, password, name, identity, limited));
+  const progress = { proofSent: false };
+  try {
+    return await timed(signal, (limited) => confirm(link, id, password, name, identity, progress, limited));
+  } catch (error) {
+    if (error instanceof RelayError && progress.proofSent) throw usedUp(error);
+    throw error;
+  }
+}
+
+/**
+ * After the proof has gone out a code is never to be typed again, whatever came back: nothing of pairing is
+ * signed, and whoever is in between would have one guess for each time.
+ */
+function usedUp(error: RelayError): RelayError {
+  const { code, status, verified, retryAfter, requestId } = error;
+  const detail = `${error.detail} Regard the code as used up: make a new one on the host.`.trim();
+  const init = { status, verified, retryAfter, requestId, codeUsed: true };
+  return new RelayError(code, { ...init, detail, cause: error });
 }
 
 async function confirm(
@@ -146,6 +163,7 @@ async function confirm(
   password: Uint8Array,
   name: string | undefined,
   identity: Identity,
+  progress: { proofSent: boolean },
   signal: AbortSignal,
 ): Promise<Paired> {
   const random = crypto.getRandomValues(new Uint8Array(RANDOM_LENGTH));
@@ -183,6 +201,7 @@ async function confirm(
       x25519: b64(identity.x25519),
     }),
   );
+  progress.proofSent = true;
   const finished = await post(
     link,
     "/_relay/pairing/finish",

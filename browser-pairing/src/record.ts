@@ -27,17 +27,19 @@ export const TO_BROWSER = 1;
 
 /** One WebSocket message, at most. */
 export const MAX_MESSAGE = 4 * 1024 * 1024;
-/** Heads, trailers and problems, at most. */
+/** A head, at most. */
 const MAX_HEAD = 256 * 1024;
+/** A piece of a body, the trailers and a problem, at most. */
+const MAX_PIECE = 65_536;
 const HEADER = 5;
 const PROTECTION = 64;
 
 /** The largest payload of each type; a type that is not here is none. */
 const LIMITS: ReadonlyMap<number, number> = new Map<number, number>([
   [RecordType.HEAD, MAX_HEAD],
-  [RecordType.DATA, 65_536],
-  [RecordType.END, MAX_HEAD],
-  [RecordType.ERROR, MAX_HEAD],
+  [RecordType.DATA, MAX_PIECE],
+  [RecordType.END, MAX_PIECE],
+  [RecordType.ERROR, MAX_PIECE],
   [RecordType.TEXT, MAX_MESSAGE],
   [RecordType.BINARY, MAX_MESSAGE],
   [RecordType.PING, 125],
@@ -106,6 +108,8 @@ export class RecordVerifier {
     readonly context: RecordContext,
     readonly agentKey: CryptoKey,
     readonly direction: number = TO_BROWSER,
+    /** Called for each record that has been verified. */
+    readonly onVerified: (record: VerifiedRecord) => void = () => {},
   ) {}
 
   /**
@@ -122,7 +126,9 @@ export class RecordVerifier {
       throw tampered("a record was altered, repeated or left out on the way");
     }
     this.#sequence += 1;
-    return { type, payload };
+    const record = { type, payload };
+    this.onVerified(record);
+    return record;
   }
 }
 

@@ -7,8 +7,10 @@ import { type Item, type Params, parseDictionary, quoted } from "./structured.js
 
 /** The only label that is looked at. */
 export const LABEL = "relay";
-/** At most so many components in one signature. */
+/** At most so many components in the signature of a request. */
 export const MAX_COMPONENTS = 64;
+/** The same for an answer: a local server may send more headers than a page. */
+const MAX_ANSWER_COMPONENTS = 256;
 
 /** A component and its value: `@method` and `GET`, or a header's name in lower case and its value. */
 export type Component = readonly [name: string, value: string];
@@ -20,6 +22,8 @@ export interface SignatureParams {
   keyid: string;
   /** Base64url, at least 16 random bytes. */
   nonce: string;
+  /** Where the address carries the signature, so that the one is never taken for the other. */
+  tag?: "websocket" | undefined;
 }
 
 /** What is signed, and how the header after `relay=` describes it. */
@@ -45,10 +49,27 @@ export function signatureBase(lines: readonly Line[], params: string): Uint8Arra
 /** Writes the signature base of a request. */
 export function prepare(components: readonly Component[], params: SignatureParams): Prepared {
   const names = components.map(([name]) => quoted(name)).join(" ");
-  const { created, keyid, nonce } = params;
-  const input = `(${names});created=${created};keyid=${quoted(keyid)};nonce=${quoted(nonce)};alg="ed25519"`;
+  const { created, keyid, nonce, tag } = params;
+  const last = tag === undefined ? "" : `;tag=${quoted(tag)}`;
+  const input = `(${names});created=${created};keyid=${quoted(keyid)};nonce=${quoted(nonce)};alg="ed25519"${last}`;
   const lines = components.map(([name, value]): Line => [quoted(name), value]);
   return { base: signatureBase(lines, input), input };
+}
+
+/** A request as it was sent: its answer must be to this and nothing else. */
+export interface Asked {
+  method: string;
+  /** Path and query, as they were signed. */
+  target: string;
+  /** What stands after `relay=` in its `signature-input`. */
+  input: string;
+  signature: Uint8Array;
+}
+
+/** `@path` and `@query` of a target. */
+export function splitTarget(target: string): [path: string, query: string] {
+  const at = target.indexOf("?");
+  return at === -1 ? [target, "?"] : [target.slice(0, at), target.slice(at)];
 }
 
 /** What of an answer the agent has signed. */
@@ -74,12 +95,28 @@ function paramsFit(params: Params, hostId: string): boolean {
   );
 }
 
-/** Whether the item is `"signature";key="relay";req`: the request's signature, by which the two belong together. */
-function isRequestSignature(item: Item): boolean {
-  const { value, params } = item;
-  return (
-    value === "signature" && params.size === 2 && params.get("key") === LABEL && params.get("req") === true
-  );
+/** What an answer must cover of its request (RFC 9421 section 2.4). Otherwise it may be to another one. */
+const OF_REQUEST = ["@method", "@path", "@query", "signature-input", "signature"] as const;
+type OfRequest = (typeof OF_REQUEST)[number];
+
+/** The component of the request that the item names, or undefined when it names none of the five. */
+function ofRequest({ value, params }: Item): OfRequest | undefined {
+  const name = OF_REQUEST.find((known) => known === value);
+  if (name === undefined || params.get("req") !== true) return undefined;
+  if (name.startsWith("@")) return params.size === 1 ? name : undefined;
+  return params.size === 2 && params.get("key") === LABEL ? name : undefined;
+}
+
+/** The components of a request as they were sent, whatever the other end has made of them. */
+function asSent({ method, target, input, signature }: Asked): Readonly<Record<OfRequest, string>> {
+  const [path, query] = splitTarget(target);
+  return {
+    "@method": method,
+    "@path": path,
+    "@query": query,
+    "signature-input": input,
+    signature: `:${base64(signature)}:`,
+  };
 }
 
 /** Whether an answer claims to be signed by the agent. Says nothing about whether it is. */
@@ -94,7 +131,7 @@ export function claimsSignature(headers: Headers): boolean {
 export function coveredAnswer(
   status: number,
   headers: Headers,
-  requestSignature: Uint8Array,
+  asked: Asked,
   hostId: string,
 ): CoveredAnswer | undefined {
   const member = parseDictionary(headers.get("signature-input"))?.get(LABEL);
@@ -102,16 +139,18 @@ export function coveredAnswer(
   if (member?.items === undefined || typeof value !== "object") return undefined;
   const signature = fromBase64(value.bytes);
   if (signature?.length !== 64 || !paramsFit(member.params, hostId)) return undefined;
-  if (member.items.length > MAX_COMPONENTS) return undefined;
+  if (member.items.length > MAX_ANSWER_COMPONENTS) return undefined;
 
   const lines: Line[] = [];
   const seen = new Set<string>();
   const covered = new Headers();
+  const sent = asSent(asked);
   for (const item of member.items) {
     const name = item.value;
+    const part = ofRequest(item);
     let line: string;
-    if (isRequestSignature(item)) {
-      line = `:${base64(requestSignature)}:`;
+    if (part !== undefined) {
+      line = sent[part];
     } else if (typeof name !== "string" || item.params.size > 0) {
       return undefined;
     } else if (name === "@status") {
@@ -122,12 +161,13 @@ export function coveredAnswer(
       line = trimmed(given);
       covered.set(name, line);
     }
-    const key = isRequestSignature(item) ? "signature;req" : String(name);
+    const key = part === undefined ? String(name) : `${part};req`;
     if (seen.has(key)) return undefined;
     seen.add(key);
     lines.push([item.text, line]);
   }
   const digest = covered.get("content-digest");
-  if (!seen.has("@status") || !seen.has("signature;req") || digest === null) return undefined;
+  const bound = OF_REQUEST.every((part) => seen.has(`${part};req`));
+  if (!bound || !seen.has("@status") || digest === null) return undefined;
   return { base: signatureBase(lines, member.text), signature, headers: covered, digest };
 }

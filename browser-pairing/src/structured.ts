@@ -22,7 +22,7 @@ export interface Member extends Item {
 }
 
 /** More than any honest header has. */
-const MAX_LENGTH = 16 * 1024;
+const MAX_LENGTH = 32 * 1024;
 
 class Parser {
   #at = 0;

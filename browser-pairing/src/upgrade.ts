@@ -10,8 +10,8 @@ import type { Channel } from "./channel.js";
 import { b64 } from "./encoding.js";
 import { RelayError } from "./errors.js";
 import { readHead } from "./payload.js";
-import { RecordSigner, RecordType, RecordVerifier } from "./record.js";
-import type { Component } from "./signature.js";
+import { RecordSigner, RecordType, type RecordVerifier } from "./record.js";
+import { type Component, splitTarget } from "./signature.js";
 import { abortable } from "./waiting.js";
 
 /** Any signed request would do; this one is small and changes nothing. */
@@ -96,6 +96,7 @@ interface SignedUpgrade {
   target: string;
   signature: Uint8Array;
   keyid: string;
+  created: number;
 }
 
 async function signUpgrade(
@@ -105,15 +106,15 @@ async function signUpgrade(
   signal: AbortSignal,
 ): Promise<SignedUpgrade> {
   const session = await channel.session(signal);
-  const at = target.indexOf("?");
+  const [path, query] = splitTarget(target);
   const components: Component[] = [
     ["@method", "GET"],
-    ["@path", at === -1 ? target : target.slice(0, at)],
-    ["@query", at === -1 ? "?" : target.slice(at)],
+    ["@path", path],
+    ["@query", query],
   ];
   if (protocols.length > 0) components.push(["sec-websocket-protocol", protocols.join(", ")]);
-  const { signature, input } = await channel.sign(components, session.id);
-  return { target: signedTarget(target, input, signature), signature, keyid: session.id };
+  const { signature, input, created } = await channel.sign(components, session.id, "websocket");
+  return { target: signedTarget(target, input, signature), signature, keyid: session.id, created };
 }
 
 /** One attempt; undefined when the upgrade itself failed, for reasons that a page is not told. */
@@ -134,7 +135,7 @@ async function attempt(
   socket.addEventListener("error", () => undefined);
   try {
     const context = channel.recordContext(signed);
-    const verifier = new RecordVerifier(context, channel.agentKey);
+    const verifier = channel.verifier(signed);
     const message = await abortable(inbox.next(), signal);
     if (message === undefined) return undefined;
     const first = await verifier.verify(message);
@@ -181,7 +182,7 @@ export async function openSocket(
   const opened = await attempt(channel, prefix, signed, protocols, limit, signal);
   if (opened !== undefined) return opened;
 
-  await channel.call("GET", QUESTION, undefined, signal);
+  await channel.call("GET", QUESTION, 200, undefined, signal);
   const newPrefix = await channel.link.prefix(signal);
   if (channel.epoch !== epoch) {
     signed = await signUpgrade(channel, target, protocols, signal);

@@ -3,6 +3,7 @@ import type { Channel } from "./channel.js";
 import { concat, fromUtf8, u16, utf8 } from "./encoding.js";
 import { RelayError } from "./errors.js";
 import { callHandlers, closeEvent, errorEvent } from "./events.js";
+import { readClose } from "./payload.js";
 import { MAX_MESSAGE, RecordType } from "./record.js";
 import { type Opened, openSocket } from "./upgrade.js";
 import { timed } from "./waiting.js";
@@ -179,12 +180,7 @@ export class SignedWebSocket extends EventTarget {
   }
 
   #closedByPeer(payload: Uint8Array<ArrayBuffer>): void {
-    const code =
-      payload.length < 2 ? NO_STATUS : new DataView(payload.buffer, payload.byteOffset).getUint16(0);
-    const reason = fromUtf8(payload.subarray(2));
-    if (payload.length === 1 || reason === undefined) {
-      throw new RelayError("bad_answer", { verified: true, detail: "A malformed CLOSE came." });
-    }
+    const { code = NO_STATUS, reason } = readClose(payload);
     if (this.#state === this.OPEN) this.#state = this.CLOSING;
     this.#sendClose(payload);
     void this.#outbox.then(() => this.#finish(code, reason, true));

@@ -170,6 +170,12 @@ describe("texts of errors", () => {
     assert.match(text("host_offline", { status: 503 }), /offline/);
     assert.match(text("tampered"), /host's signature/);
     assert.match(text("rate_limited", { retryAfter: 30 }), /in 30 seconds/);
+    assert.match(
+      text("signing_session_expired", { verified: true, status: 401 }),
+      /^The session was renewed; send it again if it should be done\.$/,
+    );
+    assert.match(text("signing_session_ended", { verified: true, status: 401 }), /may have been done/);
+    assert.match(text("signing_session_expired", { status: 401 }), /^The relay refused/);
   });
 
   test("a code is spent by some failures and not by others", () => {
@@ -178,6 +184,8 @@ describe("texts of errors", () => {
       assert.ok(spent(code), code);
     for (const code of ["host_offline", "rate_limited", "network_error", "insecure_context"])
       assert.ok(!spent(code), code);
+    for (const code of ["network_error", "host_offline", "bad_answer"])
+      assert.ok(needsNewCode(failure(new RelayError(code, { codeUsed: true }))), code);
   });
 
   test("whatever is thrown has a failure", () => {

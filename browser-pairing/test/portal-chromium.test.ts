@@ -176,6 +176,7 @@ describe("the portal in Chromium", () => {
       ["444444", /host is offline/],
       ["555555", /could not prove that it is your machine/],
       ["777777", /does not know how to pair/],
+      ["888888", /Make a new code before you try again/],
       ["666666", /the relay refused \(shared_origin_refused\)/],
     ];
     for (const [code, text] of texts) {
@@ -348,15 +349,17 @@ describe("the portal in Chromium", () => {
     await page.getByRole("link", { name: "Back to your hosts" }).press("Enter");
     await says("Not paired here");
     await page.goto(`${standin.origin}/#/host/${workshop.id}`);
-    await says("This browser is not paired with the host yet.");
     // Found out by a session that the host ended, too.
-    await page.getByRole("link", { name: "Pair this browser" }).press("Enter");
-    await page.getByLabel("Digit 1 of 6").focus();
-    await page.keyboard.type("941207");
-    await page.getByRole("link", { name: "Open the host" }).press("Enter");
-    await page.getByRole("textbox", { name: "Path" }).fill("/expired");
-    await page.keyboard.press("Enter");
-    await says("The host no longer knows this browser.");
+    for (const path of ["/expired", "/ended"]) {
+      await page.goto(`${standin.origin}/#/pair/${workshop.id}`);
+      await heading("Pair this browser");
+      await page.getByLabel("Digit 1 of 6").focus();
+      await page.keyboard.type("941207");
+      await page.getByRole("link", { name: "Open the host" }).press("Enter");
+      await page.getByRole("textbox", { name: "Path" }).fill(path);
+      await page.keyboard.press("Enter");
+      await says("The host no longer knows this browser.");
+    }
   });
 
   test("sessions can be ended, the account has a password", async () => {

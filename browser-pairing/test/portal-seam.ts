@@ -4,7 +4,7 @@
  *
  * Codes: 111111 is wrong, 222222 expired, 333333 not open, 444444 finds the host offline, 555555 is
  * answered by somebody else, 666666 is refused for some other reason, 777777 meets an agent
- * that does not know pairing; every other one pairs.
+ * that does not know pairing, 888888 loses the answer to its proof; every other one pairs.
  */
 import { Api } from "../portal/api.js";
 import { start } from "../portal/app.js";
@@ -23,6 +23,7 @@ const REFUSALS: Record<string, RelayError> = {
   "444444": new RelayError("host_offline", { status: 503, retryAfter: 5 }),
   "555555": new RelayError("pairing_failed"),
   "777777": new RelayError("not_found", { status: 404 }),
+  "888888": new RelayError("network_error", { codeUsed: true }),
   "666666": new RelayError("shared_origin_refused", { status: 403, detail: "Ask the owner." }),
 };
 
@@ -169,6 +170,10 @@ function fakeHost(info: PairedHostInfo, forget: () => void): Paired {
       if (path.startsWith("/expired")) {
         gone = true;
         throw new RelayError("signing_session_expired", { status: 401, ...signed });
+      }
+      if (path.startsWith("/ended")) {
+        gone = true;
+        throw new RelayError("signing_session_ended", { status: 401, ...signed });
       }
       if (path.startsWith("/lies")) throw new RelayError("not_paired", { status: 401 });
       if (path.startsWith("/tampered")) throw new RelayError("tampered");

@@ -30,7 +30,14 @@ import {
   TO_AGENT,
   TO_BROWSER,
 } from "../src/record.js";
-import { type Component, claimsSignature, coveredAnswer, prepare, signatureBase } from "../src/signature.js";
+import {
+  type Asked,
+  type Component,
+  claimsSignature,
+  coveredAnswer,
+  prepare,
+  signatureBase,
+} from "../src/signature.js";
 import { Spake2 } from "../src/spake2.js";
 import { signedTarget } from "../src/upgrade.js";
 
@@ -221,7 +228,7 @@ for (const vector of websocketQuery.signed) {
   test(`a signed upgrade: ${vector.name}`, async () => {
     const { path, query, headers, cover, created, key_id, nonce } = vector;
     const parts = components("GET", path, query, headers, cover);
-    const { base, input } = prepare(parts, { created, keyid: key_id, nonce });
+    const { base, input } = prepare(parts, { created, keyid: key_id, nonce, tag: "websocket" });
     assert.equal(Buffer.from(base).toString("latin1"), vector.base);
     const key = await signingKey(websocketQuery.seed_hex);
     const signature = new Uint8Array(await crypto.subtle.sign("Ed25519", key, base));
@@ -231,32 +238,46 @@ for (const vector of websocketQuery.signed) {
   });
 }
 
+/** A request as a vector has it. */
+interface VectorRequest {
+  method: string;
+  path: string;
+  query?: string | null;
+  signature_hex: string;
+  signature_input: string;
+}
+
+function asked({ method, path, query, signature_hex, signature_input }: VectorRequest): Asked {
+  const target = query === null || query === undefined ? path : `${path}?${query}`;
+  return { method, target, input: signature_input, signature: bytes(signature_hex) };
+}
+
 /** What the browser makes of an answer's head. */
 async function received(
   status: number,
   list: string[][],
-  requestSignature: string,
+  request: VectorRequest,
 ): Promise<"ok" | "unsigned" | "refused"> {
   const headers = new Headers(list.map(([name = "", value = ""]): [string, string] => [name, value]));
   if (!claimsSignature(headers)) return "unsigned";
-  const covered = coveredAnswer(status, headers, bytes(requestSignature), signatureResponse.host_id);
+  const covered = coveredAnswer(status, headers, asked(request), signatureResponse.host_id);
   if (covered === undefined) return "refused";
   const key = await publicKey(signatureResponse.public_hex);
   return (await crypto.subtle.verify("Ed25519", key, covered.signature, covered.base)) ? "ok" : "refused";
 }
 
-for (const { name, status, headers, request_signature_hex, base } of signatureResponse.signed) {
+for (const { name, status, headers, request, base } of signatureResponse.signed) {
   test(`a signed answer is accepted: ${name}`, async () => {
-    assert.equal(await received(status, headers, request_signature_hex), "ok");
+    assert.equal(await received(status, headers, request), "ok");
     const platform = new Headers(headers.map(([key = "", value = ""]): [string, string] => [key, value]));
-    const covered = coveredAnswer(status, platform, bytes(request_signature_hex), signatureResponse.host_id);
+    const covered = coveredAnswer(status, platform, asked(request), signatureResponse.host_id);
     assert.equal(Buffer.from(covered?.base ?? []).toString("latin1"), base);
   });
 }
 
-for (const { name, status, headers, request_signature_hex, expect } of signatureResponse.received) {
+for (const { name, status, headers, request, expect } of signatureResponse.received) {
   test(`a received answer is ${expect}: ${name}`, async () => {
-    const verdict = await received(status, headers, request_signature_hex);
+    const verdict = await received(status, headers, request);
     if (expect === "ok" || expect === "unsigned") assert.equal(verdict, expect);
     else assert.notEqual(verdict, "ok");
   });

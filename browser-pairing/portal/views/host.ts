@@ -33,6 +33,9 @@ export interface HostContext {
   failed(error: unknown): Failure;
 }
 
+/** Signed by the host, these may come of a revocation. */
+const SESSION_OVER = new Set(["signing_session_expired", "signing_session_ended"]);
+
 export function hostView(context: SignedIn, hostId: string): View {
   const ended = new AbortController();
   const state = h("div", { class: "host-state" });
@@ -101,7 +104,7 @@ export function hostView(context: SignedIn, hostId: string): View {
       failed: (error) => {
         const of = failure(error);
         if (of.code === "not_paired" && of.verified) revoked();
-        else if (of.code === "signing_session_expired" && of.verified) {
+        else if (of.verified && SESSION_OVER.has(of.code)) {
           // Perhaps by a revocation: whatever is asked next brings it out, as the event above.
           opened
             .browsers()

@@ -135,7 +135,7 @@ export function pairView(context: SignedIn, hostId: string): View {
     h(
       "p",
       { class: "hint below" },
-      "The code never leaves this page: the browser and the machine prove to each other that both know it, and the relay between them learns nothing.",
+      "The code never leaves this page: the browser and the machine prove to each other that both know it, and the relay between them learns nothing. These pages do come from the relay, so whoever runs it is trusted with them.",
     ),
   );
   if (!globalThis.isSecureContext) {

@@ -53,6 +53,13 @@ interface Client {
   psk: Buffer;
 }
 
+/** The request that an answer is to. */
+type Asked = ReadSignature & Pick<AgentRequest, "method" | "target">;
+
+function asked({ method, target, headers }: AgentRequest): Asked {
+  return { ...fromHeaders(headers), method, target };
+}
+
 /** Where a session's requests are checked, and their records signed. */
 export interface Session {
   id: string;
@@ -112,9 +119,9 @@ export class Agent {
       if (!(error instanceof Refusal)) throw error;
       return this.#problem(error);
     }
-    let read: ReadSignature | undefined;
+    let read: Asked | undefined;
     try {
-      read = fromHeaders(request.headers);
+      read = asked(request);
       const session = this.check(request, read, path === "/_relay/session");
       if (path === "/_relay/session") return this.#signed(200, this.#session(read), read);
       if (path.startsWith("/_relay")) return this.#own(request, path, session, read);
@@ -137,6 +144,17 @@ export class Agent {
     if (this.nonces.has(read.nonce)) throw new Refusal(401, "replayed");
     this.nonces.add(read.nonce);
     return { id: read.keyid, client };
+  }
+
+  /** What no agent may ever do: signs whatever is wanted in answer to whatever comes, unverified. */
+  oracle(
+    request: AgentRequest,
+    status: number,
+    body: Buffer,
+    type = "application/json",
+    uncovered?: string,
+  ): AgentAnswer & { body: Buffer } {
+    return this.#signed(status, body, asked(request), type, {}, uncovered);
   }
 
   /** Forgets a browser and its sessions. */
@@ -206,7 +224,7 @@ export class Agent {
     });
   }
 
-  #own(request: AgentRequest, path: string, session: Session, read: ReadSignature): AgentAnswer {
+  #own(request: AgentRequest, path: string, session: Session, read: Asked): AgentAnswer {
     const list = () =>
       [...this.clients.values()].map(({ id, name, raw }) => ({
         id,
@@ -246,11 +264,17 @@ export class Agent {
     return sealed.toString("base64url");
   }
 
-  async #forward(request: AgentRequest, session: Session, read: ReadSignature): Promise<AgentAnswer> {
+  async #forward(request: AgentRequest, session: Session, read: Asked): Promise<AgentAnswer> {
     const { method, target, body } = request;
-    const asked = { method, target, body, headers: forwarded(request, read), clientId: session.client.id };
-    this.forwarded.push(asked);
-    const local = await this.local(asked);
+    const localRequest = {
+      method,
+      target,
+      body,
+      headers: forwarded(request, read),
+      clientId: session.client.id,
+    };
+    this.forwarded.push(localRequest);
+    const local = await this.local(localRequest);
     if (!read.names.includes("x-relay-records")) {
       if (!(local.body === undefined || Buffer.isBuffer(local.body)))
         throw new Refusal(502, "response_too_large");
@@ -270,8 +294,12 @@ export class Agent {
         for (let at = 0; at < part.length; at += 65_536)
           yield records.make(2, part.subarray(at, at + 65_536));
       }
-    } catch {
-      yield records.make(4, json({ status: 502, code: "local_server_failed", detail: "It broke off." }));
+    } catch (error) {
+      const ended = error instanceof Error && error.message === "signing_session_ended";
+      const problem = ended
+        ? { status: 401, code: "signing_session_ended" }
+        : { status: 502, code: "local_server_failed", detail: "It broke off." };
+      yield records.make(4, json(problem));
       return;
     }
     yield records.make(3, Buffer.alloc(0));
@@ -288,17 +316,27 @@ export class Agent {
   #signed(
     status: number,
     body: Buffer,
-    read: ReadSignature,
+    { method, target, params: input, signature: signed }: Asked,
     type: string | undefined = "application/json",
     given: Record<string, string> = {},
-  ): AgentAnswer {
-    const digest = `sha-256=:${createHash("sha256").update(body).digest("base64")}:`;
+    uncovered?: string,
+  ): AgentAnswer & { body: Buffer } {
+    // The answer to a HEAD has no body, whatever it says.
+    const digest = `sha-256=:${createHash("sha256")
+      .update(method === "HEAD" ? "" : body)
+      .digest("base64")}:`;
     const headers: Record<string, string> = { "content-type": type, ...given, "content-digest": digest };
     const lines: [string, string][] = [
       ['"@status"', String(status)],
-      ['"signature";key="relay";req', `:${read.signature.toString("base64")}:`],
+      ['"@method";req', method],
+      ['"@path";req', target.split("?")[0] ?? ""],
+      ['"@query";req', `?${target.split("?").slice(1).join("?")}`],
+      ['"signature-input";key="relay";req', input],
+      ['"signature";key="relay";req', `:${signed.toString("base64")}:`],
       ...Object.entries(headers).map(([name, value]): [string, string] => [`"${name}"`, value]),
     ];
+    const at = lines.findIndex(([id]) => id === uncovered);
+    if (at !== -1) lines.splice(at, 1);
     const params = `(${lines.map(([id]) => id).join(" ")});created=${this.now};keyid="${this.hostId}";alg="ed25519"`;
     const base = [...lines.map(([id, value]) => `${id}: ${value}`), `"@signature-params": ${params}`].join(
       "\n",

@@ -31,6 +31,12 @@ export interface Hostile {
   message?: (data: Buffer, toAgent: boolean) => Buffer[] | undefined;
 }
 
+/** A session that was asked to be ended: whether it lived, and how it was asked. */
+export interface EndedSession {
+  known: boolean;
+  headers: Record<string, string>;
+}
+
 /** The local server's end of a WebSocket. */
 export interface LocalSocket {
   request: AgentRequest;
@@ -66,6 +72,7 @@ export class Relay {
   readonly sessions = new Set<string>();
   /** How many sessions were asked for, granted or not. */
   asked = 0;
+  #ended: (session: EndedSession) => void = () => {};
   hostile: Hostile = {};
   /** Files that the relay serves itself, for pages in a real browser. */
   readonly files = new Map<string, { type: string; body: Buffer }>();
@@ -85,6 +92,13 @@ export class Relay {
     this.#server.listen(0, "127.0.0.1");
     await once(this.#server, "listening");
     return this;
+  }
+
+  /** The next session that the browser ends itself. */
+  nextEnded(): Promise<EndedSession> {
+    return new Promise((resolve) => {
+      this.#ended = resolve;
+    });
   }
 
   get url(): string {
@@ -109,6 +123,11 @@ export class Relay {
 
     const file = this.files.get(url);
     if (file !== undefined) return void response.writeHead(200, { "content-type": file.type }).end(file.body);
+    const ended = /^\/v1\/relay\/sessions\/([^/]+)$/.exec(url)?.[1];
+    if (ended !== undefined && method === "DELETE") {
+      this.#ended({ known: this.sessions.delete(ended), headers });
+      return void response.writeHead(204).end();
+    }
     if (url === `/v1/relay/create/${this.agent.hostId}`) return this.#create(headers, response);
     const target = this.#below(url);
     if (target === undefined) return this.#send(unsignedProblem(401, "session_expired"), response);
@@ -225,6 +244,8 @@ export class Relay {
     this.#sockets.handleUpgrade(incoming, socket, head, (accepted) => {
       raw = accepted;
       accepted.on("message", (data) => {
+        // Closing takes a moment, and what comes within it is nobody's any more.
+        if (accepted.readyState !== accepted.OPEN) return;
         const bytes = data as Buffer;
         this.crossed.push(bytes);
         const parts = this.hostile.message === undefined ? [bytes] : this.hostile.message(bytes, true);

@@ -37,7 +37,11 @@ const FREE =
   /^(?:accept|accept-encoding|accept-language|cache-control|dnt|origin|pragma|priority|referer|sec-.*|te|trailer|user-agent|traceparent|tracestate|x-forwarded-.*|x-request-id|cookie)$/;
 
 /** Reads `signature-input` and `signature`, or what a WebSocket's query carries in their place. */
-export function readSignature(input: string | undefined, signature: Buffer | undefined): ReadSignature {
+export function readSignature(
+  input: string | undefined,
+  signature: Buffer | undefined,
+  tag?: string,
+): ReadSignature {
   if (input === undefined || signature === undefined) throw new Refusal(401, "signature_missing");
   const found = /^\(([^()]*)\)((?:;[a-z]+=(?:"[^"]*"|\d+))*)$/.exec(input);
   if (found === null || signature.length !== 64) throw new Refusal(400, "bad_request");
@@ -52,7 +56,8 @@ export function readSignature(input: string | undefined, signature: Buffer | und
     names.includes("") ||
     names.length > 64 ||
     new Set(names).size !== names.length ||
-    [...params.keys()].sort().join() !== "alg,created,keyid,nonce" ||
+    [...params.keys()].sort().join() !== `alg,created,keyid,nonce${tag === undefined ? "" : ",tag"}` ||
+    params.get("tag") !== tag ||
     params.get("alg") !== "ed25519" ||
     !/^[A-Za-z0-9+/_=-]{22,64}$/.test(nonce);
   if (malformed) throw new Refusal(400, "bad_request");
@@ -78,7 +83,10 @@ export function fromQuery(target: string): { rest: string; read: ReadSignature }
   const found = /^(.*?)([?&])relay-signature-input=([^&]*)&relay-signature=([A-Za-z0-9_-]*)$/.exec(target);
   if (found === null) throw new Refusal(401, "signature_missing");
   const [, rest = "", , input = "", value = ""] = found;
-  return { rest, read: readSignature(decodeURIComponent(input), Buffer.from(value, "base64url")) };
+  const read = readSignature(decodeURIComponent(input), Buffer.from(value, "base64url"), "websocket");
+  const allowed = ["@method", "@path", "@query", "sec-websocket-protocol"];
+  if (!read.names.every((name) => allowed.includes(name))) throw new Refusal(400, "bad_request");
+  return { rest, read };
 }
 
 /** Checks what must be covered, then the signature. Time, key id and nonce are the caller's. */
