@@ -98,6 +98,7 @@ describe("the agent's own page in Chromium", { timeout: 10 * SOON }, () => {
   it("pairs another browser, and both show the same fingerprint", async () => {
     const code = await showCode();
     await device.goto(await stack.signInLink());
+    await device.getByRole("button", { name: "Sign in with this link" }).click();
     await device.getByRole("link", { name: `Pair ${HOST_NAME}` }).click();
     await device.getByLabel("Digit 1 of 6").click();
     await device.keyboard.type(code);
