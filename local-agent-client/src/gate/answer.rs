@@ -15,6 +15,7 @@ use relay_protocol::{
     signature::{base::Answered, digest::CONTENT_DIGEST, digest::ContentDigest, input::Parsed, response},
 };
 use std::{sync::Arc, time::Duration};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use uuid::Uuid;
 
 use crate::{forward::BodyError, refusal::Refusal};
@@ -23,6 +24,32 @@ use crate::{forward::BodyError, refusal::Refusal};
 pub const MAX_BODY: usize = 8 * 1024 * 1024;
 /// How long such a body may take.
 pub const MAX_TIME: Duration = Duration::from_secs(60);
+
+/// All such bodies together, until they are sent.
+pub const BUDGET: u64 = 128 * 1024 * 1024;
+/// How long an answer waits for its part of the budget.
+const ROOM_TIME: Duration = Duration::from_secs(10);
+
+/// KiB that so many bytes take, never none.
+pub fn kib(bytes: u64) -> usize {
+    usize::try_from(bytes.div_ceil(1024).max(1)).unwrap_or(usize::MAX)
+}
+
+/// Takes of the budget what a body may need that has `upper` bytes at the most, as far as that is known.
+///
+/// # Errors
+/// `too_many_streams` when others do not give theirs back in time.
+pub async fn room(budget: &Arc<Semaphore>, upper: Option<u64>) -> Result<OwnedSemaphorePermit, Refusal> {
+    let most = upper.unwrap_or(MAX_BODY as u64).min(MAX_BODY as u64);
+    let wanted = u32::try_from(kib(most)).unwrap_or(u32::MAX);
+    match tokio::time::timeout(ROOM_TIME, budget.clone().acquire_many_owned(wanted)).await {
+        Ok(Ok(room)) => Ok(room),
+        _ => Err(Refusal::new(
+            Code::TooManyStreams,
+            "Too many answers are being signed in one piece at once. Ask for record streams (x-relay-records: 1).",
+        )),
+    }
+}
 
 /// Signs answers to one request.
 #[derive(Debug, Clone)]

@@ -9,9 +9,10 @@ use std::{
     pin::Pin,
     task::{Context, Poll},
 };
+use tokio::sync::OwnedSemaphorePermit;
 
 /// The body of an answer.
-pub struct AnswerBody(Inner);
+pub struct AnswerBody(Inner, Option<OwnedSemaphorePermit>);
 
 enum Inner {
     /// In one piece.
@@ -25,19 +26,26 @@ enum Inner {
 impl AnswerBody {
     /// A body in one piece.
     pub fn plain(bytes: impl Into<Bytes>) -> Self {
-        Self(Inner::Plain(Full::new(bytes.into())))
+        Self(Inner::Plain(Full::new(bytes.into())), None)
+    }
+
+    /// The same, which keeps its part of the memory for such bodies until it has been sent.
+    #[must_use]
+    pub fn holding(mut self, room: OwnedSemaphorePermit) -> Self {
+        self.1 = Some(room);
+        self
     }
 }
 
 impl From<ResponseBody> for AnswerBody {
     fn from(body: ResponseBody) -> Self {
-        Self(Inner::Local(body))
+        Self(Inner::Local(body), None)
     }
 }
 
 impl From<Records<ResponseBody>> for AnswerBody {
     fn from(records: Records<ResponseBody>) -> Self {
-        Self(Inner::Records(Box::new(records)))
+        Self(Inner::Records(Box::new(records)), None)
     }
 }
 

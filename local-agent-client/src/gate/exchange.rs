@@ -50,11 +50,11 @@ impl Gate {
         &self,
         exchange: Exchange<'_>,
         mut parts: Parts,
-        body: Incoming,
+        body: &mut Option<Incoming>,
         connection: &Connection,
         active: Active,
     ) -> Result<Response<AnswerBody>, Refusal> {
-        let view = Head::new(&parts).signed_parts(!body.is_end_stream());
+        let view = Head::new(&parts).signed_parts(!body.as_ref().is_none_or(Body::is_end_stream));
         let (caller, verified) = self.verify(exchange.signed, &view, Keyed::BySession, exchange.now)?;
         let Some(in_use) = caller.session else { return Err(forward::session_ended()) };
         // Without the host's id no answer could be believed.
@@ -62,6 +62,7 @@ impl Gate {
             return Err(self.host_id().err().unwrap_or_else(forward::session_ended));
         };
         let ended = in_use.session().ended.clone();
+        let Some(body) = body.take() else { return Err(forward::session_ended()) };
         let (source, wrong) = checked(body, &parts, verified, &ended, exchange.now)?;
         let as_records = verified.covers(&X_RELAY_RECORDS)
             && parts.headers.get(X_RELAY_RECORDS).is_some_and(|value| value == "1")
@@ -83,7 +84,7 @@ impl Gate {
         };
         let forwarded = if is_told(&wrong) { Err(forward::digest_mismatch()) } else { forwarded };
         if !as_records {
-            return buffered(forwarded?, signer, &ended, &wrong).await;
+            return self.buffered(forwarded?, signer, &ended, &wrong).await;
         }
         let binding = Binding { session_id: in_use.session().id, request_hash: verified.signature_hash() };
         let key = self.pairing.keys().signing.clone();
@@ -140,28 +141,40 @@ fn checked(
     }
 }
 
-/// The answer in one piece.
-async fn buffered(
-    response: Response<ResponseBody>,
-    signer: &Signer,
-    ended: &CancellationToken,
-    wrong: &Option<Wrong>,
-) -> Result<Response<AnswerBody>, Refusal> {
-    let collected = tokio::select! {
-        biased;
-        () = ended.cancelled() => Err(forward::session_ended()),
-        collected = answer::collect(response) => collected,
-    };
-    if is_told(wrong) {
-        return Err(forward::digest_mismatch());
+impl Gate {
+    /// The answer in one piece. All such answers together have [`answer::BUDGET`] of memory: one takes what it
+    /// may need before it is read, and keeps what it has until it is sent.
+    async fn buffered(
+        &self,
+        response: Response<ResponseBody>,
+        signer: &Signer,
+        ended: &CancellationToken,
+        wrong: &Option<Wrong>,
+    ) -> Result<Response<AnswerBody>, Refusal> {
+        let upper = response.body().size_hint().upper();
+        let collected = async {
+            let mut room = answer::room(&self.buffers, upper).await?;
+            let response = answer::collect(response).await?;
+            let used = answer::kib(response.body().len() as u64);
+            drop(room.split(room.num_permits().saturating_sub(used)));
+            Ok((response, room))
+        };
+        let collected = tokio::select! {
+            biased;
+            () = ended.cancelled() => Err(forward::session_ended()),
+            collected = collected => collected,
+        };
+        if is_told(wrong) {
+            return Err(forward::digest_mismatch());
+        }
+        let (mut response, room) = collected?;
+        let cookies = headers::response(response.headers_mut());
+        let mut answer = signer.sign(response)?.map(|body| body.holding(room));
+        for cookie in cookies {
+            answer.headers_mut().append(header::SET_COOKIE, cookie);
+        }
+        Ok(answer)
     }
-    let mut response = collected?;
-    let cookies = headers::response(response.headers_mut());
-    let mut answer = signer.sign(response)?;
-    for cookie in cookies {
-        answer.headers_mut().append(header::SET_COOKIE, cookie);
-    }
-    Ok(answer)
 }
 
 /// The answer as records.

@@ -47,6 +47,7 @@ use answer::Signer;
 use body::AnswerBody;
 use clients::Clients;
 use http::{HeaderMap, Method, Request, Response, Uri, request::Parts, uri};
+use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use limits::Bucket;
 use own::Own;
@@ -63,12 +64,17 @@ use relay_protocol::{
 };
 use sessions::Sessions;
 use std::{sync::Arc, time::Duration};
+use tokio::sync::Semaphore;
 use uuid::Uuid;
 
 /// Starts and finishes of pairing at once, and the seconds from one to the next beyond that, for all strangers
 /// together: a code allows eight starts, and this is several people's.
 const PAIRING_BURST: i64 = 32;
 const PAIRING_EVERY: i64 = 2;
+
+/// How much of a refused request's body is taken in, and for how long.
+const DRAIN: usize = 256 * 1024;
+const DRAIN_TIME: Duration = Duration::from_secs(2);
 
 /// Unix seconds. A parameter, so that tests move it.
 pub type Clock = Arc<dyn Fn() -> i64 + Send + Sync>;
@@ -83,6 +89,8 @@ pub struct Gate {
     clients: Clients,
     starts: Mutex<Bucket>,
     finishes: Mutex<Bucket>,
+    /// KiB that answers in one piece may still take.
+    buffers: Arc<Semaphore>,
 }
 
 /// What a request says of who signed it.
@@ -150,6 +158,7 @@ impl Gate {
             clients: Clients::default(),
             starts: bucket(),
             finishes: bucket(),
+            buffers: Arc::new(Semaphore::new(answer::kib(answer::BUDGET))),
         })
     }
 
@@ -183,6 +192,8 @@ impl Gate {
         let active = Active::new(self.forwarder.stats(), &connection.load);
         let now = (self.clock)();
         let (mut parts, body) = request.into_parts();
+        let mut body = Some(body);
+        let waits = parts.headers.contains_key(http::header::EXPECT);
         let request_id = parts.headers.get(X_REQUEST_ID).cloned();
         let is_upgrade = websocket::is_upgrade(&parts);
         let by_query = if is_upgrade { take_query_signature(&mut parts) } else { Credentials::None };
@@ -204,7 +215,7 @@ impl Gate {
                     "Paths that can be read as the agent's own are not forwarded.",
                 )),
                 (Owner::Agent, credentials) => {
-                    let answered = self.own(&Head::new(&parts), body, credentials, now).await;
+                    let answered = self.own(&Head::new(&parts), &mut body, credentials, now).await;
                     self.count_sessions();
                     match answered {
                         Ok(Own::Signed(answer)) => match &signer {
@@ -214,6 +225,7 @@ impl Gate {
                         Ok(Own::Open(answer)) => Ok(answer.map(AnswerBody::plain)),
                         Err(refusal) if own::is_open(&parts) => {
                             self.forwarder.stats().gate.refused(refusal.code());
+                            drain(body.take().filter(|_| !waits)).await;
                             return answer::unsigned(refusal.response(request_id.as_ref()));
                         }
                         Err(refusal) => Err(refusal),
@@ -225,15 +237,18 @@ impl Gate {
                 }
                 (Owner::Local, Credentials::Signed(signed)) => {
                     let exchange = exchange::Exchange { signed, signer: signer.as_ref(), now };
-                    self.exchange(exchange, parts, body, connection, active).await
+                    self.exchange(exchange, parts, &mut body, connection, active).await
                 }
-                (Owner::Local, Credentials::None) => self.unsigned(parts, body, connection, active).await,
+                (Owner::Local, Credentials::None) => {
+                    self.unsigned(parts, &mut body, connection, active).await
+                }
             },
         };
         match decided {
             Ok(answer) => answer,
             Err(refusal) => {
                 self.forwarder.stats().gate.refused(refusal.code());
+                drain(body.take().filter(|_| !waits)).await;
                 let refusal = refusal.response(request_id.as_ref());
                 match &signer {
                     Some(signer) => signer.refuse(refusal),
@@ -246,19 +261,20 @@ impl Gate {
     async fn unsigned(
         &self,
         parts: Parts,
-        body: Incoming,
+        body: &mut Option<Incoming>,
         connection: &Connection,
         active: Active,
     ) -> Result<Response<AnswerBody>, Refusal> {
         match self.trust {
             Trust::Relay => {
-                let source = Source::plain(body);
+                let source = body.take().map_or(Source::Empty, Source::plain);
                 let request = Request::from_parts(parts, source);
                 let forwarded = self.forwarder.forward(request, None, connection, active).await;
                 forwarded.map(|response| response.map(AnswerBody::from))
             }
             Trust::Paired if page::is_navigation(&parts.method, &parts.headers) => {
                 self.forwarder.stats().gate.refused(Code::SignatureMissing);
+                drain(body.take()).await;
                 Ok(answer::unsigned(page::page()))
             }
             Trust::Paired => Err(Refusal::new(
@@ -285,6 +301,24 @@ impl Gate {
             )
         })
     }
+}
+
+/// Takes in what still comes of a refused request's body, within reason: a stream that ends while the relay still
+/// writes is a lost connection to it, and the refusal would not arrive. Whoever waits for `100 Continue` has not
+/// begun to send, and reading would ask for it.
+async fn drain(body: Option<Incoming>) {
+    let Some(mut body) = body.filter(|body| !hyper::body::Body::is_end_stream(body)) else { return };
+    let drained = async {
+        let mut left = DRAIN;
+        while let Some(Ok(frame)) = body.frame().await {
+            left = left.saturating_sub(frame.data_ref().map_or(0, bytes::Bytes::len));
+            if left == 0 {
+                return;
+            }
+        }
+    };
+    // Whoever sends slower than this does not get to know.
+    let _ = tokio::time::timeout(DRAIN_TIME, drained).await;
 }
 
 fn read_headers(headers: &HeaderMap) -> Credentials {

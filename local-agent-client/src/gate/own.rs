@@ -104,7 +104,7 @@ impl Gate {
     pub(super) async fn own(
         &self,
         head: &Head<'_>,
-        body: Incoming,
+        body: &mut Option<Incoming>,
         credentials: &Credentials,
         now: i64,
     ) -> Result<Own, Refusal> {
@@ -118,12 +118,12 @@ impl Gate {
             Route::Hello => return self.hello().map(Own::Open),
             Route::Start => {
                 slowed(self.starts.lock().take(now))?;
-                let request = read(body, None).await?;
+                let request = read(body.take(), None).await?;
                 return self.start(request, (self.clock)()).map(Own::Open);
             }
             Route::Finish => {
                 slowed(self.finishes.lock().take(now))?;
-                let message = read(body, None).await?;
+                let message = read(body.take(), None).await?;
                 return self.finish(message, (self.clock)()).await.map(Own::Open);
             }
             Route::Session | Route::Code | Route::Browsers | Route::Rename(_) | Route::Revoke(_) => {}
@@ -139,7 +139,7 @@ impl Gate {
             }
         };
         let keyed = if route == Route::Session { Keyed::ByBrowser } else { Keyed::BySession };
-        let parts = head.signed_parts(!body.is_end_stream());
+        let parts = head.signed_parts(!body.as_ref().is_none_or(Body::is_end_stream));
         let (caller, verified) = self.verify(signed, &parts, keyed, now)?;
         let digest = if verified.covers(&CONTENT_DIGEST) {
             ContentDigest::from_headers(head.headers).map_err(|error| verify::refusal(error, now))?
@@ -147,7 +147,7 @@ impl Gate {
             None
         };
         let digest = digest.map(|digest| digest.verifier());
-        let body = read_bytes(body, digest).await?;
+        let body = read_bytes(body.take(), digest).await?;
         // A body may take its time. What was true before it came need not be any more.
         if caller.has_ended() {
             return Err(crate::forward::session_ended());
@@ -317,7 +317,10 @@ fn json(answer: &impl Serialize) -> Result<Response<Bytes>, Refusal> {
     Ok(response)
 }
 
-async fn read<T: DeserializeOwned>(body: Incoming, digest: Option<DigestVerifier>) -> Result<T, Refusal> {
+async fn read<T: DeserializeOwned>(
+    body: Option<Incoming>,
+    digest: Option<DigestVerifier>,
+) -> Result<T, Refusal> {
     parse(&read_bytes(body, digest).await?)
 }
 
@@ -337,7 +340,8 @@ fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Refusal> {
 }
 
 /// The whole body, checked against its digest.
-async fn read_bytes(body: Incoming, digest: Option<DigestVerifier>) -> Result<Bytes, Refusal> {
+async fn read_bytes(body: Option<Incoming>, digest: Option<DigestVerifier>) -> Result<Bytes, Refusal> {
+    let Some(body) = body else { return Err(Refusal::new(Code::BadRequest, "The body is gone.")) };
     let too_large = || Refusal::new(Code::BodyTooLarge, "The body has more than 64 KiB.");
     if body.size_hint().lower() > MAX_BODY as u64 {
         return Err(too_large());

@@ -473,3 +473,55 @@ fn moved(session: &Session<'_>, seconds: i64) -> Signed {
     session.browser.offset.fetch_sub(seconds, SeqCst);
     signed
 }
+
+#[tokio::test]
+async fn what_the_agent_signed_for_another_request_is_not_believed() {
+    let local = Recorder::start().await;
+    let scene = Scene::start(&local.server.url()).await;
+    let browser = scene.browser().await;
+    let session = browser.session().await.expect("a session");
+    let prefix = scene.stack.prefix();
+    let stranger = uuid::Uuid::new_v4().to_string();
+    let own = session.id.to_string();
+    type Swap = Box<dyn Fn(&mut Request<Bytes>) + Send + Sync>;
+    let to = |target: &str| -> Swap {
+        let target: http::Uri = format!("{prefix}{target}").parse().expect("a target");
+        Box::new(move |request| *request.uri_mut() = target.clone())
+    };
+    let swaps: [(&str, Swap); 4] = [
+        ("hello", to("/_relay/hello")),
+        ("nothing there", to("/_relay/zzz")),
+        ("another path", to("/other")),
+        ("another key id", Box::new(move |request| replace(request, "signature-input", &own, &stranger))),
+    ];
+    for (what, swap) in swaps {
+        scene.script.on_request(move |request| {
+            if request.headers().contains_key("signature") {
+                swap(request);
+            }
+            Verdict::Pass
+        });
+        let told = session.get("/hello").await.expect_err(what);
+        assert!(matches!(told, Failure::Tampered(_) | Failure::Unsigned(..)), "{what}: {told:?}");
+    }
+    assert_eq!(local.count(), 0);
+}
+
+#[tokio::test]
+async fn a_refusal_arrives_whatever_body_comes_with_the_request() {
+    let local = Recorder::start().await;
+    let scene = Scene::start(&local.server.url()).await;
+    let path = scene.stack.path("/echo");
+    let connections = (0..8).map(|_| async {
+        let mut connection = system_tests::client::Connection::open(scene.stack.addr()).await.expect("open");
+        for size in [1, 90, 5_000, 100_000].into_iter().cycle().take(60) {
+            let body = system_tests::client::full(vec![b'x'; size]);
+            let request = system_tests::client::request(Method::POST, &path, body);
+            let reply = connection.send(request).await.expect("an answer");
+            let reply = system_tests::Reply::collect(reply).await.expect("a whole answer");
+            reply.is_problem(Code::SignatureMissing);
+        }
+    });
+    futures_util::future::join_all(connections).await;
+    assert_eq!(local.count(), 0);
+}
