@@ -223,3 +223,12 @@ export function pageHeading(text: string, ...beside: Child[]): HTMLElement {
   append(row, beside);
   return row;
 }
+
+/** A form on a card, whose sending is the page's own business. */
+export function cardForm(onSubmit: () => void, ...children: Child[]): HTMLFormElement {
+  const submit = (event: SubmitEvent) => {
+    event.preventDefault();
+    onSubmit();
+  };
+  return h("form", { class: "card form", novalidate: true, on: { submit } }, ...children);
+}

@@ -4,7 +4,7 @@ import { Refused } from "../api.js";
 import { h, setText } from "../dom.js";
 import { passwordMessage } from "../messages.js";
 import { links } from "../router.js";
-import { busy, field, Outcome, pageHeading } from "../ui.js";
+import { busy, cardForm, field, Outcome, pageHeading } from "../ui.js";
 import type { SignedIn, View } from "../view.js";
 
 /** PROTOCOL.md section 1.1. */
@@ -98,17 +98,9 @@ export function accountView(context: SignedIn): View {
     await context.renew().catch(() => undefined);
   };
 
-  const form = h(
-    "form",
-    {
-      class: "card form",
-      novalidate: true,
-      on: {
-        submit: (event: SubmitEvent) => {
-          event.preventDefault();
-          void busy(submit, save);
-        },
-      },
+  const form = cardForm(
+    () => {
+      void busy(submit, save);
     },
     title,
     hint,

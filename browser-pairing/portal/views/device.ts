@@ -7,7 +7,7 @@ import { fill, h } from "../dom.js";
 import { ago, duration } from "../format.js";
 import { apiMessage } from "../messages.js";
 import { links } from "../router.js";
-import { busy, command, field, notice, Outcome, pageHeading } from "../ui.js";
+import { busy, cardForm, command, field, notice, Outcome, pageHeading } from "../ui.js";
 import type { SignedIn, View } from "../view.js";
 
 export function deviceView(context: SignedIn, fromLink: string): View {
@@ -53,17 +53,9 @@ export function deviceView(context: SignedIn, fromLink: string): View {
       element,
       pageHeading("Add a device"),
       h("p", { class: "lead" }, "Let a machine of yours connect to this relay in your name."),
-      h(
-        "form",
-        {
-          class: "card form",
-          novalidate: true,
-          on: {
-            submit: (event: SubmitEvent) => {
-              event.preventDefault();
-              void busy(submit, look);
-            },
-          },
+      cardForm(
+        () => {
+          void busy(submit, look);
         },
         h(
           "div",

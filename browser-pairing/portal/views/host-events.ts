@@ -4,7 +4,7 @@
 import { checkPath } from "../console-model.js";
 import { fill, h } from "../dom.js";
 import { hostMessage } from "../host-messages.js";
-import { field, status } from "../ui.js";
+import { cardForm, field, status } from "../ui.js";
 import type { HostContext, Panel } from "./host.js";
 import { Log } from "./log.js";
 
@@ -78,18 +78,10 @@ export function eventsPanel(context: HostContext): Panel {
     }
   };
 
-  const form = h(
-    "form",
-    {
-      class: "card form",
-      novalidate: true,
-      on: {
-        submit: (event: SubmitEvent) => {
-          event.preventDefault();
-          if (source === undefined) listen();
-          else stop();
-        },
-      },
+  const form = cardForm(
+    () => {
+      if (source === undefined) listen();
+      else stop();
     },
     h("div", { class: "request-line" }, path.row, names.row, h("div", { class: "actions" }, toggle)),
     state,

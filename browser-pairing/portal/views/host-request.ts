@@ -15,7 +15,7 @@ import {
 import { fill, h, setText, uniqueId } from "../dom.js";
 import { bytes, milliseconds } from "../format.js";
 import { hostMessage } from "../host-messages.js";
-import { field, Outcome } from "../ui.js";
+import { cardForm, field, Outcome } from "../ui.js";
 import type { HostContext, Panel } from "./host.js";
 
 export function requestPanel(context: HostContext): Panel {
@@ -146,17 +146,9 @@ export function requestPanel(context: HostContext): Panel {
 
   method.addEventListener("change", adapt);
   cancel.addEventListener("click", () => running?.abort());
-  const form = h(
-    "form",
-    {
-      class: "card form",
-      novalidate: true,
-      on: {
-        submit: (event: SubmitEvent) => {
-          event.preventDefault();
-          void run();
-        },
-      },
+  const form = cardForm(
+    () => {
+      void run();
     },
     h(
       "div",

@@ -4,7 +4,7 @@ import { checkPath, hexRows } from "../console-model.js";
 import { fill, h } from "../dom.js";
 import { bytes } from "../format.js";
 import { hostMessage } from "../host-messages.js";
-import { field, status } from "../ui.js";
+import { cardForm, field, status } from "../ui.js";
 import type { HostContext, Panel } from "./host.js";
 import { Log } from "./log.js";
 
@@ -90,37 +90,21 @@ export function socketPanel(context: HostContext): Panel {
     });
   };
 
-  const form = h(
-    "form",
-    {
-      class: "card form",
-      novalidate: true,
-      on: {
-        submit: (event: SubmitEvent) => {
-          event.preventDefault();
-          if (socket === undefined) connect();
-          else socket.close(1000);
-        },
-      },
+  const form = cardForm(
+    () => {
+      if (socket === undefined) connect();
+      else socket.close(1000);
     },
     h("div", { class: "request-line" }, path.row, protocols.row, h("div", { class: "actions" }, toggle)),
     state,
   );
-  const sending = h(
-    "form",
-    {
-      class: "card form",
-      novalidate: true,
-      on: {
-        submit: (event: SubmitEvent) => {
-          event.preventDefault();
-          if (socket?.readyState !== WebSocket.OPEN) return;
-          socket.send(message.input.value);
-          log.add("out", "", message.input.value);
-          message.input.value = "";
-          message.input.focus();
-        },
-      },
+  const sending = cardForm(
+    () => {
+      if (socket?.readyState !== WebSocket.OPEN) return;
+      socket.send(message.input.value);
+      log.add("out", "", message.input.value);
+      message.input.value = "";
+      message.input.focus();
     },
     h("div", { class: "request-line" }, message.row, h("div", { class: "actions" }, send)),
   );

@@ -10,7 +10,7 @@ import { apiMessage } from "../messages.js";
 import { poll } from "../poll.js";
 import { links } from "../router.js";
 import type { Paired } from "../sdk.js";
-import { busy, command, field, notice, Outcome, pageHeading, status } from "../ui.js";
+import { busy, cardForm, command, field, notice, Outcome, pageHeading, status } from "../ui.js";
 import type { SignedIn, View } from "../view.js";
 import { codeBoxes } from "./code-boxes.js";
 
@@ -102,17 +102,9 @@ export function pairView(context: SignedIn, hostId: string): View {
     context.announce(`Paired. The fingerprint is ${fingerprint}.`);
   };
 
-  const form = h(
-    "form",
-    {
-      class: "card form",
-      novalidate: true,
-      on: {
-        submit: (event: SubmitEvent) => {
-          event.preventDefault();
-          void send();
-        },
-      },
+  const form = cardForm(
+    () => {
+      void send();
     },
     h(
       "ol",

@@ -2,7 +2,7 @@
 
 import { h } from "../dom.js";
 import { apiMessage } from "../messages.js";
-import { busy, field, notice, Outcome, pageHeading } from "../ui.js";
+import { busy, cardForm, field, notice, Outcome, pageHeading } from "../ui.js";
 import type { Context, View } from "../view.js";
 
 export function signInView(context: Context, ended: boolean): View {
@@ -48,17 +48,9 @@ export function signInView(context: Context, ended: boolean): View {
     await context.reload();
   };
 
-  const form = h(
-    "form",
-    {
-      class: "card form",
-      novalidate: true,
-      on: {
-        submit: (event: SubmitEvent) => {
-          event.preventDefault();
-          void busy(submit, signIn);
-        },
-      },
+  const form = cardForm(
+    () => {
+      void busy(submit, signIn);
     },
     email.row,
     password.row,
