@@ -1,9 +1,8 @@
 import assert from "node:assert/strict";
 import { createHash } from "node:crypto";
-import { test } from "node:test";
 import { deflateSync, gzipSync } from "node:zlib";
 import { openHost, RelayError } from "../src/index.js";
-import { withHost } from "./support/browser.js";
+import { chosen, eachForm as test, withHost } from "./support/browser.js";
 
 const coded = (code: string, verified?: boolean) => (error: unknown) =>
   error instanceof RelayError &&
@@ -435,14 +434,18 @@ test("a refused token is asked for again, once", async () => {
     let asked = 0;
     const tokens = ["old", "token"];
     const access = { url: relay.url, token: async () => tokens[asked++] ?? "none" };
-    const host = await openHost({ relay: access, hostId });
+    const host = await openHost({ relay: access, hostId, ...chosen() });
     relay.agent.local = () => ({ status: 200, headers: [] });
     assert.equal((await host?.fetch("/"))?.status, 200);
     assert.equal(asked, 2);
     host?.close();
 
     let refused = 0;
-    const never = await openHost({ relay: { url: relay.url, token: () => `bad${refused++}` }, hostId });
+    const never = await openHost({
+      relay: { url: relay.url, token: () => `bad${refused++}` },
+      hostId,
+      ...chosen(),
+    });
     await assert.rejects(async () => never?.fetch("/"), coded("unauthorized", false));
     assert.equal(refused, 2);
     never?.close();
@@ -451,7 +454,7 @@ test("a refused token is asked for again, once", async () => {
 
 test("a relay that cannot be reached is a network error", async () => {
   await withHost(async (host, { relay }) => {
-    const other = await openHost({ relay: { url: "http://127.0.0.1:1" }, hostId: host.hostId });
+    const other = await openHost({ relay: { url: "http://127.0.0.1:1" }, hostId: host.hostId, ...chosen() });
     await assert.rejects(async () => other?.fetch("/"), coded("network_error"));
     other?.close();
     assert.equal(relay.agent.forwarded.length, 0);

@@ -1,8 +1,7 @@
 import assert from "node:assert/strict";
 import { once } from "node:events";
-import { test } from "node:test";
 import { RelayError } from "../src/index.js";
-import { withHost } from "./support/browser.js";
+import { eachForm as test, withHost } from "./support/browser.js";
 import type { LocalSocket, Relay } from "./support/relay.js";
 
 const [TEXT, BINARY, PING, PONG, CLOSE] = [5, 6, 7, 8, 9];
