@@ -48,7 +48,7 @@ for (const [name, text, wanted] of CASES) {
   });
 }
 
-eachForm("an id that is too long is ignored, and the one before it stays", () => {
+test("an id that is too long is ignored, and the one before it stays", () => {
   const parser = new EventParser();
   const ids = (text: string) => parser.push(text).map((event) => event.lastEventId);
   const longest = "i".repeat(4096);
@@ -57,7 +57,7 @@ eachForm("an id that is too long is ignored, and the one before it stays", () =>
   assert.equal(parser.lastId, longest);
 });
 
-eachForm("retry counts only when it is a number, and an event without end is refused", () => {
+test("retry counts only when it is a number, and an event without end is refused", () => {
   const parser = new EventParser();
   parser.push("retry: 50\nretry: soon\n");
   assert.equal(parser.retry, 50);
