@@ -8,6 +8,7 @@ export type Paired = Pick<
   | "hostId"
   | "name"
   | "fingerprint"
+  | "protection"
   | "clientId"
   | "fetch"
   | "webSocket"

@@ -217,7 +217,7 @@ describe("the portal in Chromium", () => {
     await page.getByRole("textbox", { name: "Path" }).fill("/api/items?page=1");
     await page.keyboard.press("Enter");
     await says("200 OK");
-    await says("Signed and verified");
+    await says("Sealed and verified");
     await says("from the machine");
     await page.getByText("Headers (3)").click();
     await snap("host-response");

@@ -159,6 +159,7 @@ function fakeHost(info: PairedHostInfo, forget: () => void): Paired {
   let gone = false;
   return {
     ...info,
+    protection: "sealed",
     addEventListener: events.addEventListener.bind(events),
     async fetch(input, init = {}) {
       const path = String(input);

@@ -81,7 +81,8 @@ export function hostView(context: SignedIn, hostId: string): View {
       const print = h("span", { class: "trust-print" }, `Fingerprint ${opened.fingerprint}`);
       if (stops.length > 0) fill(trust, status(kind, text), print);
     };
-    mark("wait", "Signed, nothing verified yet");
+    const form = opened.protection === "sealed" ? "Sealed" : "Signed";
+    mark("wait", `${form}, nothing verified yet`);
     const revoked = () => {
       if (ended.signal.aborted || stops.length === 0) return;
       unpaired(
@@ -99,7 +100,7 @@ export function hostView(context: SignedIn, hostId: string): View {
       verified: () => {
         if (seen) return;
         seen = true;
-        mark("on", "Signed and verified");
+        mark("on", `${form} and verified`);
       },
       failed: (error) => {
         const of = failure(error);
