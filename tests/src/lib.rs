@@ -11,6 +11,7 @@
 //! | [`plain_agent`], [`plain_relay`] | independent peers in the plain form, written from the documents alone |
 //! | [`signed`] | a paired browser in Rust, which verifies all that it believes |
 //! | [`hostile`] | a relay that reads, alters, replays and drops what passes |
+//! | [`turn`] | a TURN server: coturn
 //! | [`throttle`] | a link that is slow, or freezes without closing |
 //! | [`tokens`] | tokens as a web app (or a forger) would make them |
 //!
@@ -31,6 +32,7 @@ pub mod signed;
 pub mod stack;
 pub mod throttle;
 pub mod tokens;
+pub mod turn;
 mod wire;
 
 pub use agent::{Agent, AgentOptions};
