@@ -63,6 +63,7 @@ fn describe(status: &Status, now: i64) -> String {
             _ => "what paired browsers signed".to_owned(),
         }),
     );
+    line("requires", status.require.clone().map(|require| format!("{require} sessions")));
     line("browsers", Some(format!("{} paired", status.browsers)));
     line("pairing code", status.code_outstanding.then(|| "one is shown".to_owned()));
     line(

@@ -24,6 +24,7 @@ mod clients;
 mod exchange;
 pub mod headers;
 pub mod limits;
+mod options;
 mod own;
 pub mod page;
 pub mod piece;
@@ -34,14 +35,14 @@ mod verify;
 mod websocket;
 
 use crate::{
+    cookies::Jars,
     forward::{
         Active, Connection, Forwarder,
         body::Source,
         path::{self, Owner},
     },
     refusal::Refusal,
-    status,
-    trust::{Pairing, Trust},
+    trust::{Pairing, Require, Trust},
 };
 use answer::Signer;
 use body::AnswerBody;
@@ -50,6 +51,7 @@ use http::{HeaderMap, Method, Request, Response, Uri, request::Parts, uri};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use limits::Bucket;
+pub use options::{Clock, Options};
 use own::Own;
 use parking_lot::Mutex;
 use relay_protocol::{
@@ -76,14 +78,13 @@ const PAIRING_EVERY: i64 = 2;
 const DRAIN: usize = 256 * 1024;
 const DRAIN_TIME: Duration = Duration::from_secs(2);
 
-/// Unix seconds. A parameter, so that tests move it.
-pub type Clock = Arc<dyn Fn() -> i64 + Send + Sync>;
-
 /// Decides about requests of any number of tunnels.
 pub struct Gate {
     forwarder: Arc<Forwarder>,
     pairing: Arc<Pairing>,
     trust: Trust,
+    require: Require,
+    jars: Arc<Jars>,
     clock: Clock,
     sessions: Sessions,
     clients: Clients,
@@ -137,22 +138,15 @@ impl<'a> Head<'a> {
 
 impl Gate {
     /// A gate in front of `forwarder` for the browsers of `pairing`.
-    pub fn new(forwarder: Arc<Forwarder>, pairing: Arc<Pairing>, trust: Trust) -> Arc<Self> {
-        Self::with_clock(forwarder, pairing, trust, Arc::new(status::now))
-    }
-
-    /// The same with another clock.
-    pub fn with_clock(
-        forwarder: Arc<Forwarder>,
-        pairing: Arc<Pairing>,
-        trust: Trust,
-        clock: Clock,
-    ) -> Arc<Self> {
+    pub fn new(forwarder: Arc<Forwarder>, pairing: Arc<Pairing>, options: Options) -> Arc<Self> {
+        let Options { trust, require, jars, clock } = options;
         let bucket = || Mutex::new(Bucket::new(PAIRING_BURST, PAIRING_EVERY));
         Arc::new(Self {
             forwarder,
             pairing,
             trust,
+            require,
+            jars,
             clock,
             sessions: Sessions::default(),
             clients: Clients::default(),
@@ -167,20 +161,29 @@ impl Gate {
         &self.forwarder
     }
 
-    /// Ends sessions that are over, for as long as the agent runs.
+    /// The cookies of paired browsers.
+    pub fn jars(&self) -> &Arc<Jars> {
+        &self.jars
+    }
+
+    /// Ends sessions that are over and keeps cookies, for as long as the agent runs.
     pub async fn keep(&self) {
-        loop {
-            tokio::time::sleep(Duration::from_secs(sessions::SWEEP)).await;
-            self.sessions.sweep((self.clock)());
-            self.clients.retain(|browser| self.pairing.browsers().get(browser).is_some());
-            self.count_sessions();
-        }
+        let sweep = async {
+            loop {
+                tokio::time::sleep(Duration::from_secs(sessions::SWEEP)).await;
+                self.sessions.sweep((self.clock)());
+                self.clients.retain(|browser| self.pairing.browsers().get(browser).is_some());
+                self.count_sessions();
+            }
+        };
+        tokio::join!(sweep, self.jars.keep(self.pairing.browsers(), self.clock.clone()));
     }
 
     /// Ends every session: the agent ends.
     pub fn close(&self) {
         self.sessions.end_all();
         self.count_sessions();
+        self.jars.flush((self.clock)());
     }
 
     fn count_sessions(&self) {
