@@ -77,6 +77,9 @@ fn describe(status: &Status, now: i64) -> String {
     line("tunnel", status.form.clone());
     line("round trip", status.rtt_ms.map(|rtt| format!("{rtt} ms")));
     line("requests", Some(format!("{} ({} under way)", status.requests.total, status.requests.active)));
+    let gate = &status.signed;
+    line("sessions", Some(format!("{} ({} sealed)", gate.sessions, gate.sealed_sessions)));
+    line("exchanges", Some(gate.exchanges.to_string()));
     line("bytes", Some(format!("{} in, {} out", status.requests.bytes_received, status.requests.bytes_sent)));
     line(
         "last error",

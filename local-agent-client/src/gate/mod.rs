@@ -1,19 +1,21 @@
-//! Decides about every request that comes out of a tunnel: whose it is, and whether it is to be believed
-//! (PROTOCOL.md sections 3 and 4).
+//! Decides about every request that comes out of a tunnel, and about every exchange, whatever it comes by: whose it
+//! is, and whether it is to be believed (PROTOCOL.md sections 3 to 5).
 //!
 //! The relay has authorised the request and may be lying about everything in it. Under [`Trust::Paired`] only
-//! what a paired browser signed reaches the local server, as it was signed; under [`Trust::Relay`] what is
-//! not signed passes too. The agent's own paths are answered here in both. Nothing is remembered of anybody
-//! whose signature is not right.
+//! what a paired browser signed or sealed reaches the local server, as it was signed or sealed; under
+//! [`Trust::Relay`] what is not signed passes too. The agent's own paths are answered here in both. Nothing is
+//! remembered of anybody whose signature or seal is not right.
 //!
 //! | module | what it does |
 //! | --- | --- |
+//! | [`options`] | what a gate is told |
 //! | [`verify`] | the checks of a signature, in their order |
 //! | [`sessions`], [`clients`], [`limits`] | what is remembered; pure |
-//! | [`headers`] | which headers pass; pure |
-//! | [`exchange`] | a signed request to the local server, and its answer |
+//! | [`headers`] | which headers of signed requests pass; pure |
+//! | [`signed`] | a signed request to the local server, and its answer |
+//! | [`exchange`] | an exchange in records, over the relay or a stream of its own |
 //! | [`answer`], [`records`] | the two forms of an answer: in one piece, as a stream |
-//! | [`websocket`] | a signed WebSocket |
+//! | [`websocket`] | a WebSocket of a paired browser |
 //! | [`own`], [`routes`] | the agent's own paths |
 //! | [`page`] | what people see who come without a signature |
 //! | [`body`], [`piece`] | bytes on their way out |
@@ -31,6 +33,7 @@ pub mod piece;
 pub mod records;
 pub mod routes;
 pub mod sessions;
+mod signed;
 mod verify;
 mod websocket;
 
@@ -47,6 +50,7 @@ use crate::{
 use answer::Signer;
 use body::AnswerBody;
 use clients::Clients;
+use exchange::begin::Unopened;
 use http::{HeaderMap, Method, Request, Response, Uri, request::Parts, uri};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
@@ -198,6 +202,9 @@ impl Gate {
         let mut body = Some(body);
         let waits = parts.headers.contains_key(http::header::EXPECT);
         let request_id = parts.headers.get(X_REQUEST_ID).cloned();
+        if parts.uri.path() == relay_protocol::exchange::PATH {
+            return self.over_relay(parts, body, connection, active).await;
+        }
         let is_upgrade = websocket::is_upgrade(&parts);
         let by_query = if is_upgrade { take_query_signature(&mut parts) } else { Credentials::None };
         let is_websocket = !matches!(by_query, Credentials::None);
@@ -239,8 +246,8 @@ impl Gate {
                     self.websocket(parts, signed, connection, active, now).await
                 }
                 (Owner::Local, Credentials::Signed(signed)) => {
-                    let exchange = exchange::Exchange { signed, signer: signer.as_ref(), now };
-                    self.exchange(exchange, parts, &mut body, connection, active).await
+                    let asked = signed::Asked { signed, signer: signer.as_ref(), now };
+                    self.signed(asked, parts, &mut body, connection, active).await
                 }
                 (Owner::Local, Credentials::None) => {
                     self.unsigned(parts, &mut body, connection, active).await
@@ -256,6 +263,46 @@ impl Gate {
                 match &signer {
                     Some(signer) => signer.refuse(refusal),
                     None => answer::unsigned(refusal),
+                }
+            }
+        }
+    }
+
+    /// An exchange over the relay. Its refusals are signed as far as it is known what they refuse.
+    async fn over_relay(
+        &self,
+        mut parts: Parts,
+        mut body: Option<Incoming>,
+        connection: &Connection,
+        active: Active,
+    ) -> Response<AnswerBody> {
+        let waits = parts.headers.contains_key(http::header::EXPECT);
+        let request_id = parts.headers.get(X_REQUEST_ID).cloned();
+        let answered = match (plain_target(&parts), &parts.method) {
+            (Err(refusal), _) => Err(refusal.into()),
+            (Ok(()), &Method::POST) => self.exchange(&parts, &mut body, connection, active).await,
+            (Ok(()), &Method::GET) if websocket::is_upgrade(&parts) => {
+                self.exchange_websocket(&mut parts, connection, active).await.map_err(Unopened::from)
+            }
+            (Ok(()), &Method::GET) => Err(Refusal::new(
+                Code::UpgradeRequired,
+                "This path takes POST, or an upgrade to a WebSocket.",
+            )
+            .into()),
+            (Ok(()), _) => Err(own::no_route(routes::NoRoute::Method("POST, GET")).into()),
+        };
+        match answered {
+            Ok(answer) => answer,
+            Err(Unopened { refusal, prelude }) => {
+                self.forwarder.stats().gate.refused(refusal.code());
+                drain(body.take().filter(|_| !waits)).await;
+                let refusal = refusal.response(request_id.as_ref());
+                match (prelude, self.pairing.host().get()) {
+                    (Some(prelude), Some(host_id)) => {
+                        let key = &self.pairing.keys().signing;
+                        answer::refuse_exchange(refusal, &prelude, host_id, key, (self.clock)())
+                    }
+                    _ => answer::unsigned(refusal),
                 }
             }
         }
@@ -304,6 +351,14 @@ impl Gate {
             )
         })
     }
+}
+
+/// Refuses what is not sealed where everything has to be.
+fn sealed_required() -> Refusal {
+    Refusal::new(
+        Code::SealedRequired,
+        "This host takes sealed sessions only. Use a browser, or a program, that can open one.",
+    )
 }
 
 /// Takes in what still comes of a refused request's body, within reason: a stream that ends while the relay still

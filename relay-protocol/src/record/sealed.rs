@@ -158,3 +158,7 @@ impl Open for SealedOpen {
         Ok(payload.freeze())
     }
 }
+
+#[cfg(test)]
+#[path = "sealed_tests.rs"]
+mod tests;

@@ -87,3 +87,6 @@ impl HandshakeError {
         problem::Code::HandshakeFailed
     }
 }
+
+#[cfg(test)]
+mod tests;
