@@ -11,6 +11,9 @@ mod client;
 #[path = "../common/mod.rs"]
 mod common;
 mod own;
+#[path = "../../../tests/src/records.rs"]
+#[allow(dead_code, missing_docs)]
+mod records;
 mod setup;
 #[path = "../../../tests/src/signed.rs"]
 #[allow(dead_code, missing_docs)]
