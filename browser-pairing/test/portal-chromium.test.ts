@@ -265,7 +265,7 @@ describe("the portal in Chromium", () => {
     await send("/down");
     await says("Nothing listens on 127.0.0.1:3000.");
     await send("/tampered");
-    await says("does not carry the host's signature");
+    await says("is not as the host sent it");
     await says("An answer did not verify");
     await snap("host-tampered");
     await send("/lies");

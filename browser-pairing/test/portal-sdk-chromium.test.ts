@@ -163,7 +163,7 @@ describe("the portal with the SDK in Chromium", () => {
     };
     await page.getByRole("button", { name: /^Take GET / }).press("Enter");
     await page.keyboard.press("Enter");
-    await says("does not carry the host's signature");
+    await says("is not as the host sent it");
     await says("An answer did not verify");
     assert.equal(await page.getByText("hello from").count(), 0);
     delete relay.hostile.answer;
