@@ -31,9 +31,13 @@ const BODY_HEADERS = [
 const NOT_THE_CALLERS =
   /^(?:x-relay-.*|x-relayed|x-vk-relayed|x-forwarded-.*|forwarded|x-real-ip|x-request-id|signature|signature-input|content-digest|user-agent|accept-encoding|cookie|host|connection|keep-alive|te|trailer|transfer-encoding|content-length|upgrade|expect|origin|referer|date|via|dnt|proxy-.*|sec-.*)$/;
 
+/** The agent's own paths (PROTOCOL.md section 3), which the local server may not have this browser ask for. */
+const AGENTS_OWN = /^\/_relay(?:\/|$)/i;
+
 /**
  * The path and query that a caller means. Paths are the local server's own; what names another origin
- * is refused, except the page's own, because that is what the platform puts before a path in a `Request`.
+ * is refused, except the page's own, because that is what the platform puts before a path in a `Request`. So is
+ * what the agent itself would answer: a redirect must not lead there with this browser's authority.
  * @throws TypeError
  */
 export function localTarget(input: string | URL, base = "/"): string {
@@ -44,6 +48,8 @@ export function localTarget(input: string | URL, base = "/"): string {
     throw new TypeError(`not a path of the local server: ${url.origin}`);
   }
   if (url.username !== "" || url.password !== "") throw new TypeError("the address has credentials");
+  if (AGENTS_OWN.test(url.pathname))
+    throw new TypeError("not a path of the local server: it is the agent's own");
   return url.pathname + url.search;
 }
 

@@ -125,10 +125,11 @@ export class PairedHost extends EventTarget {
    * The answer's body is read from the network only as fast as you read it, and every piece is verified
    * before you get it. When the connection breaks off, reading fails: what ends without an error is whole.
    *
-   * Nothing is sent twice but GET, HEAD and OPTIONS, once, after a session or the clock has been renewed. Other
-   * requests fail with `signing_session_expired` or `clock_skew` then, which is rare, and may be sent again if
-   * they should be done: a hostile relay may have had them done before. `signing_session_ended` is a session
-   * that ended while the request was under way; it may have been done.
+   * Nothing is done twice but GET, HEAD and OPTIONS, once, after a session or the clock has been renewed. Other
+   * requests fail with `signing_session_expired` or `clock_skew` then, which is rare. No refusal proves that the
+   * request was not done, whatever its code and although the host itself made it: a hostile relay may have
+   * had the host refuse something else under the same number, and deliver the request besides. Send what is unsafe
+   * again only if doing it twice is no harm.
    *
    * @throws RelayError a refusal of the agent or the relay, `network_error`, `tampered`, `truncated`,
    *   `redirect_refused`, `unsupported_encoding`, `closed`

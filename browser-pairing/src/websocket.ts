@@ -1,4 +1,5 @@
 /** The WebSocket's shape over protected records. */
+import { recordError } from "./body.js";
 import type { Channel } from "./channel.js";
 import { concat, fromUtf8, u16, utf8 } from "./encoding.js";
 import { RelayError } from "./errors.js";
@@ -165,6 +166,8 @@ export class HostWebSocket extends EventTarget {
           break;
         case RecordType.CLOSE:
           return this.#closedByPeer(payload);
+        case RecordType.ERROR:
+          throw recordError({ type, payload });
         default:
           throw new RelayError("tampered", { detail: "A record came where it does not belong." });
       }

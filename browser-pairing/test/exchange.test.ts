@@ -281,6 +281,18 @@ test("redirects end: at another origin, after twenty, and where the caller wants
   });
 });
 
+for (const status of [301, 302, 303, 307, 308]) {
+  test(`a ${status} of the local server does not lead to what the agent itself answers`, async () => {
+    await withHost(async (host, { relay }) => {
+      const id = host.clientId;
+      relay.agent.local = () => ({ status, headers: [["location", `/_relay/browsers/${id}`]] });
+      await assert.rejects(host.fetch("/api", { method: "DELETE" }), coded("redirect_refused", true));
+      assert.deepEqual([...relay.agent.clients.keys()], [id]);
+      await assert.rejects(host.fetch(`/_relay/browsers/${id}`, { method: "DELETE" }), TypeError);
+    });
+  });
+}
+
 test("a slow reader slows the sender", async () => {
   await withHost(async (host, { relay }) => {
     let sent = 0;
