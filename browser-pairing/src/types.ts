@@ -82,3 +82,19 @@ export interface DeviceCode {
   /** Unix seconds, by the agent's clock. */
   expiresAt: number;
 }
+
+/** Which way requests to a host take. */
+export interface PathReport {
+  /** Through the relay, or directly to the host (`webrtc`). Both are as safe; the direct one is faster. */
+  kind: "relay" | "webrtc";
+  /**
+   * How a direct way was found: in the same network (`host`), through routers (`srflx`, `prflx`), or over a TURN
+   * server (`relay`). Absent until the browser has told.
+   */
+  candidate?: "host" | "srflx" | "prflx" | "relay";
+  /** The last round trip of a direct way, in milliseconds. */
+  rtt?: number;
+  /** Bytes that went over direct connections to this host since it was opened, protection and framing included. */
+  sent: number;
+  received: number;
+}

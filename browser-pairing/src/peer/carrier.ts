@@ -1,0 +1,271 @@
+/**
+ * A data channel that carries a yamux session: moves messages between the two, as much as the channel takes, and
+ * notices when the other end has fallen silent.
+ *
+ * Its life: `opening` until the other end has answered a ping, `open`, `stalled` while it is silent, and `closed`.
+ * A stall that ends within {@link RESTART_WITHIN} is none for streams whose answer has begun; those of which no
+ * byte has come are dropped as soon as it begins, because they may go another way.
+ */
+import { Gate } from "./gate.js";
+import { Liveness, TICK } from "./liveness.js";
+import type { YamuxStream } from "./stream.js";
+import { Yamux } from "./yamux.js";
+
+/** How long an answer that has begun waits for the path to come back, in milliseconds (PROTOCOL.md section 6.3). */
+export const RESTART_WITHIN = 15_000;
+/** Without a stream for so long it closes, in milliseconds (PROTOCOL.md section 6.1). */
+export const IDLE_CLOSE = 5 * 60_000;
+/** What was heard longer ago than this says nothing about now, in milliseconds. */
+const STALE = 30_000;
+/** How long a channel that closes may take to send what it has, in milliseconds. */
+const FLUSH = 1_000;
+
+export type CarrierState = "opening" | "open" | "stalled" | "closed";
+
+/** What is used of an `RTCDataChannel`. */
+export interface MessageChannelLike {
+  readonly readyState: string;
+  readonly bufferedAmount: number;
+  bufferedAmountLowThreshold: number;
+  binaryType: string;
+  send(data: Uint8Array<ArrayBuffer>): void;
+  close(): void;
+  addEventListener(type: string, listener: (event: Event) => void): void;
+}
+
+export class Carrier {
+  /** Called after each change of {@link state}. */
+  onstate: (state: CarrierState) => void = () => {};
+
+  readonly #channel: MessageChannelLike;
+  readonly #yamux: Yamux;
+  readonly #gate = new Gate();
+  readonly #liveness = new Liveness();
+  readonly #streams = new Set<YamuxStream>();
+  #state: CarrierState = "opening";
+  #looking: ReturnType<typeof setTimeout> | undefined;
+  #giveUp: ReturnType<typeof setTimeout> | undefined;
+  #idle: ReturnType<typeof setTimeout> | undefined;
+  #pumping = false;
+  #probe = false;
+  #heardAt = 0;
+  #sent = 0;
+  #received = 0;
+  /** How much had left the channel when somebody last looked. */
+  #left = 0;
+  #why = "";
+
+  constructor(channel: MessageChannelLike) {
+    this.#channel = channel;
+    channel.binaryType = "arraybuffer";
+    this.#yamux = new Yamux({
+      onwants: () => this.#wants(),
+      onend: (end) => {
+        this.#why = end.kind === "violation" ? end.why : end.kind;
+        // The last word goes out after this.
+        queueMicrotask(() => this.#closed());
+      },
+    });
+    channel.addEventListener("open", () => this.#look());
+    channel.addEventListener("message", (event) => this.#message((event as MessageEvent).data));
+    channel.addEventListener("bufferedamountlow", () => {
+      this.#gate.drained(now());
+      this.#pump();
+    });
+    for (const type of ["close", "error", "closing"]) channel.addEventListener(type, () => this.#lost(type));
+    if (channel.readyState === "open") this.#look();
+  }
+
+  get state(): CarrierState {
+    return this.#state;
+  }
+
+  /** Why it closed, for people. */
+  get why(): string {
+    return this.#why;
+  }
+
+  /** The last round trip, in milliseconds. */
+  get rtt(): number | undefined {
+    return this.#yamux.rtt;
+  }
+
+  /** Bytes that have gone into the channel, and come out of it. */
+  get sent(): number {
+    return this.#sent;
+  }
+
+  get received(): number {
+    return this.#received;
+  }
+
+  /**
+   * Whether a new stream may be trusted to it now. When nothing has been heard for long the answer is no, and a
+   * ping finds out: waiting for a path that has died while nobody looked would cost the caller more.
+   */
+  get usable(): boolean {
+    if (this.#state !== "open") return false;
+    if (now() - this.#heardAt < STALE) return true;
+    this.probe();
+    return false;
+  }
+
+  /** Asks the other end for a sign of life, although nothing waits. */
+  probe(): void {
+    this.#probe = true;
+    this.#look();
+  }
+
+  /** Opens a stream; undefined when there can be none now. */
+  open(): YamuxStream | undefined {
+    if (this.#state !== "open") return undefined;
+    const stream = this.#yamux.openStream();
+    if (stream === undefined) return undefined;
+    clearTimeout(this.#idle);
+    this.#streams.add(stream);
+    if (this.#looking === undefined) this.#look();
+    return stream;
+  }
+
+  /** The stream's user has done with it. */
+  done(stream: YamuxStream): void {
+    this.#streams.delete(stream);
+    if (this.#streams.size === 0) this.#rest();
+  }
+
+  /** Something below says that nothing comes through any more. */
+  stall(): void {
+    if (this.#state === "open") this.#stall();
+  }
+
+  /** Ends in order. What streams have not finished is lost. */
+  close(): void {
+    this.#yamux.close();
+  }
+
+  #set(state: CarrierState): void {
+    if (this.#state === state || this.#state === "closed") return;
+    this.#state = state;
+    this.onstate(state);
+  }
+
+  #rest(): void {
+    clearTimeout(this.#idle);
+    if (this.#state !== "closed") this.#idle = setTimeout(() => this.close(), IDLE_CLOSE);
+  }
+
+  #wants(): void {
+    if (this.#pumping) return;
+    this.#pumping = true;
+    // Whatever is written at once goes into one message.
+    queueMicrotask(() => {
+      this.#pumping = false;
+      this.#pump();
+    });
+  }
+
+  #pump(): void {
+    const channel = this.#channel;
+    try {
+      while (channel.readyState === "open" && channel.bufferedAmount < this.#gate.high) {
+        const message = this.#yamux.pull();
+        if (message === undefined) return;
+        this.#sent += message.length;
+        channel.send(message);
+      }
+      if (channel.readyState !== "open") return;
+      this.#gate.full(now());
+      channel.bufferedAmountLowThreshold = this.#gate.low;
+    } catch {
+      this.#lost("send");
+    }
+  }
+
+  #message(data: unknown): void {
+    if (this.#state === "closed") return;
+    if (!(data instanceof ArrayBuffer)) {
+      this.#why = "a message that is not binary";
+      this.#yamux.close();
+      return;
+    }
+    this.#received += data.byteLength;
+    this.#yamux.receive(new Uint8Array(data), now());
+    if (this.#yamux.end === undefined) this.#heard();
+  }
+
+  #heard(): void {
+    this.#heardAt = now();
+    this.#probe = false;
+    this.#liveness.heard();
+    if (this.#state === "open") return;
+    clearTimeout(this.#giveUp);
+    this.#set("open");
+    if (this.#streams.size === 0) this.#rest();
+  }
+
+  /** Looks now, and again as long as something waits. */
+  #look(): void {
+    clearTimeout(this.#looking);
+    this.#looking = undefined;
+    if (this.#state === "closed" || this.#channel.readyState !== "open") return;
+    const left = this.#sent - this.#channel.bufferedAmount;
+    // What the channel lets go of has room because something else was acknowledged.
+    if (left > this.#left && this.#streams.size > 0) this.#liveness.heard();
+    this.#left = left;
+    const waiting = this.#streams.size > 0 || this.#probe || this.#state !== "open";
+    const verdict = this.#liveness.look(now(), waiting);
+    if (verdict === "rest") return;
+    if (verdict === "ping") this.#yamux.ping(now());
+    if (verdict === "dead") {
+      this.#stall();
+      this.#liveness.heard();
+    }
+    this.#looking = setTimeout(() => this.#look(), TICK);
+  }
+
+  #stall(): void {
+    if (this.#state !== "open") return;
+    this.#giveUp = setTimeout(() => this.#lost("silent"), RESTART_WITHIN);
+    this.#set("stalled");
+    for (const stream of this.#streams) {
+      if (!stream.touched) {
+        stream.reset();
+        stream.onchange();
+      }
+    }
+    if (this.#looking === undefined) this.#look();
+  }
+
+  /** The channel is gone, or as good as. */
+  #lost(why: string): void {
+    if (this.#why === "") this.#why = why;
+    if (this.#yamux.end === undefined) this.#yamux.close();
+    this.#closed();
+  }
+
+  #closed(): void {
+    if (this.#state === "closed") return;
+    for (const timer of [this.#looking, this.#giveUp, this.#idle]) clearTimeout(timer);
+    this.#pump();
+    this.#streams.clear();
+    this.#channel.close();
+    this.#set("closed");
+  }
+
+  /** Waits until a closed channel has sent what it had, but not for long. */
+  async flushed(): Promise<void> {
+    if (this.#channel.readyState === "closed") return;
+    await new Promise<void>((resolve) => {
+      const timer = setTimeout(resolve, FLUSH);
+      this.#channel.addEventListener("close", () => {
+        clearTimeout(timer);
+        resolve();
+      });
+    });
+  }
+}
+
+/** Milliseconds that never run backwards. */
+function now(): number {
+  return performance.now();
+}
