@@ -9,6 +9,7 @@
 import { Gate } from "./gate.js";
 import { Liveness, TICK } from "./liveness.js";
 import type { YamuxStream } from "./stream.js";
+import { realTimers, type Timers } from "./timers.js";
 import { Yamux } from "./yamux.js";
 
 /** How long an answer that has begun waits for the path to come back, in milliseconds (PROTOCOL.md section 6.3). */
@@ -43,9 +44,9 @@ export class Carrier {
   readonly #liveness = new Liveness();
   readonly #streams = new Set<YamuxStream>();
   #state: CarrierState = "opening";
-  #looking: ReturnType<typeof setTimeout> | undefined;
-  #giveUp: ReturnType<typeof setTimeout> | undefined;
-  #idle: ReturnType<typeof setTimeout> | undefined;
+  #looking: (() => void) | undefined;
+  #giveUp: (() => void) | undefined;
+  #idle: (() => void) | undefined;
   #pumping = false;
   #probe = false;
   #heardAt = 0;
@@ -55,7 +56,10 @@ export class Carrier {
   #left = 0;
   #why = "";
 
-  constructor(channel: MessageChannelLike) {
+  constructor(
+    channel: MessageChannelLike,
+    private readonly timers: Timers = realTimers,
+  ) {
     this.#channel = channel;
     channel.binaryType = "arraybuffer";
     this.#yamux = new Yamux({
@@ -69,7 +73,7 @@ export class Carrier {
     channel.addEventListener("open", () => this.#look());
     channel.addEventListener("message", (event) => this.#message((event as MessageEvent).data));
     channel.addEventListener("bufferedamountlow", () => {
-      this.#gate.drained(now());
+      this.#gate.drained(this.timers.now());
       this.#pump();
     });
     for (const type of ["close", "error", "closing"]) channel.addEventListener(type, () => this.#lost(type));
@@ -105,7 +109,7 @@ export class Carrier {
    */
   get usable(): boolean {
     if (this.#state !== "open") return false;
-    if (now() - this.#heardAt < STALE) return true;
+    if (this.timers.now() - this.#heardAt < STALE) return true;
     this.probe();
     return false;
   }
@@ -121,7 +125,7 @@ export class Carrier {
     if (this.#state !== "open") return undefined;
     const stream = this.#yamux.openStream();
     if (stream === undefined) return undefined;
-    clearTimeout(this.#idle);
+    this.#idle?.();
     this.#streams.add(stream);
     if (this.#looking === undefined) this.#look();
     return stream;
@@ -150,8 +154,8 @@ export class Carrier {
   }
 
   #rest(): void {
-    clearTimeout(this.#idle);
-    if (this.#state !== "closed") this.#idle = setTimeout(() => this.close(), IDLE_CLOSE);
+    this.#idle?.();
+    if (this.#state !== "closed") this.#idle = this.timers.after(IDLE_CLOSE, () => this.close());
   }
 
   #wants(): void {
@@ -174,7 +178,7 @@ export class Carrier {
         channel.send(message);
       }
       if (channel.readyState !== "open") return;
-      this.#gate.full(now());
+      this.#gate.full(this.timers.now());
       channel.bufferedAmountLowThreshold = this.#gate.low;
     } catch {
       this.#lost("send");
@@ -189,23 +193,23 @@ export class Carrier {
       return;
     }
     this.#received += data.byteLength;
-    this.#yamux.receive(new Uint8Array(data), now());
+    this.#yamux.receive(new Uint8Array(data), this.timers.now());
     if (this.#yamux.end === undefined) this.#heard();
   }
 
   #heard(): void {
-    this.#heardAt = now();
+    this.#heardAt = this.timers.now();
     this.#probe = false;
     this.#liveness.heard();
     if (this.#state === "open") return;
-    clearTimeout(this.#giveUp);
+    this.#giveUp?.();
     this.#set("open");
     if (this.#streams.size === 0) this.#rest();
   }
 
   /** Looks now, and again as long as something waits. */
   #look(): void {
-    clearTimeout(this.#looking);
+    this.#looking?.();
     this.#looking = undefined;
     if (this.#state === "closed" || this.#channel.readyState !== "open") return;
     const left = this.#sent - this.#channel.bufferedAmount;
@@ -213,19 +217,19 @@ export class Carrier {
     if (left > this.#left && this.#streams.size > 0) this.#liveness.heard();
     this.#left = left;
     const waiting = this.#streams.size > 0 || this.#probe || this.#state !== "open";
-    const verdict = this.#liveness.look(now(), waiting);
+    const verdict = this.#liveness.look(this.timers.now(), waiting);
     if (verdict === "rest") return;
-    if (verdict === "ping") this.#yamux.ping(now());
+    if (verdict === "ping") this.#yamux.ping(this.timers.now());
     if (verdict === "dead") {
       this.#stall();
       this.#liveness.heard();
     }
-    this.#looking = setTimeout(() => this.#look(), TICK);
+    this.#looking = this.timers.after(TICK, () => this.#look());
   }
 
   #stall(): void {
     if (this.#state !== "open") return;
-    this.#giveUp = setTimeout(() => this.#lost("silent"), RESTART_WITHIN);
+    this.#giveUp = this.timers.after(RESTART_WITHIN, () => this.#lost("silent"));
     this.#set("stalled");
     for (const stream of this.#streams) {
       if (!stream.touched) {
@@ -245,7 +249,7 @@ export class Carrier {
 
   #closed(): void {
     if (this.#state === "closed") return;
-    for (const timer of [this.#looking, this.#giveUp, this.#idle]) clearTimeout(timer);
+    for (const stop of [this.#looking, this.#giveUp, this.#idle]) stop?.();
     this.#pump();
     this.#streams.clear();
     this.#channel.close();
@@ -256,16 +260,11 @@ export class Carrier {
   async flushed(): Promise<void> {
     if (this.#channel.readyState === "closed") return;
     await new Promise<void>((resolve) => {
-      const timer = setTimeout(resolve, FLUSH);
+      const stop = this.timers.after(FLUSH, resolve);
       this.#channel.addEventListener("close", () => {
-        clearTimeout(timer);
+        stop();
         resolve();
       });
     });
   }
-}
-
-/** Milliseconds that never run backwards. */
-function now(): number {
-  return performance.now();
 }

@@ -15,12 +15,14 @@ const NOT_FOUND = 404;
 /** Relays that said that they have no WebRTC. Another page may ask again. */
 const without = new Set<string>();
 
-/** What tells of a change of the network, where the browser does. */
-function networkEvents(): [EventTarget, string][] {
-  const events: [EventTarget, string][] = [[globalThis as unknown as EventTarget, "online"]];
+/** Events of this page, where it has any, and of its network connection, where the browser tells. */
+function listen(signal: AbortSignal, onnetwork: () => void, onleave: () => void): void {
+  const page = globalThis as Partial<EventTarget>;
+  page.addEventListener?.("online", onnetwork, { signal });
+  // A page that goes may never come back, and scripts are told nothing later.
+  page.addEventListener?.("pagehide", onleave, { signal });
   const { connection } = (globalThis.navigator ?? {}) as { connection?: EventTarget };
-  if (connection !== undefined) events.push([connection, "change"]);
-  return events;
+  connection?.addEventListener("change", onnetwork, { signal });
 }
 
 export class Upgrade {
@@ -42,12 +44,11 @@ export class Upgrade {
   constructor(host: PathHost, onchange: () => void) {
     this.#host = host;
     this.#onchange = onchange;
-    const { signal } = this.#closing;
-    for (const [target, type] of networkEvents()) {
-      target.addEventListener(type, () => this.#networkChanged(), { signal });
-    }
-    // A page that goes may never come back, and scripts are told nothing later.
-    globalThis.addEventListener?.("pagehide", () => this.#peer?.close(), { signal });
+    listen(
+      this.#closing.signal,
+      () => this.#networkChanged(),
+      () => this.#peer?.close(),
+    );
     this.used();
   }
 
