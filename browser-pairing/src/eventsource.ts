@@ -1,4 +1,4 @@
-/** The EventSource's shape over signed exchanges. */
+/** The EventSource's shape over protected exchanges. */
 import type { Channel } from "./channel.js";
 import { RelayError } from "./errors.js";
 import { callHandlers, errorEvent } from "./events.js";
@@ -26,7 +26,7 @@ const FINAL = new Set([
 ]);
 
 /** Has the shape of an `EventSource`; `error` events carry what happened in `error`. */
-export class SignedEventSource extends EventTarget {
+export class HostEventSource extends EventTarget {
   static readonly CONNECTING = 0;
   static readonly OPEN = 1;
   static readonly CLOSED = 2;

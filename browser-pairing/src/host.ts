@@ -2,7 +2,7 @@
 import { Channel } from "./channel.js";
 import { fromB64, uuid } from "./encoding.js";
 import { RelayError } from "./errors.js";
-import { SignedEventSource } from "./eventsource.js";
+import { HostEventSource } from "./eventsource.js";
 import { fetchOver, localTarget } from "./fetch.js";
 import { requireSecureContext, unsealCode, verifyingKey } from "./keys.js";
 import { RelayLink } from "./link.js";
@@ -12,14 +12,15 @@ import { all, load, type Pairing, remove, update } from "./store.js";
 import type {
   DeviceCode,
   EventSourceOptions,
+  OpenOptions,
   PairedBrowser,
   PairedBrowsers,
   PairedHostInfo,
   PairOptions,
-  RelayAccess,
+  Protection,
 } from "./types.js";
 import { anySignal } from "./waiting.js";
-import { SignedWebSocket } from "./websocket.js";
+import { HostWebSocket } from "./websocket.js";
 
 const MAX_NAME = 100;
 /** Only {@link pairHost} and {@link openHost} make hosts. */
@@ -60,8 +61,8 @@ function readBrowser(entry: unknown): PairedBrowser {
 }
 
 /**
- * A host that this browser is paired with. Everything that goes through it is signed, everything that
- * comes back has been verified before you see it.
+ * A host that this browser is paired with. Everything that goes through it is sealed, or signed where you chose
+ * that; everything that comes back has been verified before you see it.
  *
  * An event `revoked` is dispatched when the host says, signed, that it does not know this browser any
  * more. What was under way has then failed with `not_paired`; `forget()` clears what is kept here.
@@ -72,18 +73,18 @@ export class PairedHost extends EventTarget {
   #name: string;
 
   /** @internal Use {@link pairHost} or {@link openHost}. */
-  constructor(inside: symbol, { pairing, link, agentKey }: Paired) {
+  constructor(inside: symbol, { pairing, link, agentKey }: Paired, protection: Protection = "sealed") {
     super();
     if (inside !== INSIDE) throw new TypeError("use pairHost or openHost");
     this.#name = pairing.name;
     const { clientId, hostId } = pairing;
-    const used = () => {
+    const session = () => {
       const lastUsedAt = Math.floor(Date.now() / 1000);
       // For the list only: not worth failing a request.
       update(clientId, hostId, { lastUsedAt, relayUrl: link.base }).catch(() => undefined);
     };
     const revoked = () => this.dispatchEvent(new Event("revoked"));
-    this.#channel = new Channel(link, pairing, agentKey, used, revoked);
+    this.#channel = new Channel(link, pairing, agentKey, protection, { session, revoked });
   }
 
   /** The host's id, a UUID in lower case. */
@@ -101,6 +102,11 @@ export class PairedHost extends EventTarget {
     return this.#channel.pairing.fingerprint;
   }
 
+  /** What protects everything that passes; as it was asked for, and never less. */
+  get protection(): Protection {
+    return this.#channel.protection;
+  }
+
   /** The id under which the agent knows this browser. */
   get clientId(): string {
     return this.#channel.pairing.clientId;
@@ -111,10 +117,10 @@ export class PairedHost extends EventTarget {
    *
    * `input` is a path, `"/api?x=1"`; a `URL` or a `Request` of the page's own origin stands for its path.
    * Method, headers, body, redirect and signal are as in the standard, with these differences:
-   * the body is collected before it is sent, because its digest is signed; headers that the browser, the
-   * relay or the agent own cannot be set (`user-agent`, `x-forwarded-*`, `x-relay-*` …); a redirect under
-   * `manual` is answered as it is; `cache`, `credentials`, `mode`, `integrity` and `keepalive` mean
-   * nothing; `Response.url` is the path. At most 59 headers.
+   * the body is collected before it is sent, because it is sealed or its digest is signed; headers that the
+   * browser, the relay or the agent own cannot be set (`user-agent`, `x-forwarded-*`, `x-relay-*` …); a redirect
+   * under `manual` is answered as it is; `cache`, `credentials`, `mode`, `integrity` and `keepalive` mean
+   * nothing; `Response.url` is the path. In signed sessions at most 59 headers.
    *
    * The answer's body is read from the network only as fast as you read it, and every piece is verified
    * before you get it. When the connection breaks off, reading fails: what ends without an error is whole.
@@ -140,7 +146,7 @@ export class PairedHost extends EventTarget {
    * @throws DOMException `SyntaxError` for malformed sub-protocols; TypeError for a foreign address
    */
   webSocket(path: string | URL, protocols: string | string[] = []): WebSocket {
-    const socket = new SignedWebSocket(this.#channel, localTarget(path), protocols, this.#closing.signal);
+    const socket = new HostWebSocket(this.#channel, localTarget(path), protocols, this.#closing.signal);
     return socket as unknown as WebSocket;
   }
 
@@ -151,7 +157,7 @@ export class PairedHost extends EventTarget {
    */
   eventSource(path: string | URL, init: EventSourceOptions = {}): EventSource {
     const headers = new Headers(init.headers);
-    const source = new SignedEventSource(this.#channel, localTarget(path), headers, this.#closing.signal);
+    const source = new HostEventSource(this.#channel, localTarget(path), headers, this.#closing.signal);
     return source as unknown as EventSource;
   }
 
@@ -184,11 +190,11 @@ export class PairedHost extends EventTarget {
    * @throws RelayError `rate_limited` after 10 codes an hour
    */
   async nextDeviceCode(): Promise<DeviceCode> {
-    const { json, signature } = await this.#call("POST", "/_relay/pairing/code", 200, { v: 1 });
+    const { json, salt } = await this.#call("POST", "/_relay/pairing/code", 200, { v: 1 });
     const sealed = fromB64(json?.["sealed_code"]);
     const expiresAt = json?.["expires_at"];
     const { psk } = this.#channel.pairing;
-    const code = sealed === undefined ? undefined : await unsealCode(psk, sealed, signature);
+    const code = sealed === undefined ? undefined : await unsealCode(psk, sealed, salt);
     if (code === undefined || typeof expiresAt !== "number") throw malformed();
     return { code, expiresAt };
   }
@@ -223,6 +229,7 @@ export class PairedHost extends EventTarget {
     this.#closing.abort(
       new RelayError("closed", { detail: "The connection to this host was closed by the page." }),
     );
+    this.#channel.close();
   }
 
   #call(method: string, path: string, wanted: number, body?: Json) {
@@ -245,11 +252,11 @@ export class PairedHost extends EventTarget {
  */
 export async function pairHost(options: PairOptions): Promise<PairedHost> {
   try {
-    return new PairedHost(INSIDE, await pair(options));
+    return new PairedHost(INSIDE, await pair(options), options.protection);
   } catch (error) {
     if (!(error instanceof Unkept)) throw error;
     // The keys are still in memory, so the host can be told that they lead nowhere.
-    const host = new PairedHost(INSIDE, error.paired);
+    const host = new PairedHost(INSIDE, error.paired, options.protection);
     const revoked = await host
       .browsers()
       .revoke(host.clientId)
@@ -280,10 +287,7 @@ export async function pairedHosts(): Promise<PairedHostInfo[]> {
  * @returns undefined when this browser is not paired with the host
  * @throws RelayError `insecure_context`, `unsupported_browser`, `storage_unavailable`
  */
-export async function openHost(options: {
-  relay: RelayAccess;
-  hostId: string;
-}): Promise<PairedHost | undefined> {
+export async function openHost(options: OpenOptions): Promise<PairedHost | undefined> {
   requireSecureContext();
   const hostId = uuid(options.hostId);
   const pairing = hostId === undefined ? undefined : await load(hostId);
@@ -294,5 +298,6 @@ export async function openHost(options: {
       detail: "This browser cannot check the host's signatures any more.",
     });
   }
-  return new PairedHost(INSIDE, { pairing, link: new RelayLink(options.relay, hostId), agentKey });
+  const paired = { pairing, link: new RelayLink(options.relay, hostId), agentKey };
+  return new PairedHost(INSIDE, paired, options.protection);
 }

@@ -13,6 +13,8 @@ import { abortable, timed } from "./waiting.js";
 
 /** Problems and the SDK's own answers are not larger. */
 const MAX_SMALL_ANSWER = 64 * 1024;
+/** Answers of the agent in one piece are not larger (PROTOCOL.md section 4.3). */
+export const MAX_BUFFERED = 8 * 1024 * 1024;
 
 /** What one call of the SDK's user may still repeat. Each kind once, so that nothing ever loops. */
 export class Budget {
@@ -57,6 +59,20 @@ export async function readLimited(response: Response, limit: number): Promise<Ui
     at += chunk.length;
   }
   return whole;
+}
+
+/** Reads an answer in one piece. @throws RelayError `truncated`, `bad_answer`; the signal's reason */
+export async function readAnswer(
+  response: Response,
+  signal: AbortSignal | undefined,
+): Promise<Uint8Array<ArrayBuffer>> {
+  try {
+    return await readLimited(response, MAX_BUFFERED);
+  } catch (cause) {
+    if (signal?.aborted) throw signal.reason;
+    if (cause instanceof RelayError) throw cause;
+    throw new RelayError("truncated", { status: response.status, detail: "The answer broke off.", cause });
+  }
 }
 
 /** The relay's address without a slash at its end. @throws TypeError */

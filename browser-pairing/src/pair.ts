@@ -23,6 +23,7 @@ import {
 } from "./keys.js";
 import { Budget, RelayLink, readLimited, unsigned } from "./link.js";
 import { type Json, jsonObject } from "./problem.js";
+import { FEATURES } from "./session.js";
 import { RANDOM_LENGTH, Spake2 } from "./spake2.js";
 import { type Pairing, persist, probe, save } from "./store.js";
 import type { PairOptions } from "./types.js";
@@ -174,7 +175,7 @@ async function confirm(
   const started = await post(
     link,
     "/_relay/pairing/start",
-    { v: 1, features: ["records", "websocket"], message: b64(spake.message) },
+    { v: 1, features: FEATURES, message: b64(spake.message) },
     signal,
   );
   const pairingId = uuid(started["pairing_id"]);

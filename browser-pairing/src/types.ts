@@ -13,11 +13,26 @@ export interface RelayAccess {
   cookie?: boolean;
 }
 
-/** What {@link pairHost} needs. */
-export interface PairOptions {
+/**
+ * What protects everything between this browser and the host. `sealed`: the relay can neither read nor change it.
+ * `signed`: the relay can read but not change it; for hosts whose program cannot do more.
+ */
+export type Protection = "sealed" | "signed";
+
+/** What {@link openHost} needs. */
+export interface OpenOptions {
   relay: RelayAccess;
   /** The host's id, a hyphenated UUID in either case. */
   hostId: string;
+  /**
+   * `sealed` unless you say otherwise. It is never lowered: with a host that cannot seal, requests fail with
+   * `agent_outdated`.
+   */
+  protection?: Protection;
+}
+
+/** What {@link pairHost} needs. */
+export interface PairOptions extends OpenOptions {
   /** The six digits; spaces and hyphens between them do not matter. */
   code: string;
   /** What the host's list shall call this browser, 1 to 100 characters. Default: made from the user agent. */

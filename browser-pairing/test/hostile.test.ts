@@ -8,9 +8,11 @@ import { test } from "node:test";
 import { type PairedHost, pairHost, RelayError } from "../src/index.js";
 import { load } from "../src/store.js";
 import { RECORDS } from "./support/agent.js";
-import { CODE, withHost, withRelay } from "./support/browser.js";
+import { CODE, useForm, withHost, withRelay } from "./support/browser.js";
 import { DROP, type Hostile, type Relay, unsignedProblem, type WholeAnswer } from "./support/relay.js";
 import type { AgentRequest } from "./support/requests.js";
+
+useForm("signed");
 
 const flip = (bytes: Buffer, at: number) => {
   const copy = Buffer.from(bytes);
