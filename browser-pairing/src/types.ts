@@ -29,6 +29,12 @@ export interface OpenOptions {
    * `agent_outdated`.
    */
   protection?: Protection;
+  /**
+   * False leaves everything to the relay. Otherwise, after the first request that succeeded, a direct connection
+   * to the host is made where that is possible, and used while it works; what passes is protected in the same
+   * way. It is never waited for.
+   */
+  webRtc?: boolean;
 }
 
 /** What {@link pairHost} needs. */

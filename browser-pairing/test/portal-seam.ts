@@ -157,12 +157,24 @@ const browsers: PairedBrowser[] = [
 function fakeHost(info: PairedHostInfo, forget: () => void): Paired {
   const events = new EventTarget();
   let gone = false;
+  let way: Paired["path"] = { kind: "relay", sent: 0, received: 0 };
+  const goes = (next: Paired["path"]) => {
+    way = next;
+    events.dispatchEvent(new Event("path"));
+  };
   return {
     ...info,
+    get path() {
+      return way;
+    },
     addEventListener: events.addEventListener.bind(events),
     async fetch(input, init = {}) {
       const path = String(input);
       await new Promise((soon) => setTimeout(soon, 15));
+      const far = { kind: "webrtc", sent: 48_213, received: 6_291_456 } as const;
+      if (path.startsWith("/direct")) goes({ ...far, candidate: "host", rtt: 3.42 });
+      if (path.startsWith("/turn")) goes({ ...far, candidate: "relay", rtt: 84.2, received: 7_340_032 });
+      if (path.startsWith("/relayed")) goes({ kind: "relay", sent: 48_213, received: 7_340_032 });
       if (path.startsWith("/revoked")) {
         events.dispatchEvent(new Event("revoked"));
         throw new RelayError("not_paired", { status: 401, ...signed });

@@ -49,6 +49,7 @@ export class Carrier {
   #idle: (() => void) | undefined;
   #pumping = false;
   #probe = false;
+  #unused = false;
   #heardAt = 0;
   #sent = 0;
   #received = 0;
@@ -65,7 +66,8 @@ export class Carrier {
     this.#yamux = new Yamux({
       onwants: () => this.#wants(),
       onend: (end) => {
-        this.#why = end.kind === "violation" ? end.why : end.kind;
+        if (this.#why === "") this.#why = end.kind === "violation" ? end.why : end.kind;
+        this.#unused = this.#streams.size === 0 && this.#state === "open";
         // The last word goes out after this.
         queueMicrotask(() => this.#closed());
       },
@@ -87,6 +89,11 @@ export class Carrier {
   /** Why it closed, for people. */
   get why(): string {
     return this.#why;
+  }
+
+  /** Whether it was closed while nothing needed it. */
+  get unused(): boolean {
+    return this.#unused;
   }
 
   /** The last round trip, in milliseconds. */

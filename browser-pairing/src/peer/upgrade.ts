@@ -2,8 +2,8 @@
  * The direct connection of one open host, over time: made when it is first wanted, made again after it was lost,
  * and left alone where either side has WebRTC switched off.
  *
- * It is tried again after 2, 4, 8 … 60 seconds, if the host was used in between, and at once when the network
- * changes; a page that does nothing asks for nothing.
+ * It is tried again after 2, 4, 8 … 60 seconds, and at once when the network changes. One that was closed because
+ * nobody needed it is made again when somebody does.
  */
 import { RelayError } from "../errors.js";
 import type { ExchangePath, PathHost } from "../path.js";
@@ -85,7 +85,6 @@ export class Upgrade {
     const impossible = this.#off || this.#closing.signal.aborted || without.has(this.#host.link.base);
     if (impossible || this.#connecting || this.#peer !== undefined) return;
     this.#connecting = true;
-    this.#wanted = false;
     Peer.connect(this.#host, this.#closing.signal)
       .then(
         (peer) => this.#connected(peer),
@@ -98,7 +97,7 @@ export class Upgrade {
 
   #connected(peer: Peer): void {
     if (peer.carrier.state === "closed") {
-      this.#again(this.#backoff.failed());
+      this.#failed(undefined);
       return;
     }
     this.#peer = peer;
@@ -116,11 +115,14 @@ export class Upgrade {
     this.#sent += peer.carrier.sent;
     this.#received += peer.carrier.received;
     const lasted = Math.max(0, Date.now() - this.#since);
+    // One that nobody needed is made anew when somebody does.
+    this.#wanted = !peer.carrier.unused;
     this.#again(this.#backoff.failed(lasted));
   }
 
   #failed(error: unknown): void {
     let wait = this.#backoff.failed();
+    this.#wanted = true;
     if (error instanceof RelayError) {
       // Said by the relay it is about its ICE servers, said by the agent about all of it.
       if (error.status === NOT_FOUND && !error.verified) without.add(this.#host.link.base);

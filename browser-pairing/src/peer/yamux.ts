@@ -281,8 +281,8 @@ export class Yamux {
     const streams = [...this.#streams.values()];
     this.#streams.clear();
     if (code !== undefined) this.#say({ type: FrameType.GO_AWAY, flags: 0, stream: 0, length: code });
-    for (const stream of streams) stream.broken("lost");
     this.events.onend?.(end);
+    for (const stream of streams) stream.broken("lost");
   }
 }
 
