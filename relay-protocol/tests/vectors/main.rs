@@ -10,6 +10,7 @@ mod cases;
 mod pairing;
 mod record;
 mod signature;
+mod yamux;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 use serde_json::Value;

@@ -4,6 +4,7 @@ mod pairing;
 mod record;
 mod request;
 mod response;
+mod yamux;
 
 use relay_protocol::keys::{AgentSigningKey, BrowserSigningKey};
 use serde_json::Value;
@@ -28,6 +29,7 @@ pub fn files() -> Vec<(&'static str, Value)> {
         ("rfc9421_b26.json", response::rfc9421_b26()),
         ("record_signed.json", record::record_signed()),
         ("record_payload.json", record::record_payload()),
+        ("yamux.json", yamux::yamux()),
     ]
 }
 
