@@ -252,7 +252,7 @@ describe("the portal in Chromium", () => {
     await snap("host-turn");
     await send("/relayed");
     await announced("Requests go over the relay.");
-    assert.equal(await badge.textContent(), "Relay");
+    await page.locator(".trust-path").getByText("Relay", { exact: true }).waitFor();
     assert.equal(await page.locator(".trust-numbers").textContent(), "");
     await send("/binary");
     await says("00000000  00 01 02 03");

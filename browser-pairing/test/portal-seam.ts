@@ -158,10 +158,12 @@ function fakeHost(info: PairedHostInfo, forget: () => void): Paired {
   const events = new EventTarget();
   let gone = false;
   let way: Paired["path"] = { kind: "relay", sent: 0, received: 0 };
-  const goes = (next: Paired["path"]) => {
-    way = next;
-    events.dispatchEvent(new Event("path"));
-  };
+  // Some time after the request, as with a real host, so that what is announced does not meet the answer.
+  const goes = (next: Paired["path"]) =>
+    setTimeout(() => {
+      way = next;
+      events.dispatchEvent(new Event("path"));
+    }, 300);
   return {
     ...info,
     get path() {

@@ -50,6 +50,7 @@ export class YamuxStream {
   constructor(
     readonly id: number,
     private readonly host: StreamHost,
+    private readonly fullWindow: number = FULL_WINDOW,
   ) {}
 
   /** Why nothing more will come, once that is known; what came before may still be read. */
@@ -127,8 +128,8 @@ export class YamuxStream {
 
   /** A reader that has taken half a window keeps up: it may have a larger one. */
   #grow(): void {
-    const more = FULL_WINDOW - this.#target;
-    if (more > 0 && this.host.mayGrow(more)) this.#target = FULL_WINDOW;
+    const more = this.fullWindow - this.#target;
+    if (more > 0 && this.host.mayGrow(more)) this.#target = this.fullWindow;
   }
 
   #die(): void {

@@ -64,11 +64,13 @@ export class Yamux {
   #now = 0;
 
   constructor(
-    private readonly events: {
+    private readonly options: {
       /** There is something to {@link pull}. */
       onwants?: () => void;
       /** Called once. */
       onend?: (end: SessionEnd) => void;
+      /** What receiving windows grow to for readers that keep up, in bytes. */
+      fullWindow?: number;
     } = {},
   ) {
     this.#reader = new FrameReader({
@@ -97,7 +99,7 @@ export class Yamux {
   openStream(): YamuxStream | undefined {
     if (this.#end !== undefined || this.#streams.size >= MAX_STREAMS || this.#nextId >= LAST_ID)
       return undefined;
-    const stream = new YamuxStream(this.#nextId, this.#host);
+    const stream = new YamuxStream(this.#nextId, this.#host, this.options.fullWindow);
     this.#nextId += 2;
     this.#streams.set(stream.id, stream);
     this.#wants(stream, true);
@@ -181,7 +183,7 @@ export class Yamux {
   #wants(stream: YamuxStream, urgent: boolean): void {
     if (this.#end !== undefined || this.#streams.get(stream.id) !== stream) return;
     (urgent ? this.#urgent : this.#ready).add(stream);
-    this.events.onwants?.();
+    this.options.onwants?.();
   }
 
   /** Forgets a stream. What may still be on its way to it counts as owed. */
@@ -198,14 +200,14 @@ export class Yamux {
 
   #say(header: Header): void {
     this.#own.push(writeHeader(header));
-    this.events.onwants?.();
+    this.options.onwants?.();
   }
 
   /** What the other end makes this end say. @throws Violation */
   #answer(header: Header): void {
     if (this.#answers.length >= MAX_ANSWERS) throw new Violation("more questions than can be answered");
     this.#answers.push(writeHeader(header));
-    this.events.onwants?.();
+    this.options.onwants?.();
   }
 
   #header(header: Header): void {
@@ -281,7 +283,7 @@ export class Yamux {
     const streams = [...this.#streams.values()];
     this.#streams.clear();
     if (code !== undefined) this.#say({ type: FrameType.GO_AWAY, flags: 0, stream: 0, length: code });
-    this.events.onend?.(end);
+    this.options.onend?.(end);
     for (const stream of streams) stream.broken("lost");
   }
 }
