@@ -18,6 +18,16 @@ export const FIN = 4;
 export const RST = 8;
 const WINDOW = 256 * 1024;
 
+function joined(pieces: readonly Uint8Array[]): Uint8Array<ArrayBuffer> {
+  const whole = new Uint8Array(pieces.reduce((sum, { length }) => sum + length, 0));
+  let at = 0;
+  for (const piece of pieces) {
+    whole.set(piece, at);
+    at += piece.length;
+  }
+  return whole;
+}
+
 /** A frame's bytes. */
 export function frame(
   type: number,
@@ -26,35 +36,48 @@ export function frame(
   length: number,
   payload = new Uint8Array(),
 ): Uint8Array<ArrayBuffer> {
-  const bytes = Buffer.alloc(12 + payload.length);
-  bytes.writeUInt8(type, 1);
-  bytes.writeUInt16BE(flags, 2);
-  bytes.writeUInt32BE(stream, 4);
-  bytes.writeUInt32BE(length, 8);
+  const bytes = new Uint8Array(12 + payload.length);
+  const view = new DataView(bytes.buffer);
+  view.setUint8(1, type);
+  view.setUint16(2, flags);
+  view.setUint32(4, stream);
+  view.setUint32(8, length);
   bytes.set(payload, 12);
-  return new Uint8Array(bytes);
+  return bytes;
+}
+
+/** The first frame and how long it is; undefined when not all of it is there. */
+function firstFrame(bytes: Uint8Array): { one: Frame; size: number } | undefined {
+  if (bytes.length < 12) return undefined;
+  const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+  if (view.getUint8(0) !== 0) throw new Error("another version");
+  const [type, flags, stream, length] = [
+    view.getUint8(1),
+    view.getUint16(2),
+    view.getUint32(4),
+    view.getUint32(8),
+  ];
+  const size = 12 + (type === 0 ? length : 0);
+  if (bytes.length < size) return undefined;
+  return { one: { type, flags, stream, length, payload: bytes.slice(12, size) }, size };
 }
 
 /** All frames in whole messages. */
 export function frames(...messages: Uint8Array[]): Frame[] {
-  const bytes = Buffer.concat(messages);
   const found: Frame[] = [];
-  for (let at = 0; at < bytes.length; ) {
-    const [type, flags] = [bytes.readUInt8(at + 1), bytes.readUInt16BE(at + 2)];
-    const [stream, length] = [bytes.readUInt32BE(at + 4), bytes.readUInt32BE(at + 8)];
-    if (bytes.readUInt8(at) !== 0) throw new Error("another version");
-    const size = type === 0 ? length : 0;
-    const payload = new Uint8Array(bytes.subarray(at + 12, at + 12 + size));
-    if (payload.length !== size) throw new Error("a frame that is cut");
-    found.push({ type, flags, stream, length, payload });
-    at += 12 + size;
+  for (let rest: Uint8Array = joined(messages); rest.length > 0; ) {
+    const next = firstFrame(rest);
+    if (next === undefined) throw new Error("a frame that is cut");
+    found.push(next.one);
+    rest = rest.subarray(next.size);
   }
   return found;
 }
 
 /** One stream, seen from the server. */
 export class ServerStream {
-  received = Buffer.alloc(0);
+  /** All that came. */
+  readonly pieces: Uint8Array[] = [];
   /** FIN has come. */
   finished = false;
   /** RST has come. */
@@ -64,8 +87,9 @@ export class ServerStream {
   paused = false;
   /** What the server may still send. */
   room = WINDOW;
-  ondata: () => void = () => {};
-  #queue = Buffer.alloc(0);
+  /** Called for every frame, with what it carries. */
+  ondata: (payload: Uint8Array) => void = () => {};
+  #queue: Uint8Array[] = [];
   #ending = false;
 
   constructor(
@@ -73,8 +97,12 @@ export class ServerStream {
     private readonly server: YamuxServer,
   ) {}
 
+  get received(): Uint8Array<ArrayBuffer> {
+    return joined(this.pieces);
+  }
+
   write(bytes: Uint8Array): void {
-    this.#queue = Buffer.concat([this.#queue, bytes]);
+    for (let at = 0; at < bytes.length; at += 32_768) this.#queue.push(bytes.subarray(at, at + 32_768));
     this.flush();
   }
 
@@ -89,11 +117,12 @@ export class ServerStream {
   }
 
   flush(): void {
-    while (this.#queue.length > 0 && this.room > 0) {
-      const piece = this.#queue.subarray(0, Math.min(32_768, this.room));
-      this.#queue = this.#queue.subarray(piece.length);
+    for (let next = this.#queue[0]; next !== undefined && this.room > 0; next = this.#queue[0]) {
+      const piece = next.subarray(0, this.room);
+      if (piece.length < next.length) this.#queue[0] = next.subarray(piece.length);
+      else this.#queue.shift();
       this.room -= piece.length;
-      this.server.send(frame(0, 0, this.id, piece.length, piece));
+      this.server.send(frame(0, 0, this.id, piece.length, piece.slice()));
     }
     if (this.#ending && this.#queue.length === 0) {
       this.#ending = false;
@@ -117,19 +146,16 @@ export class YamuxServer {
   /** Does not answer, not even to pings. */
   silent = false;
   pings = 0;
-  #held = Buffer.alloc(0);
+  #held = new Uint8Array();
 
   constructor(readonly send: (bytes: Uint8Array<ArrayBuffer>) => void) {}
 
   receive(message: Uint8Array): void {
     if (message.length > 65_536) throw new Error("a message that is too long");
-    this.#held = Buffer.concat([this.#held, message]);
-    while (this.#held.length >= 12) {
-      const size = this.#held.readUInt8(1) === 0 ? this.#held.readUInt32BE(8) : 0;
-      if (this.#held.length < 12 + size) return;
-      const [one] = frames(this.#held.subarray(0, 12 + size));
-      this.#held = this.#held.subarray(12 + size);
-      if (one !== undefined && !this.silent) this.#frame(one);
+    this.#held = this.#held.length === 0 ? message.slice() : joined([this.#held, message]);
+    for (let next = firstFrame(this.#held); next !== undefined; next = firstFrame(this.#held)) {
+      this.#held = this.#held.subarray(next.size);
+      if (!this.silent) this.#frame(next.one);
     }
   }
 
@@ -159,7 +185,7 @@ export class YamuxServer {
       if (length > stream.window || length > 32_768)
         throw new Error("more than the window or a frame allows");
       stream.window -= length;
-      stream.received = Buffer.concat([stream.received, payload]);
+      if (payload.length > 0) stream.pieces.push(payload);
       if (!stream.paused) stream.refill();
     }
     if (flags & FIN) stream.finished = true;
@@ -167,6 +193,6 @@ export class YamuxServer {
       stream.broken = true;
       this.streams.delete(id);
     }
-    stream.ondata();
+    stream.ondata(payload);
   }
 }
