@@ -6,7 +6,7 @@ import { HostEventSource } from "./eventsource.js";
 import { fetchOver, localTarget } from "./fetch.js";
 import { requireSecureContext, unsealCode, verifyingKey } from "./keys.js";
 import { RelayLink } from "./link.js";
-import { type Paired, pair, Unkept } from "./pair.js";
+import type { Paired } from "./pair.js";
 import type { Json } from "./problem.js";
 import { all, load, type Pairing, remove, update } from "./store.js";
 import type {
@@ -275,6 +275,12 @@ export class PairedHost extends EventTarget {
  * @throws TypeError when the code has no six digits or the host's id is no UUID
  */
 export async function pairHost(options: PairOptions): Promise<PairedHost> {
+  const { pair, Unkept } = await import("./pair.js").catch((cause) => {
+    throw new RelayError("network_error", {
+      detail: "A part of this page cannot be loaded. Load the page again. The code has not been used.",
+      cause,
+    });
+  });
   try {
     return new PairedHost(INSIDE, await pair(options), options);
   } catch (error) {

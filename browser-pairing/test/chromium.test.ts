@@ -273,7 +273,7 @@ test("a clock that is ten minutes off locks nobody out", async () => {
 test("what is cut off says so, in Chromium too", async () => {
   let cut = false;
   relay.hostile.answer = (answer, { target }) => {
-    if (target !== "/cut") return answer;
+    if (target !== "/_relay/exchange") return answer;
     cut = true;
     return { ...answer, body: answer.body.subarray(0, -1) };
   };
