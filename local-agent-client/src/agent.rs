@@ -6,6 +6,7 @@ use crate::{
     dial::{DialError, Dialed, Dialer, RelayUrl, tls},
     forward::{Forwarder, LocalTarget, Settings, insecure},
     gate::Gate,
+    peer::{self, Peers},
     platform,
     session::{Connect, Session},
     state::{self, StateDir, StateError},
@@ -85,6 +86,7 @@ pub struct Builder {
     trust: Trust,
     control: Option<SocketAddr>,
     proxies: Option<Matcher>,
+    webrtc: Option<peer::Settings>,
 }
 
 impl Builder {
@@ -142,6 +144,13 @@ impl Builder {
     #[must_use]
     pub fn control(mut self, address: SocketAddr) -> Self {
         self.control = Some(address);
+        self
+    }
+
+    /// Lets browsers upgrade to a direct path by WebRTC, like this; `None` turns it off. On without being said.
+    #[must_use]
+    pub fn webrtc(mut self, settings: Option<peer::Settings>) -> Self {
+        self.webrtc = settings;
         self
     }
 
@@ -210,7 +219,12 @@ impl Builder {
             code_outstanding: false,
             failed_guesses: FailedGuesses::default(),
             control: control.as_ref().map(|control| format!("http://{}", control.address())),
+            webrtc: None,
+            peers: Vec::new(),
         };
+        let relay_is_local = self.relay.is_loopback();
+        let peers =
+            self.webrtc.and_then(|settings| Peers::new(peer::Settings { relay_is_local, ..settings }));
         let settings = Settings {
             target: self.target,
             tls: local_tls,
@@ -235,6 +249,7 @@ impl Builder {
             gate: Gate::new(forwarder, pairing.clone(), self.trust),
             status: watch::channel(status).0,
             pairing,
+            peers,
             control,
             state,
         })
@@ -247,6 +262,7 @@ pub struct Agent {
     gate: Arc<Gate>,
     status: watch::Sender<Status>,
     pairing: Arc<Pairing>,
+    peers: Option<Arc<Peers>>,
     control: Option<Control>,
     state: Option<Arc<StateDir>>,
 }
@@ -267,6 +283,7 @@ impl Agent {
             trust: Trust::default(),
             control: None,
             proxies: None,
+            webrtc: Some(peer::Settings::default()),
         }
     }
 
@@ -314,6 +331,7 @@ impl Agent {
                 self.pairing.keep(),
                 self.gate.keep(),
                 follow,
+                status::follow_peers(self.peers.as_deref(), &self.status),
                 self.dial.keep_login()
             )
         };
@@ -322,6 +340,9 @@ impl Agent {
             _ = beside => {}
         }
         self.gate.close();
+        if let Some(peers) = &self.peers {
+            peers.shutdown().await;
+        }
         self.pairing.flush();
         reporter.lock().refresh(self.gate.forwarder().stats(), None);
         tracing::info!("the agent has ended");
