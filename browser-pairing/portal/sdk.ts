@@ -9,6 +9,7 @@ export type Paired = Pick<
   | "name"
   | "fingerprint"
   | "path"
+  | "protection"
   | "clientId"
   | "fetch"
   | "webSocket"

@@ -15,6 +15,8 @@ const FINAL = new Set([
   "not_paired",
   "closed",
   "agent_outdated",
+  "sealed_required",
+  "handshake_failed",
   "browser_outdated",
   "unsupported_encoding",
   "redirect_refused",

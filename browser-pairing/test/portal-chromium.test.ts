@@ -217,7 +217,7 @@ describe("the portal in Chromium", () => {
     await page.getByRole("textbox", { name: "Path" }).fill("/api/items?page=1");
     await page.keyboard.press("Enter");
     await says("200 OK");
-    await says("Signed and verified");
+    await says("Sealed and verified");
     await says("from the machine");
     await page.getByText("Headers (3)").click();
     await snap("host-response");
@@ -283,7 +283,7 @@ describe("the portal in Chromium", () => {
     await send("/down");
     await says("Nothing listens on 127.0.0.1:3000.");
     await send("/tampered");
-    await says("does not carry the host's signature");
+    await says("is not as the host sent it");
     await says("An answer did not verify");
     await snap("host-tampered");
     await send("/lies");

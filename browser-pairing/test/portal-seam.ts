@@ -169,6 +169,7 @@ function fakeHost(info: PairedHostInfo, forget: () => void): Paired {
     get path() {
       return way;
     },
+    protection: "sealed",
     addEventListener: events.addEventListener.bind(events),
     async fetch(input, init = {}) {
       const path = String(input);

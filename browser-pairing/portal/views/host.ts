@@ -84,7 +84,8 @@ export function hostView(context: SignedIn, hostId: string): View {
       const print = h("span", { class: "trust-print" }, `Fingerprint ${opened.fingerprint}`);
       if (stops.length > 0) fill(trust, status(kind, text), print, way.element);
     };
-    mark("wait", "Signed, nothing verified yet");
+    const form = opened.protection === "sealed" ? "Sealed" : "Signed";
+    mark("wait", `${form}, nothing verified yet`);
     const revoked = () => {
       if (ended.signal.aborted || stops.length === 0) return;
       unpaired(
@@ -102,7 +103,7 @@ export function hostView(context: SignedIn, hostId: string): View {
       verified: () => {
         if (seen) return;
         seen = true;
-        mark("on", "Signed and verified");
+        mark("on", `${form} and verified`);
       },
       failed: (error) => {
         const of = failure(error);
