@@ -7,8 +7,8 @@ use libfuzzer_sys::fuzz_target;
 use relay_protocol::{
     keys::AgentSigningKey,
     record::{
-        Binding, Close, Decoder, Direction, Head, Kind, Open, Opened, Record, RecordError, SignedOpen,
-        decode_error, decode_trailers, encode_trailers, open_message,
+        Binding, Close, Decoder, Direction, Head, Header, Open, Opened, Payload, Record, RecordError,
+        SignedOpen, decode_error, decode_trailers, encode_trailers, open_message,
     },
 };
 
@@ -20,8 +20,8 @@ impl Open for Given {
         1
     }
 
-    fn open(&mut self, _: Kind, payload: Bytes, _: &[u8]) -> Result<Opened, RecordError> {
-        Ok(payload)
+    fn open(&mut self, _: Header, payload: Payload, _: &[u8]) -> Result<Opened, RecordError> {
+        Ok(payload.into_bytes())
     }
 }
 

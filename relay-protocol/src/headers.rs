@@ -24,6 +24,8 @@ pub const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-ho
 /// The paired browser that signed a request, as the agent tells the local server: set or removed by the
 /// agent on everything that it forwards.
 pub const X_RELAY_CLIENT_ID: HeaderName = HeaderName::from_static("x-relay-client-id");
+/// On a signed refusal of an exchange: the prelude of what was refused (PROTOCOL.md section 5.3).
+pub const RELAY_EXCHANGE: HeaderName = HeaderName::from_static("relay-exchange");
 /// `1` on a signed request: its answer is to be a record stream (PROTOCOL.md section 4.4).
 pub const X_RELAY_RECORDS: HeaderName = HeaderName::from_static("x-relay-records");
 

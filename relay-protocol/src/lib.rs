@@ -11,16 +11,20 @@
 //! | [`keys`] | key types by purpose, Ed25519 and X25519 |
 //! | [`pairing`] | pairing by six digits: SPAKE2, proofs, claims, fingerprint |
 //! | [`signature`] | signed requests and responses, digests of bodies, used nonces |
-//! | [`record`] | record streams: framing, order and protection |
+//! | [`sealed`] | sealed sessions: the Noise handshake and its keys |
+//! | [`record`] | record streams: framing, order, and the signed and the sealed protection |
+//! | [`exchange`] | one request and its answer as records: prelude, numbers, head |
 //! | [`splice`] | joins two upgraded connections |
 //! | [`api`] | the JSON bodies of the relay's HTTP interface |
 
 pub mod api;
+pub mod exchange;
 pub mod headers;
 pub mod keys;
 pub mod pairing;
 pub mod problem;
 pub mod record;
+pub mod sealed;
 pub mod signature;
 pub mod splice;
 pub mod tunnel;

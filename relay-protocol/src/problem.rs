@@ -56,6 +56,10 @@ codes! {
     Uncovered = "uncovered", BAD_REQUEST, "The signature covers too little";
     /// The body is not the one that was signed.
     DigestMismatch = "digest_mismatch", BAD_REQUEST, "The body does not fit its digest";
+    /// The handshake of a sealed session does not open, or was made with another key than the paired one.
+    HandshakeFailed = "handshake_failed", BAD_REQUEST, "The handshake failed";
+    /// The agent takes only sealed exchanges.
+    SealedRequired = "sealed_required", FORBIDDEN, "A sealed session is needed";
     /// No code is shown at the moment.
     PairingNotOpen = "pairing_not_open", CONFLICT, "No pairing code is shown";
     /// The code was not used in time.

@@ -1,15 +1,15 @@
 //! What holds for every input: parsers never panic, what is written is read again, what is altered is refused.
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "helpers of tests")]
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use proptest::{collection::vec, option, prelude::*};
 use relay_protocol::{
     keys::{AgentSigningKey, BrowserSigningKey, b64},
     pairing::{AgentClaims, BrowserClaims, Code, is_text},
     record::{
-        Binding, Close, Decoder, Direction, Head, Kind, Open, Opened, Protect, RecordError, SIGNED_LEN,
-        SignedOpen, SignedProtect, decode_error, decode_trailers, encode_trailers, open_message,
+        Binding, Close, Decoder, Direction, Head, Header, Kind, Open, Opened, Payload, Protect, RecordError,
+        SIGNED_LEN, SignedOpen, SignedProtect, decode_error, decode_trailers, encode_trailers, open_message,
     },
     signature::{
         append_query,
@@ -29,8 +29,8 @@ impl Open for Unprotected {
         SIGNED_LEN
     }
 
-    fn open(&mut self, _: Kind, payload: Bytes, _: &[u8]) -> Result<Opened, RecordError> {
-        Ok(payload)
+    fn open(&mut self, _: Header, payload: Payload, _: &[u8]) -> Result<Opened, RecordError> {
+        Ok(payload.into_bytes())
     }
 }
 

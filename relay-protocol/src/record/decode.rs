@@ -1,15 +1,11 @@
 //! Records from bytes, however they were cut on the way.
 
-use super::{HEADER_LEN, Kind, Record, RecordError, protect::Open};
+use super::{
+    Record, RecordError,
+    header::{HEADER_LEN, Header},
+    protect::{Open, Payload},
+};
 use bytes::{Buf, Bytes, BytesMut};
-
-/// The length and the kind that a header announces, within the limits.
-fn parse_header(header: [u8; HEADER_LEN]) -> Result<(Kind, usize), RecordError> {
-    let [a, b, c, d, kind] = header;
-    let kind = Kind::from_u8(kind).ok_or(RecordError::UnknownType)?;
-    let length = usize::try_from(u32::from_be_bytes([a, b, c, d])).map_err(|_| RecordError::BadLength)?;
-    if kind.lengths().contains(&length) { Ok((kind, length)) } else { Err(RecordError::BadLength) }
-}
 
 /// Decodes one direction of a stream. It holds what came of one record and not yet all of it, so at most
 /// what the largest kind allows, and refuses a length before it waits for so many bytes.
@@ -48,16 +44,16 @@ impl<O: Open> Decoder<O> {
 
     fn decode(&mut self) -> Result<Option<Record>, RecordError> {
         let Some(header) = self.buffer.first_chunk::<HEADER_LEN>() else { return Ok(None) };
-        let (kind, length) = parse_header(*header)?;
+        let header = Header::parse(*header, self.open.epochs())?;
         let overhead = self.open.overhead();
-        if self.buffer.len() < HEADER_LEN + length + overhead {
+        if self.buffer.len() < HEADER_LEN + header.length + overhead {
             return Ok(None);
         }
         self.buffer.advance(HEADER_LEN);
-        let payload = self.buffer.split_to(length).freeze();
+        let payload = Payload::Own(self.buffer.split_to(header.length));
         let protection = self.buffer.split_to(overhead);
-        let payload = self.open.open(kind, payload, &protection)?;
-        Ok(Some(Record { kind, payload }))
+        let payload = self.open.open(header, payload, &protection)?;
+        Ok(Some(Record { kind: header.kind, payload }))
     }
 
     /// The end of the stream: an error when a record is incomplete. Whether it was the right end is
@@ -71,15 +67,25 @@ impl<O: Open> Decoder<O> {
     }
 }
 
-/// Opens a WebSocket message, which is exactly one record. The payload is not copied.
-pub fn open_message(open: &mut impl Open, mut message: Bytes) -> Result<Record, RecordError> {
+/// Opens a WebSocket message, which is exactly one record. The payload is copied only when it has to be
+/// decrypted while somebody else holds it.
+pub fn open_message(open: &mut impl Open, message: Bytes) -> Result<Record, RecordError> {
     let header = message.first_chunk::<HEADER_LEN>().ok_or(RecordError::Truncated)?;
-    let (kind, length) = parse_header(*header)?;
-    if message.len() != HEADER_LEN + length + open.overhead() {
+    let header = Header::parse(*header, open.epochs())?;
+    let end = HEADER_LEN + header.length;
+    if message.len() != end + open.overhead() {
         return Err(RecordError::BadLength);
     }
-    message.advance(HEADER_LEN);
-    let payload = message.split_to(length);
-    let payload = open.open(kind, payload, &message)?;
-    Ok(Record { kind, payload })
+    let payload = match message.try_into_mut() {
+        Ok(mut own) => {
+            let protection = own.split_off(end);
+            own.advance(HEADER_LEN);
+            open.open(header, Payload::Own(own), &protection)?
+        }
+        Err(shared) => {
+            let protection = shared.slice(end..);
+            open.open(header, Payload::Shared(shared.slice(HEADER_LEN..end)), &protection)?
+        }
+    };
+    Ok(Record { kind: header.kind, payload })
 }

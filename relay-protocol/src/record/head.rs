@@ -14,15 +14,15 @@ const MAX_REASON: usize = 123;
 
 /// Header fields as JSON: each byte of a value one code point.
 #[derive(Serialize, Deserialize)]
-struct Fields(Vec<(String, String)>);
+pub(crate) struct Fields(Vec<(String, String)>);
 
 impl Fields {
-    fn encode(headers: &HeaderMap) -> Self {
+    pub(crate) fn encode(headers: &HeaderMap) -> Self {
         let value = |value: &HeaderValue| value.as_bytes().iter().map(|byte| char::from(*byte)).collect();
         Self(headers.iter().map(|(name, field)| (name.as_str().to_owned(), value(field))).collect())
     }
 
-    fn decode(self) -> Result<HeaderMap, RecordError> {
+    pub(crate) fn decode(self) -> Result<HeaderMap, RecordError> {
         if self.0.len() > MAX_FIELDS {
             return Err(RecordError::BadPayload);
         }

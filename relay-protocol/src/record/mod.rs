@@ -1,33 +1,39 @@
-//! Record streams: answers and WebSocket messages in pieces that are each protected (PROTOCOL.md section 4.4).
+//! Record streams: requests, answers and WebSocket messages in pieces that are each protected (PROTOCOL.md
+//! sections 4.4 and 5.2).
 //!
 //! A record is `length` u32, `type` u8, payload, protection. What protects it is a [`Protect`] at the one end
-//! and an [`Open`] at the other, so that another protection is another pair of these and no second code path.
-//! The relay between the ends may alter, drop, repeat and reorder: the counter that each protection keeps
-//! makes all of that an error, and [`Order`] makes a stream that stops early one too.
+//! and an [`Open`] at the other, so that another protection is another pair of these and no second code path:
+//! [`SignedProtect`] and [`SignedOpen`], [`SealedProtect`] and [`SealedOpen`], and [`Protector`] and [`Opener`]
+//! for whoever serves both. The relay between the ends may alter, drop, repeat and reorder: the counter that
+//! each protection keeps makes all of that an error, and [`Order`] makes a stream that stops early one too.
 //!
-//! Sending: [`Protect::protect`] gives a [`Frame`] whose payload was not copied. Receiving: [`Decoder`] for a
+//! Sending: [`Protect::protect`] gives a [`Frame`]; signing does not copy the payload, sealing does so only
+//! when somebody else holds it too. Receiving: [`Decoder`] for a
 //! stream, [`open_message`] for a WebSocket message, which is exactly one record.
 
 mod decode;
+mod form;
 mod head;
+mod header;
 mod order;
 mod protect;
+mod sealed;
+mod signed;
 
 pub use decode::{Decoder, open_message};
+pub use form::{Opener, Protector};
+pub(crate) use head::Fields;
 pub use head::{Close, Head, decode_error, decode_trailers, encode_error, encode_trailers, is_close_code};
+pub use header::{HEADER_LEN, Header, NEXT_EPOCH};
 pub use order::{Order, Phase};
-pub use protect::{
-    Binding, Direction, Frame, Open, Opened, Protect, Protection, SIGNED_LEN, SignedOpen, SignedProtect,
-    signed_text,
-};
+pub use protect::{Direction, Frame, Open, Opened, Payload, Protect, Protection};
+pub use sealed::{Clock, EPOCH_RECORDS, EPOCH_SECONDS, SEALED_LEN, SealedOpen, SealedProtect};
+pub use signed::{Binding, SIGNED_LEN, SignedOpen, SignedProtect, signed_text};
 
 use bytes::Bytes;
 
 /// The media type of a record stream.
 pub const MEDIA_TYPE: &str = "application/vnd.relay.records";
-
-/// The bytes before the payload.
-pub const HEADER_LEN: usize = 5;
 
 /// The most bytes of one DATA record.
 pub const MAX_DATA: usize = 65_536;
@@ -136,7 +142,7 @@ pub enum RecordError {
     /// The payload is not what the type says.
     #[error("a record's payload cannot be read")]
     BadPayload,
-    /// More records than a counter counts.
+    /// More records than a counter counts, or than one key is for.
     #[error("the stream has too many records")]
     TooMany,
 }

@@ -7,7 +7,7 @@ use super::{Kind, RecordError};
 pub enum Phase {
     /// Nothing has come yet: HEAD or ERROR must.
     Start,
-    /// HEAD of an HTTP answer, or of a WebSocket that the local server refused: DATA, END, ERROR.
+    /// HEAD of an HTTP request or answer, or of a WebSocket that is refused: DATA, END, ERROR.
     Body,
     /// WebSocket messages.
     Messages,
@@ -15,27 +15,49 @@ pub enum Phase {
     Ended,
 }
 
+/// Whose direction of what it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Form {
+    Answer,
+    Request,
+    FromAgent,
+    FromBrowser,
+}
+
 /// The order of one direction. Feed it every record, in the order of the wire.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Order {
     phase: Phase,
-    websocket: bool,
+    form: Form,
+    /// Whether HEAD was the last record.
+    headed: bool,
 }
 
 impl Order {
+    const fn new(form: Form) -> Self {
+        let phase = if matches!(form, Form::FromBrowser) { Phase::Messages } else { Phase::Start };
+        Self { phase, form, headed: false }
+    }
+
     /// An answer to a request: HEAD, DATA, END; or ERROR.
     pub const fn answer() -> Self {
-        Self { phase: Phase::Start, websocket: false }
+        Self::new(Form::Answer)
+    }
+
+    /// The browser's direction of an exchange: HEAD, DATA, END; or HEAD of a WebSocket, after which
+    /// [`Order::accepted`] lets messages follow. ERROR breaks it off, after HEAD.
+    pub const fn request() -> Self {
+        Self::new(Form::Request)
     }
 
     /// The agent's direction of a WebSocket: HEAD first; [`Order::accepted`] says how it goes on.
     pub const fn websocket_from_agent() -> Self {
-        Self { phase: Phase::Start, websocket: true }
+        Self::new(Form::FromAgent)
     }
 
-    /// The browser's direction of a WebSocket: messages at once.
+    /// The browser's direction of a WebSocket of section 4.5: messages at once.
     pub const fn websocket_from_browser() -> Self {
-        Self { phase: Phase::Messages, websocket: true }
+        Self::new(Form::FromBrowser)
     }
 
     /// Where it is.
@@ -43,13 +65,14 @@ impl Order {
         self.phase
     }
 
-    /// The HEAD of a WebSocket said 101: messages follow, not END.
+    /// What follows are a WebSocket's messages, not END: the agent's HEAD said 101, or the browser's
+    /// `websocket`. A browser that does not wait for the answer may send them at once.
     ///
     /// # Errors
     /// [`RecordError::OutOfOrder`] when no HEAD of a WebSocket was the last record.
     pub fn accepted(&mut self) -> Result<(), RecordError> {
-        if self.websocket && self.phase == Phase::Body {
-            self.phase = Phase::Messages;
+        if self.headed && matches!(self.form, Form::FromAgent | Form::Request) {
+            (self.phase, self.headed) = (Phase::Messages, false);
             Ok(())
         } else {
             Err(RecordError::OutOfOrder)
@@ -60,13 +83,16 @@ impl Order {
     pub fn next(&mut self, kind: Kind) -> Result<(), RecordError> {
         self.phase = match (self.phase, kind) {
             (Phase::Start, Kind::Head) => Phase::Body,
-            (Phase::Start | Phase::Body, Kind::Error) | (Phase::Body, Kind::End) => Phase::Ended,
+            // A request that says nothing is none.
+            (Phase::Start, Kind::Error) if self.form != Form::Request => Phase::Ended,
+            (Phase::Body, Kind::End | Kind::Error) => Phase::Ended,
             // A refused WebSocket has no body.
-            (Phase::Body, Kind::Data) if !self.websocket => Phase::Body,
+            (Phase::Body, Kind::Data) if self.form != Form::FromAgent => Phase::Body,
             (Phase::Messages, Kind::Text | Kind::Binary | Kind::Ping | Kind::Pong) => Phase::Messages,
             (Phase::Messages, Kind::Close | Kind::Error) => Phase::Ended,
             _ => return Err(RecordError::OutOfOrder),
         };
+        self.headed = kind == Kind::Head;
         Ok(())
     }
 
@@ -128,5 +154,41 @@ mod tests {
         assert_eq!(accepted.accepted(), Ok(()));
         assert_eq!(run(accepted, &[Text, Pong, Close]), Ok(()));
         assert_eq!(run(accepted, &[End]), Err(RecordError::OutOfOrder));
+    }
+
+    #[test]
+    fn requests() {
+        let cases: [(&[Kind], Result<(), RecordError>); 11] = [
+            (&[Head, End], Ok(())),
+            (&[Head, Data, Data, End], Ok(())),
+            (&[Head, Error], Ok(())),
+            (&[Head, Data, Error], Ok(())),
+            (&[], Err(RecordError::Truncated)),
+            (&[Head], Err(RecordError::Truncated)),
+            (&[Head, Data], Err(RecordError::Truncated)),
+            (&[Error], Err(RecordError::OutOfOrder)),
+            (&[Data], Err(RecordError::OutOfOrder)),
+            (&[Head, Head], Err(RecordError::OutOfOrder)),
+            (&[Head, End, End], Err(RecordError::OutOfOrder)),
+        ];
+        for (kinds, expected) in cases {
+            assert_eq!(run(Order::request(), kinds), expected, "{kinds:?}");
+        }
+        for kind in [Text, Binary, Ping, Pong, Close] {
+            assert_eq!(run(Order::request(), &[Head, kind]), Err(RecordError::OutOfOrder), "not accepted");
+        }
+        let mut accepted = Order::request();
+        assert_eq!(accepted.accepted(), Err(RecordError::OutOfOrder));
+        assert_eq!(accepted.next(Head), Ok(()));
+        let mut body = accepted;
+        assert_eq!(accepted.accepted(), Ok(()));
+        assert_eq!(accepted.accepted(), Err(RecordError::OutOfOrder), "twice");
+        assert_eq!(run(accepted, &[Text, Pong, Close]), Ok(()));
+        assert_eq!(run(accepted, &[Binary, Error]), Ok(()));
+        for kind in [Data, End, Head] {
+            assert_eq!(run(accepted, &[kind]), Err(RecordError::OutOfOrder));
+        }
+        assert_eq!(body.next(Data), Ok(()));
+        assert_eq!(body.accepted(), Err(RecordError::OutOfOrder), "a body has begun");
     }
 }

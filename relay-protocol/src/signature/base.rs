@@ -23,7 +23,23 @@ pub struct Message<'a> {
     /// The header fields.
     pub headers: &'a HeaderMap,
     /// The request that a response answers: where components with `req` come from.
-    pub request: Option<Answered<'a>>,
+    pub request: Option<Asked<'a>>,
+}
+
+/// A request, as far as the signature of its answer can cover it.
+#[derive(Debug, Clone, Copy)]
+pub enum Asked<'a> {
+    /// One that was signed.
+    Signed(Answered<'a>),
+    /// One that was not: of an exchange over the relay (PROTOCOL.md section 5.3).
+    Unsigned {
+        /// `@method`
+        method: &'a Method,
+        /// `@path`
+        path: &'a str,
+        /// `@query`, without the `?`.
+        query: Option<&'a str>,
+    },
 }
 
 /// A signed request, as far as the signature of its answer covers it (RFC 9421 section 2.4). To be filled from
@@ -112,20 +128,24 @@ impl Base {
     }
 
     /// Components of the request that is answered: those that this protocol knows, and no other.
-    fn of_request(&mut self, component: &Component, request: &Answered<'_>) -> Option<()> {
+    fn of_request(&mut self, component: &Component, request: &Asked<'_>) -> Option<()> {
         if !component.req {
             return None;
         }
+        let (of_method, of_path, of_query, signed) = match request {
+            Asked::Signed(signed) => (signed.method, signed.path, signed.query, Some(signed)),
+            Asked::Unsigned { method, path, query } => (*method, *path, *query, None),
+        };
         match (&component.name, component.key.as_deref()) {
-            (Name::Method, None) => self.0.extend_from_slice(request.method.as_str().as_bytes()),
-            (Name::Path, None) => self.path(request.path),
-            (Name::Query, None) => self.query(request.query),
+            (Name::Method, None) => self.0.extend_from_slice(of_method.as_str().as_bytes()),
+            (Name::Path, None) => self.path(of_path),
+            (Name::Query, None) => self.query(of_query),
             (Name::Field(name), Some(LABEL)) if *name == SIGNATURE_INPUT => {
-                self.0.extend_from_slice(request.input.as_str().as_bytes());
+                self.0.extend_from_slice(signed?.input.as_str().as_bytes());
             }
             (Name::Field(name), Some(LABEL)) if *name == SIGNATURE => {
                 let mut text = String::with_capacity(90);
-                byte_sequence(request.signature, &mut text);
+                byte_sequence(signed?.signature, &mut text);
                 self.0.extend_from_slice(text.as_bytes());
             }
             _ => return None,

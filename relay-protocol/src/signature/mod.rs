@@ -1,9 +1,9 @@
 //! Signed requests and responses: HTTP Message Signatures (RFC 9421) and Content-Digest (RFC 9530) as
-//! PROTOCOL.md sections 4.2, 4.3 and 4.5 use them.
+//! PROTOCOL.md sections 4.2, 4.3, 4.5 and 5.3 use them.
 //!
 //! Everything that is read here may come from an attacker: it is bounded and parsed strictly, and what is
 //! not understood is refused. [`input`] reads the fields, [`base`] builds the text that is signed, both for
-//! RFC 9421 in general; [`request`] and [`response`] are the `relay` profile on top.
+//! RFC 9421 in general; [`request`], [`response`] and [`refusal`] are the `relay` profile on top.
 //!
 //! An agent, for each request, in this order (each failure has its code):
 //! ```text
@@ -20,6 +20,7 @@ pub mod digest;
 pub mod input;
 mod nonce;
 mod query;
+pub mod refusal;
 pub mod request;
 pub mod response;
 

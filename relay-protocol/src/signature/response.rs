@@ -4,7 +4,7 @@
 
 use super::{
     LABEL, SignatureError,
-    base::{self, Answered, Message},
+    base::{self, Answered, Asked, Message},
     digest::CONTENT_DIGEST,
     input::{self, Component, Name, Params, Parsed, SignatureInput},
     request::Made,
@@ -47,21 +47,28 @@ pub struct Parts<'a> {
 
 impl<'a> Parts<'a> {
     fn message(&self) -> Message<'a> {
-        Message { status: Some(self.status), request: Some(self.request), ..Message::new(self.headers) }
+        Message {
+            status: Some(self.status),
+            request: Some(Asked::Signed(self.request)),
+            ..Message::new(self.headers)
+        }
     }
 }
 
-/// What is covered of the request.
+fn of_request(name: Name) -> Component {
+    Component { name, key: None, req: true }
+}
+
+/// What is covered of every request.
+pub(super) fn target_components() -> [Component; 3] {
+    [of_request(Name::Method), of_request(Name::Path), of_request(Name::Query)]
+}
+
+/// What is covered of a signed request.
 pub fn request_components() -> [Component; 5] {
-    let derived = |name| Component { name, key: None, req: true };
-    let member = |name| Component { name: Name::Field(name), key: Some(LABEL.to_owned()), req: true };
-    [
-        derived(Name::Method),
-        derived(Name::Path),
-        derived(Name::Query),
-        member(input::SIGNATURE_INPUT),
-        member(input::SIGNATURE),
-    ]
+    let member = |name| Component { key: Some(LABEL.to_owned()), ..of_request(Name::Field(name)) };
+    let [method, path, query] = target_components();
+    [method, path, query, member(input::SIGNATURE_INPUT), member(input::SIGNATURE)]
 }
 
 /// Signs a response; put the result into the headers by [`Made::insert`]. What the relay would drop or set
@@ -71,13 +78,24 @@ pub fn request_components() -> [Component; 5] {
 /// [`SignatureError::Uncovered`] without `Content-Digest`; [`SignatureError::Malformed`] with more headers
 /// than a signature may cover.
 pub fn sign(parts: &Parts<'_>, created: i64, key: &impl Sign) -> Result<Made, SignatureError> {
-    if !parts.headers.contains_key(&CONTENT_DIGEST) {
+    sign_message(&parts.message(), &request_components(), parts.host_id, created, key)
+}
+
+/// Signs what answers a request, of which these components are covered.
+pub(super) fn sign_message(
+    message: &Message<'_>,
+    request: &[Component],
+    host_id: Uuid,
+    created: i64,
+    key: &impl Sign,
+) -> Result<Made, SignatureError> {
+    if !message.headers.contains_key(&CONTENT_DIGEST) {
         return Err(SignatureError::Uncovered("content-digest"));
     }
     let mut components = vec![Name::Status.into(), CONTENT_DIGEST.into()];
-    components.extend(request_components());
+    components.extend_from_slice(request);
     let first = components.len();
-    let others = parts.headers.keys().filter(|name| !is_left_out(name) && **name != CONTENT_DIGEST);
+    let others = message.headers.keys().filter(|name| !is_left_out(name) && **name != CONTENT_DIGEST);
     components.extend(others.cloned().map(Component::from));
     // The map keeps no order; a stable one makes two signatures over the same thing alike.
     if let Some(fields) = components.get_mut(first..) {
@@ -88,12 +106,12 @@ pub fn sign(parts: &Parts<'_>, created: i64, key: &impl Sign) -> Result<Made, Si
     }
     let params = Params {
         created: Some(created),
-        keyid: Some(parts.host_id.to_string()),
+        keyid: Some(host_id.to_string()),
         alg: Some("ed25519".to_owned()),
         ..Params::default()
     };
     let input = SignatureInput::new(components, params);
-    let signature = key.sign(&base::build(&input, &parts.message())?);
+    let signature = key.sign(&base::build(&input, message)?);
     Ok(Made { input, signature })
 }
 
@@ -121,7 +139,17 @@ impl Verified {
 /// # Errors
 /// As for a request; a `keyid` that is not the host's is [`SignatureError::Invalid`].
 pub fn verify(parts: &Parts<'_>, key: &impl Verify) -> Result<Option<Verified>, SignatureError> {
-    let Some(Parsed { input, signature }) = Parsed::from_headers(parts.headers, LABEL)? else {
+    verify_message(&parts.message(), &request_components(), parts.host_id, key)
+}
+
+/// Verifies what answers a request, of which these components must be covered.
+pub(super) fn verify_message(
+    message: &Message<'_>,
+    request: &[Component],
+    host_id: Uuid,
+    key: &impl Verify,
+) -> Result<Option<Verified>, SignatureError> {
+    let Some(Parsed { input, signature }) = Parsed::from_headers(message.headers, LABEL)? else {
         return Ok(None);
     };
     let Params { created, expires, keyid, nonce, alg, tag } = input.params();
@@ -136,13 +164,13 @@ pub fn verify(parts: &Parts<'_>, key: &impl Verify) -> Result<Option<Verified>, 
     if !has(&CONTENT_DIGEST.into()) {
         return Err(SignatureError::Uncovered("content-digest"));
     }
-    if !request_components().iter().all(has) {
+    if !request.iter().all(has) {
         return Err(SignatureError::Uncovered("the whole request"));
     }
-    if keyid.as_deref() != Some(parts.host_id.to_string().as_str()) {
+    if keyid.as_deref() != Some(host_id.to_string().as_str()) {
         return Err(SignatureError::Invalid);
     }
-    let base = base::build(&input, &parts.message())?;
+    let base = base::build(&input, message)?;
     key.verify(&base, &signature).map_err(|_| SignatureError::Invalid)?;
     Ok(Some(Verified { input }))
 }

@@ -204,8 +204,11 @@ fn responses() {
         let parts = response_parts(case, &headers, &sent, &file["host_id"]);
         let made = response::sign(&parts, case["created"].as_i64().unwrap(), &key).unwrap();
         assert_eq!(made.signature, array(&case["signature_hex"]));
-        let message =
-            Message { status: Some(parts.status), request: Some(sent.answered()), ..Message::new(&headers) };
+        let message = Message {
+            status: Some(parts.status),
+            request: Some(base::Asked::Signed(sent.answered())),
+            ..Message::new(&headers)
+        };
         assert_eq!(latin1(&base::build(&made.input, &message).unwrap()), text(&case["base"]));
         made.insert(&mut headers);
         assert_eq!(headers, super::headers(&case["headers"]));

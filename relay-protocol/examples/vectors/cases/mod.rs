@@ -1,9 +1,12 @@
 //! Every file of vectors, by name. Seeds and random bytes are constants: nothing here is secret.
 
+mod exchange;
 mod pairing;
 mod record;
+mod record_sealed;
 mod request;
 mod response;
+mod sealed;
 mod yamux;
 
 use relay_protocol::keys::{AgentSigningKey, BrowserSigningKey};
@@ -30,6 +33,14 @@ pub fn files() -> Vec<(&'static str, Value)> {
         ("record_signed.json", record::record_signed()),
         ("record_payload.json", record::record_payload()),
         ("yamux.json", yamux::yamux()),
+        ("noise_handshake.json", sealed::noise_handshake()),
+        ("record_key.json", sealed::record_key()),
+        ("record_sealed.json", record_sealed::record_sealed()),
+        ("exchange_signed.json", record_sealed::exchange_signed()),
+        ("exchange_prelude.json", exchange::exchange_prelude()),
+        ("exchange_numbers.json", exchange::exchange_numbers()),
+        ("request_head.json", exchange::request_head()),
+        ("exchange_refusal.json", exchange::exchange_refusal()),
     ]
 }
 

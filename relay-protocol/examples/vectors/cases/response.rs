@@ -112,7 +112,7 @@ impl Response {
         let headers = self.map();
         let message = Message {
             status: Some(StatusCode::from_u16(self.status).unwrap()),
-            request: Some(self.request.answered()),
+            request: Some(base::Asked::Signed(self.request.answered())),
             ..Message::new(&headers)
         };
         base::build(input, &message).unwrap()
