@@ -3,16 +3,17 @@
 use crate::{
     clock,
     control::Control,
+    cookies::Jars,
     dial::{DialError, Dialed, Dialer, RelayUrl, tls},
     forward::{Forwarder, LocalTarget, Settings, insecure},
-    gate::Gate,
+    gate::{Gate, Options},
     peer::{self, Peers},
     platform,
     session::{Connect, Session},
     state::{self, StateDir, StateError},
     status::{self, Reporter, Status, now},
     token::{Token, TokenError, TokenSource},
-    trust::{FailedGuesses, Pairing, Trust, TrustError},
+    trust::{FailedGuesses, Pairing, Require, Trust, TrustError},
 };
 use hyper_util::client::proxy::matcher::Matcher;
 use parking_lot::Mutex;
@@ -84,6 +85,7 @@ pub struct Builder {
     insecure_local: bool,
     preserve_host: bool,
     trust: Trust,
+    require: Require,
     control: Option<SocketAddr>,
     proxies: Option<Matcher>,
     webrtc: Option<peer::Settings>,
@@ -136,6 +138,13 @@ impl Builder {
     #[must_use]
     pub fn trust(mut self, trust: Trust) -> Self {
         self.trust = trust;
+        self
+    }
+
+    /// What paired browsers have to use.
+    #[must_use]
+    pub fn require(mut self, require: Require) -> Self {
+        self.require = require;
         self
     }
 
@@ -215,6 +224,7 @@ impl Builder {
             last_error: None,
             next_retry_at: None,
             trust: self.trust.as_str().to_owned(),
+            require: self.require.as_str().map(str::to_owned),
             browsers: pairing.browsers().count(),
             code_outstanding: false,
             failed_guesses: FailedGuesses::default(),
@@ -239,6 +249,13 @@ impl Builder {
             proxies: self.proxies.unwrap_or_else(Matcher::from_env),
         };
         let forwarder = Forwarder::new(settings).ok_or(BuildError::Target)?;
+        let jars = state.as_ref().map(|state| Jars::open(state.clone(), pairing.browsers(), now()));
+        let options = Options {
+            trust: self.trust,
+            require: self.require,
+            jars: Arc::new(jars.unwrap_or_default()),
+            ..Options::default()
+        };
         Ok(Agent {
             dial: Arc::new(Dial {
                 dialer,
@@ -246,7 +263,7 @@ impl Builder {
                 used: Mutex::default(),
                 pairing: pairing.clone(),
             }),
-            gate: Gate::new(forwarder, pairing.clone(), self.trust),
+            gate: Gate::new(forwarder, pairing.clone(), options),
             status: watch::channel(status).0,
             pairing,
             peers,
@@ -281,6 +298,7 @@ impl Agent {
             insecure_local: false,
             preserve_host: false,
             trust: Trust::default(),
+            require: Require::default(),
             control: None,
             proxies: None,
             webrtc: Some(peer::Settings::default()),

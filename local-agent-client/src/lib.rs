@@ -27,6 +27,7 @@
 //! | [`serve`] | one stream: an HTTP/1.1 connection |
 //! | [`peer`] | data channels from browsers, past the relay |
 //! | [`gate`] | one request: whose it is, and whether it is to be believed; the agent's own paths |
+//! | [`cookies`] | what the local server sets in exchanges, by paired browser |
 //! | [`forward`] | one request: header and path policy, the pool to the local server |
 //! | [`dial`] | one WebSocket to the relay: proxy, TLS, handshake |
 //! | [`login`] | signing in at the relay, and staying so |
@@ -40,6 +41,7 @@ pub mod agent;
 pub mod backoff;
 pub mod clock;
 pub mod control;
+pub mod cookies;
 pub mod dial;
 pub mod forward;
 pub mod gate;
@@ -61,4 +63,4 @@ pub use dial::RelayUrl;
 pub use forward::{LocalTarget, RequestBody};
 pub use status::Status;
 pub use token::{Token, TokenSource};
-pub use trust::Trust;
+pub use trust::{Require, Trust};

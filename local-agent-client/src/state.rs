@@ -7,6 +7,7 @@
 //! | `status.json` | the running agent's [`Status`], replaced as a whole |
 //! | `keys.json`, `browsers.json` | whom this machine trusts, see [`crate::trust`] |
 //! | `host.json` | the id under which the relay knew this host last |
+//! | `cookies-….json` | what local servers set for a paired browser, see [`crate::cookies`] |
 //! | `control.json` | how the other commands reach the running agent, see [`crate::control`] |
 //! | `token.json` | what `login` stored, see [`crate::login`] |
 //!

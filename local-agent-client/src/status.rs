@@ -51,6 +51,9 @@ pub struct Status {
     /// Whose requests reach the local server: `paired` or `relay`.
     #[serde(default)]
     pub trust: String,
+    /// What paired browsers have to use: `sealed`, or nothing in particular.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub require: Option<String>,
     /// How many browsers are paired.
     #[serde(default)]
     pub browsers: usize,
@@ -289,6 +292,7 @@ pub(crate) fn blank() -> Status {
         last_error: None,
         next_retry_at: None,
         trust: "paired".into(),
+        require: None,
         browsers: 0,
         code_outstanding: false,
         failed_guesses: FailedGuesses::default(),

@@ -152,6 +152,9 @@ pub struct Run {
     /// Whose requests reach the local server [default: paired] [env: RELAY_TRUST]
     #[arg(long, value_enum)]
     pub trust: Option<TrustArg>,
+    /// What paired browsers have to use [default: nothing] [env: RELAY_REQUIRE]
+    #[arg(long, value_enum)]
+    pub require: Option<RequireArg>,
     /// Where commands and the local page reach the agent: a loopback address, or `off` [default: 127.0.0.1:0] [env: RELAY_AGENT_CONTROL]
     #[arg(long, value_name = "ADDRESS")]
     pub control: Option<ControlArg>,
@@ -196,6 +199,14 @@ pub enum TrustArg {
     Paired,
     /// All that the relay authorised, for local servers that verify for themselves
     Relay,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum RequireArg {
+    /// Signed or sealed sessions, as the browser likes
+    Nothing,
+    /// Sealed sessions, whose requests the relay cannot read
+    Sealed,
 }
 
 /// Where local control listens.

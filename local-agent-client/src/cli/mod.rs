@@ -7,7 +7,8 @@ pub use args::*;
 use anyhow::{Context, bail};
 use clap::ValueEnum;
 use local_agent_client::{
-    Agent, LocalTarget, RelayUrl, Token, TokenSource, Trust, login::Login as StoredLogin, peer, platform,
+    Agent, LocalTarget, RelayUrl, Require, Token, TokenSource, Trust, login::Login as StoredLogin, peer,
+    platform,
 };
 use std::{
     ffi::OsString,
@@ -64,6 +65,7 @@ impl<F: Fn(&str) -> Option<OsString>> Env<F> {
         let target: LocalTarget = to.parse().context("the local server's address")?;
         let mut builder = Agent::builder(relay, self.token(run, login)?, target)
             .trust(self.trust(run)?)
+            .require(self.require(run)?)
             .insecure_local(run.insecure_local)
             .preserve_host(run.preserve_host)
             .webrtc(self.webrtc(run)?)
@@ -94,6 +96,23 @@ impl<F: Fn(&str) -> Option<OsString>> Env<F> {
         Ok(match named {
             Some(TrustArg::Paired) | None => Trust::Paired,
             Some(TrustArg::Relay) => Trust::Relay,
+        })
+    }
+
+    fn require(&self, run: &Run) -> anyhow::Result<Require> {
+        let named = match run.require {
+            Some(require) => Some(require),
+            None => match self.text("RELAY_REQUIRE")? {
+                Some(text) => match RequireArg::from_str(&text, false) {
+                    Ok(require) => Some(require),
+                    Err(_) => bail!("RELAY_REQUIRE is `{text}`; it can be `nothing` or `sealed`"),
+                },
+                None => None,
+            },
+        };
+        Ok(match named {
+            Some(RequireArg::Nothing) | None => Require::Nothing,
+            Some(RequireArg::Sealed) => Require::Sealed,
         })
     }
 
@@ -185,7 +204,8 @@ mod tests {
         };
         let agent = Env(env).agent(&run).map_err(|error| format!("{error:#}"))?;
         let status = agent.status().borrow().clone();
-        Ok(format!("{} {}", status.relay, status.local))
+        let require = status.require.map(|require| format!(" {require}")).unwrap_or_default();
+        Ok(format!("{} {}{require}", status.relay, status.local))
     }
 
     #[test]
@@ -220,6 +240,16 @@ mod tests {
                 "https://c.example http://127.0.0.1:2",
             ),
             (
+                vec!["--require", "sealed"],
+                vec![("RELAY_URL", "https://b.example"), ("RELAY_REQUIRE", "nothing"), local, token],
+                "https://b.example http://127.0.0.1:2 sealed",
+            ),
+            (
+                vec![],
+                vec![("RELAY_URL", "https://b.example"), ("RELAY_REQUIRE", "sealed"), local, token],
+                "https://b.example http://127.0.0.1:2 sealed",
+            ),
+            (
                 vec!["--token-file", "/t"],
                 vec![
                     ("RELAY_URL", "ws://127.0.0.1:1"),
@@ -245,6 +275,7 @@ mod tests {
             (vec![relay, local], "RELAY_TOKEN_FILE"),
             (vec![relay, local, token, ("RELAY_TOKEN_FILE", "/t")], "both set"),
             (vec![relay, local, token, ("RELAY_TRUST", "nobody")], "RELAY_TRUST"),
+            (vec![relay, local, token, ("RELAY_REQUIRE", "everything")], "RELAY_REQUIRE"),
             (vec![relay, local, token, ("RELAY_AGENT_CONTROL", "0.0.0.0:0")], "RELAY_AGENT_CONTROL"),
             (vec![relay, local, token, ("RELAY_AGENT_CONTROL", "on")], "loopback"),
             (vec![relay, local, token, ("RELAY_AGENT_WEBRTC", "off")], "RELAY_AGENT_WEBRTC"),

@@ -89,6 +89,7 @@ fn describe(status: &Status, now: i64) -> String {
             _ => "what paired browsers signed".to_owned(),
         }),
     );
+    line("requires", status.require.clone().map(|require| format!("{require} sessions")));
     line("browsers", Some(format!("{} paired", status.browsers)));
     line("pairing code", status.code_outstanding.then(|| "one is shown".to_owned()));
     line(
@@ -102,6 +103,9 @@ fn describe(status: &Status, now: i64) -> String {
     line("tunnel", status.form.clone());
     line("round trip", status.rtt_ms.map(|rtt| format!("{rtt} ms")));
     line("requests", Some(format!("{} ({} under way)", status.requests.total, status.requests.active)));
+    let gate = &status.signed;
+    line("sessions", Some(format!("{} ({} sealed)", gate.sessions, gate.sealed_sessions)));
+    line("exchanges", Some(gate.exchanges.to_string()));
     line("bytes", Some(format!("{} in, {} out", status.requests.bytes_received, status.requests.bytes_sent)));
     line("webrtc", Some(webrtc(status)));
     for peer in &status.peers {

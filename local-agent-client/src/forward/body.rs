@@ -57,6 +57,8 @@ pub enum Source {
     Plain(Incoming),
     /// From the relay, checked against what was signed.
     Checked(Box<Checked<Incoming>>),
+    /// From records, each of which was protected.
+    Records(Box<dyn Body<Data = Bytes, Error = BodyError> + Send + Unpin>),
 }
 
 impl Source {
@@ -86,6 +88,7 @@ impl Body for Source {
                 Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
             }
             Self::Checked(body) => Pin::new(body).poll_frame(cx),
+            Self::Records(body) => Pin::new(body).poll_frame(cx),
         }
     }
 
@@ -94,6 +97,7 @@ impl Body for Source {
             Self::Empty => true,
             Self::Plain(body) => body.is_end_stream(),
             Self::Checked(body) => body.is_end_stream(),
+            Self::Records(body) => body.is_end_stream(),
         }
     }
 
@@ -102,6 +106,7 @@ impl Body for Source {
             Self::Empty => SizeHint::with_exact(0),
             Self::Plain(body) => body.size_hint(),
             Self::Checked(body) => body.size_hint(),
+            Self::Records(body) => body.size_hint(),
         }
     }
 }
@@ -235,7 +240,8 @@ impl ResponseBody {
         Self { inner: Inner::Service { body, stats }, _active: Some(active) }
     }
 
-    pub(super) fn text(text: impl Into<Bytes>) -> Self {
+    /// The agent's own.
+    pub(crate) fn text(text: impl Into<Bytes>) -> Self {
         Self { inner: Inner::Text(Full::new(text.into())), _active: None }
     }
 }

@@ -7,16 +7,15 @@
 //!
 //! Trailers are covered by no signature and end here.
 
-use super::BodyError;
+use super::{
+    BodyError,
+    fault::{Fault, Wrong},
+};
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use relay_protocol::signature::digest::DigestVerifier;
 use std::{
     pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
     task::{Context, Poll, ready},
 };
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
@@ -25,17 +24,6 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 #[derive(Debug, thiserror::Error)]
 #[error("the session that the body belongs to has ended")]
 pub struct SessionEnded;
-
-/// Tells, beside the error that the body ends with, that it was not the one that was signed.
-#[derive(Debug, Clone, Default)]
-pub struct Wrong(Arc<AtomicBool>);
-
-impl Wrong {
-    /// Whether it has turned out to be another one.
-    pub fn is_told(&self) -> bool {
-        self.0.load(Ordering::Acquire)
-    }
-}
 
 /// Passes a body on while it is checked.
 pub struct Checked<B> {
@@ -72,7 +60,7 @@ where
         let held = self.held.take();
         let verifier = self.verifier.take()?;
         if let Err(mismatch) = verifier.finish() {
-            self.wrong.0.store(true, Ordering::Release);
+            self.wrong.tell(Fault::Digest);
             return Some(Err(mismatch.into()));
         }
         held.map(|piece| Ok(Frame::data(piece)))

@@ -8,6 +8,7 @@
 
 pub mod body;
 pub mod checked;
+pub mod fault;
 pub(crate) mod insecure;
 pub mod local;
 pub mod path;
@@ -104,6 +105,11 @@ impl Forwarder {
             pool,
             stats: Arc::default(),
         }))
+    }
+
+    /// The path under which the local server knows what is asked for by `path`.
+    pub fn local_path(&self, path: &str) -> String {
+        format!("{}{path}", self.target.base_path())
     }
 
     /// What was counted so far.

@@ -26,8 +26,10 @@ pub struct Stats {
 #[derive(Debug, Default)]
 pub struct GateStats {
     signed: AtomicU64,
+    exchanges: AtomicU64,
     refused: Mutex<BTreeMap<&'static str, u64>>,
     sessions: AtomicUsize,
+    sealed: AtomicUsize,
     websockets: AtomicUsize,
 }
 
@@ -36,11 +38,17 @@ pub struct GateStats {
 pub struct GateCounts {
     /// Requests whose signature was right.
     pub signed: u64,
+    /// Exchanges whose first record opened, of signed and sealed sessions.
+    #[serde(default)]
+    pub exchanges: u64,
     /// Requests that the agent refused, by the code of the problem.
     pub refused: BTreeMap<String, u64>,
-    /// Signing sessions that are open.
+    /// Sessions that are open.
     pub sessions: usize,
-    /// Signed WebSockets that are open.
+    /// Those of them that are sealed.
+    #[serde(default)]
+    pub sealed_sessions: usize,
+    /// Signed and sealed WebSockets that are open.
     pub websockets: usize,
 }
 
@@ -53,22 +61,29 @@ impl GateStats {
         *self.refused.lock().entry(code.as_str()).or_default() += 1;
     }
 
-    pub(crate) fn sessions(&self, open: usize) {
+    pub(crate) fn exchange(&self) {
+        self.exchanges.fetch_add(1, Relaxed);
+    }
+
+    pub(crate) fn sessions(&self, (open, sealed): (usize, usize)) {
         self.sessions.store(open, Relaxed);
+        self.sealed.store(sealed, Relaxed);
     }
 
     /// The counters now.
     pub fn counts(&self) -> GateCounts {
         GateCounts {
             signed: self.signed.load(Relaxed),
+            exchanges: self.exchanges.load(Relaxed),
             refused: self.refused.lock().iter().map(|(code, count)| ((*code).to_owned(), *count)).collect(),
             sessions: self.sessions.load(Relaxed),
+            sealed_sessions: self.sealed.load(Relaxed),
             websockets: self.websockets.load(Relaxed),
         }
     }
 }
 
-/// Counts one signed WebSocket while it lives.
+/// Counts one signed or sealed WebSocket while it lives.
 #[derive(Debug)]
 pub struct OpenWebSocket(Arc<Stats>);
 
@@ -209,9 +224,11 @@ mod tests {
         stats.gate.signed();
         stats.gate.refused(Code::Replayed);
         stats.gate.refused(Code::Replayed);
-        stats.gate.sessions(3);
+        stats.gate.exchange();
+        stats.gate.sessions((3, 2));
         let websocket = stats.websocket();
         let counts = stats.gate.counts();
+        assert_eq!((counts.exchanges, counts.sealed_sessions), (1, 2));
         assert_eq!(
             (counts.signed, counts.refused["replayed"], counts.sessions, counts.websockets),
             (1, 2, 3, 1)

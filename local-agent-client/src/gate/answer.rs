@@ -10,9 +10,13 @@ use http::{Method, Response, Uri, header};
 use http_body::Body;
 use http_body_util::BodyExt;
 use relay_protocol::{
+    exchange::Prelude,
+    headers::RELAY_EXCHANGE,
     keys::AgentSigningKey,
     problem::Code,
-    signature::{base::Answered, digest::CONTENT_DIGEST, digest::ContentDigest, input::Parsed, response},
+    signature::{
+        base::Answered, digest::CONTENT_DIGEST, digest::ContentDigest, input::Parsed, refusal, response,
+    },
 };
 use std::{sync::Arc, time::Duration};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -105,6 +109,29 @@ impl Signer {
         // A problem has two headers: it can always be signed.
         self.sign(refusal.map(Bytes::from)).unwrap_or_else(|refusal| unsigned(refusal.response(None)))
     }
+}
+
+/// Signs the refusal of an exchange over the relay (PROTOCOL.md section 5.3). Nothing else of the request is signed:
+/// what binds the two is the prelude.
+pub fn refuse_exchange(
+    told: Response<String>,
+    prelude: &Prelude,
+    host_id: Uuid,
+    key: &AgentSigningKey,
+    now: i64,
+) -> Response<AnswerBody> {
+    let mut answer = told.map(Bytes::from);
+    headers::signed_response(answer.headers_mut());
+    let digest = ContentDigest::field_sha256(answer.body());
+    answer.headers_mut().insert(CONTENT_DIGEST, digest);
+    answer.headers_mut().insert(RELAY_EXCHANGE, refusal::header_value(prelude));
+    let parts = refusal::Refusal { status: answer.status(), headers: answer.headers(), prelude, host_id };
+    match refusal::sign(&parts, now, key) {
+        Ok(made) => made.insert(answer.headers_mut()),
+        // A refusal of the agent's own has all that it takes.
+        Err(error) => tracing::warn!(%error, "a refusal could not be signed"),
+    }
+    answer.map(AnswerBody::plain)
 }
 
 /// Makes an answer that is not signed.

@@ -1,19 +1,21 @@
-//! Decides about every request that comes out of a tunnel: whose it is, and whether it is to be believed
-//! (PROTOCOL.md sections 3 and 4).
+//! Decides about every request that comes out of a tunnel, and about every exchange, whatever it comes by: whose it
+//! is, and whether it is to be believed (PROTOCOL.md sections 3 to 5).
 //!
 //! The relay has authorised the request and may be lying about everything in it. Under [`Trust::Paired`] only
-//! what a paired browser signed reaches the local server, as it was signed; under [`Trust::Relay`] what is
-//! not signed passes too. The agent's own paths are answered here in both. Nothing is remembered of anybody
-//! whose signature is not right.
+//! what a paired browser signed or sealed reaches the local server, as it was signed or sealed; under
+//! [`Trust::Relay`] what is not signed passes too. The agent's own paths are answered here in both. Nothing is
+//! remembered of anybody whose signature or seal is not right.
 //!
 //! | module | what it does |
 //! | --- | --- |
+//! | [`options`] | what a gate is told |
 //! | [`verify`] | the checks of a signature, in their order |
 //! | [`sessions`], [`clients`], [`limits`] | what is remembered; pure |
-//! | [`headers`] | which headers pass; pure |
-//! | [`exchange`] | a signed request to the local server, and its answer |
+//! | [`headers`] | which headers of signed requests pass; pure |
+//! | [`signed`] | a signed request to the local server, and its answer |
+//! | [`exchange`] | an exchange in records, over the relay or a stream of its own |
 //! | [`answer`], [`records`] | the two forms of an answer: in one piece, as a stream |
-//! | [`websocket`] | a signed WebSocket |
+//! | [`websocket`] | a WebSocket of a paired browser |
 //! | [`own`], [`routes`] | the agent's own paths |
 //! | [`page`] | what people see who come without a signature |
 //! | [`body`], [`piece`] | bytes on their way out |
@@ -24,32 +26,36 @@ mod clients;
 mod exchange;
 pub mod headers;
 pub mod limits;
+mod options;
 mod own;
 pub mod page;
 pub mod piece;
 pub mod records;
 pub mod routes;
 pub mod sessions;
+mod signed;
 mod verify;
 mod websocket;
 
 use crate::{
+    cookies::Jars,
     forward::{
         Active, Connection, Forwarder,
         body::Source,
         path::{self, Owner},
     },
     refusal::Refusal,
-    status,
-    trust::{Pairing, Trust},
+    trust::{Pairing, Require, Trust},
 };
 use answer::Signer;
 use body::AnswerBody;
 use clients::Clients;
+use exchange::begin::Unopened;
 use http::{HeaderMap, Method, Request, Response, Uri, request::Parts, uri};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use limits::Bucket;
+pub use options::{Clock, Options};
 use own::Own;
 use parking_lot::Mutex;
 use relay_protocol::{
@@ -76,14 +82,13 @@ const PAIRING_EVERY: i64 = 2;
 const DRAIN: usize = 256 * 1024;
 const DRAIN_TIME: Duration = Duration::from_secs(2);
 
-/// Unix seconds. A parameter, so that tests move it.
-pub type Clock = Arc<dyn Fn() -> i64 + Send + Sync>;
-
 /// Decides about requests of any number of tunnels.
 pub struct Gate {
     forwarder: Arc<Forwarder>,
     pairing: Arc<Pairing>,
     trust: Trust,
+    require: Require,
+    jars: Arc<Jars>,
     clock: Clock,
     sessions: Sessions,
     clients: Clients,
@@ -137,22 +142,15 @@ impl<'a> Head<'a> {
 
 impl Gate {
     /// A gate in front of `forwarder` for the browsers of `pairing`.
-    pub fn new(forwarder: Arc<Forwarder>, pairing: Arc<Pairing>, trust: Trust) -> Arc<Self> {
-        Self::with_clock(forwarder, pairing, trust, Arc::new(status::now))
-    }
-
-    /// The same with another clock.
-    pub fn with_clock(
-        forwarder: Arc<Forwarder>,
-        pairing: Arc<Pairing>,
-        trust: Trust,
-        clock: Clock,
-    ) -> Arc<Self> {
+    pub fn new(forwarder: Arc<Forwarder>, pairing: Arc<Pairing>, options: Options) -> Arc<Self> {
+        let Options { trust, require, jars, clock } = options;
         let bucket = || Mutex::new(Bucket::new(PAIRING_BURST, PAIRING_EVERY));
         Arc::new(Self {
             forwarder,
             pairing,
             trust,
+            require,
+            jars,
             clock,
             sessions: Sessions::default(),
             clients: Clients::default(),
@@ -167,20 +165,29 @@ impl Gate {
         &self.forwarder
     }
 
-    /// Ends sessions that are over, for as long as the agent runs.
+    /// The cookies of paired browsers.
+    pub fn jars(&self) -> &Arc<Jars> {
+        &self.jars
+    }
+
+    /// Ends sessions that are over and keeps cookies, for as long as the agent runs.
     pub async fn keep(&self) {
-        loop {
-            tokio::time::sleep(Duration::from_secs(sessions::SWEEP)).await;
-            self.sessions.sweep((self.clock)());
-            self.clients.retain(|browser| self.pairing.browsers().get(browser).is_some());
-            self.count_sessions();
-        }
+        let sweep = async {
+            loop {
+                tokio::time::sleep(Duration::from_secs(sessions::SWEEP)).await;
+                self.sessions.sweep((self.clock)());
+                self.clients.retain(|browser| self.pairing.browsers().get(browser).is_some());
+                self.count_sessions();
+            }
+        };
+        tokio::join!(sweep, self.jars.keep(self.pairing.browsers(), self.clock.clone()));
     }
 
     /// Ends every session: the agent ends.
     pub fn close(&self) {
         self.sessions.end_all();
         self.count_sessions();
+        self.jars.flush((self.clock)());
     }
 
     fn count_sessions(&self) {
@@ -195,6 +202,9 @@ impl Gate {
         let mut body = Some(body);
         let waits = parts.headers.contains_key(http::header::EXPECT);
         let request_id = parts.headers.get(X_REQUEST_ID).cloned();
+        if parts.uri.path() == relay_protocol::exchange::PATH {
+            return self.over_relay(parts, body, connection, active).await;
+        }
         let is_upgrade = websocket::is_upgrade(&parts);
         let by_query = if is_upgrade { take_query_signature(&mut parts) } else { Credentials::None };
         let is_websocket = !matches!(by_query, Credentials::None);
@@ -236,8 +246,8 @@ impl Gate {
                     self.websocket(parts, signed, connection, active, now).await
                 }
                 (Owner::Local, Credentials::Signed(signed)) => {
-                    let exchange = exchange::Exchange { signed, signer: signer.as_ref(), now };
-                    self.exchange(exchange, parts, &mut body, connection, active).await
+                    let asked = signed::Asked { signed, signer: signer.as_ref(), now };
+                    self.signed(asked, parts, &mut body, connection, active).await
                 }
                 (Owner::Local, Credentials::None) => {
                     self.unsigned(parts, &mut body, connection, active).await
@@ -253,6 +263,46 @@ impl Gate {
                 match &signer {
                     Some(signer) => signer.refuse(refusal),
                     None => answer::unsigned(refusal),
+                }
+            }
+        }
+    }
+
+    /// An exchange over the relay. Its refusals are signed as far as it is known what they refuse.
+    async fn over_relay(
+        &self,
+        mut parts: Parts,
+        mut body: Option<Incoming>,
+        connection: &Connection,
+        active: Active,
+    ) -> Response<AnswerBody> {
+        let waits = parts.headers.contains_key(http::header::EXPECT);
+        let request_id = parts.headers.get(X_REQUEST_ID).cloned();
+        let answered = match (plain_target(&parts), &parts.method) {
+            (Err(refusal), _) => Err(refusal.into()),
+            (Ok(()), &Method::POST) => self.exchange(&parts, &mut body, connection, active).await,
+            (Ok(()), &Method::GET) if websocket::is_upgrade(&parts) => {
+                self.exchange_websocket(&mut parts, connection, active).await.map_err(Unopened::from)
+            }
+            (Ok(()), &Method::GET) => Err(Refusal::new(
+                Code::UpgradeRequired,
+                "This path takes POST, or an upgrade to a WebSocket.",
+            )
+            .into()),
+            (Ok(()), _) => Err(own::no_route(routes::NoRoute::Method("POST, GET")).into()),
+        };
+        match answered {
+            Ok(answer) => answer,
+            Err(Unopened { refusal, prelude }) => {
+                self.forwarder.stats().gate.refused(refusal.code());
+                drain(body.take().filter(|_| !waits)).await;
+                let refusal = refusal.response(request_id.as_ref());
+                match (prelude, self.pairing.host().get()) {
+                    (Some(prelude), Some(host_id)) => {
+                        let key = &self.pairing.keys().signing;
+                        answer::refuse_exchange(refusal, &prelude, host_id, key, (self.clock)())
+                    }
+                    _ => answer::unsigned(refusal),
                 }
             }
         }
@@ -301,6 +351,14 @@ impl Gate {
             )
         })
     }
+}
+
+/// Refuses what is not sealed where everything has to be.
+fn sealed_required() -> Refusal {
+    Refusal::new(
+        Code::SealedRequired,
+        "This host takes sealed sessions only. Use a browser, or a program, that can open one.",
+    )
 }
 
 /// Takes in what still comes of a refused request's body, within reason: a stream that ends while the relay still

@@ -1,31 +1,36 @@
-//! Answers the agent's own paths (PROTOCOL.md sections 3 and 4.1).
+//! Answers the agent's own paths (PROTOCOL.md sections 3, 4.1 and 5.1).
 //!
 //! Anybody whom the relay lets through gets here. Pairing is guarded by its code and slowed down here;
-//! everything else wants the signature of a paired browser before its body is looked at.
+//! everything else wants the signature of a paired browser before its body is looked at, or comes inside an
+//! exchange of one.
 
 use super::{
     Credentials, Gate, Head,
     routes::{NoRoute, Route, route},
-    verify::{self, Caller, Keyed},
+    sessions::{Form, Owner},
+    verify::{self, Keyed},
 };
 use crate::{
     refusal::Refusal,
-    trust::{Browser, Pairing, PairingError, TrustError},
+    trust::{Browser, Pairing, PairingError, Require, TrustError},
 };
 use bytes::{Bytes, BytesMut};
 use http::{HeaderValue, Response, StatusCode, header};
 use http_body_util::BodyExt;
 use hyper::body::{Body, Incoming};
 use relay_protocol::{
-    keys::{SignatureBytes, b64},
+    keys::b64,
     pairing::{
-        FinishMessage, Hello, HelloAgent, StartRequest, StartResponse, VERSION, check_version, seal_code,
+        FinishMessage, Hello, HelloAgent, StartRequest, StartResponse, VERSION, check_version,
+        seal_code_with_salt,
     },
     problem::Code,
+    sealed::{NoiseMessage, Responder},
     signature::digest::{CONTENT_DIGEST, ContentDigest, DigestVerifier},
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::{sync::Arc, time::Duration};
+use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 /// Bytes of the largest body: claims and messages of pairing have a tenth of it.
@@ -40,6 +45,8 @@ struct SessionRequest {
     host_id: Uuid,
     #[serde(default)]
     features: Vec<String>,
+    /// Asks for a sealed one.
+    noise: Option<NoiseMessage>,
 }
 
 #[derive(Serialize)]
@@ -49,6 +56,10 @@ struct SessionAnswer<'a> {
     expires_at: i64,
     agent_time: i64,
     features: Vec<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    noise: Option<NoiseMessage>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rekey_at: Option<i64>,
 }
 
 #[derive(Serialize)]
@@ -94,6 +105,17 @@ pub(super) enum Own {
     Open(Response<Bytes>),
 }
 
+/// An exchange that asks for one of the agent's own paths.
+#[derive(Clone, Copy)]
+pub(super) struct Inside<'a> {
+    /// Who asks.
+    pub caller: &'a Browser,
+    /// The end of the session.
+    pub ended: &'a CancellationToken,
+    /// What a secret in the answer is bound to.
+    pub salt: [u8; 32],
+}
+
 /// Whether this path looks at no signature, so that nothing about it is signed.
 pub(super) fn is_open(parts: &http::request::Parts) -> bool {
     matches!(route(&parts.method, parts.uri.path()), Ok(Route::Hello | Route::Start | Route::Finish))
@@ -108,12 +130,7 @@ impl Gate {
         credentials: &Credentials,
         now: i64,
     ) -> Result<Own, Refusal> {
-        let route = route(head.method, head.path).map_err(|none| match none {
-            NoRoute::NotFound => Refusal::new(Code::NotFound, "The agent answers nothing under this path."),
-            NoRoute::Method(allow) => {
-                Refusal::new(Code::MethodNotAllowed, format!("This path takes {allow}.")).allow(allow)
-            }
-        })?;
+        let route = route(head.method, head.path).map_err(no_route)?;
         match route {
             Route::Hello => return self.hello().map(Own::Open),
             Route::Start => {
@@ -126,6 +143,7 @@ impl Gate {
                 let message = read(body.take(), None).await?;
                 return self.finish(message, (self.clock)()).await.map(Own::Open);
             }
+            Route::Exchange => return Err(no_route(NoRoute::NotFound)),
             Route::Session | Route::Code | Route::Browsers | Route::Rename(_) | Route::Revoke(_) => {}
         }
         let signed = match credentials {
@@ -147,20 +165,50 @@ impl Gate {
             None
         };
         let digest = digest.map(|digest| digest.verifier());
-        let body = read_bytes(body.take(), digest).await?;
+        let body = read_bytes(there(body.take())?, digest).await?;
         // A body may take its time. What was true before it came need not be any more.
         if caller.has_ended() {
             return Err(crate::forward::session_ended());
         }
-        let now = (self.clock)();
+        let caller = &caller.browser;
         let answer = match route {
-            Route::Session => self.session(&caller, parse(&body)?, now),
-            Route::Code => self.code(&caller, parse(&body)?, signed.signature(), now),
-            Route::Rename(id) => self.rename(&caller, id, parse(&body)?).await,
-            Route::Revoke(id) => self.revoke(id).await,
-            Route::Browsers | Route::Hello | Route::Start | Route::Finish => self.browsers(&caller),
+            Route::Session => self.session(caller, parse(&body)?, (self.clock)()),
+            route => self.of_the_paired(route, caller, &body, verified.signature_hash()).await,
         };
         answer.map(Own::Signed)
+    }
+
+    /// Answers an exchange that asks for one of the agent's own paths.
+    pub(super) async fn own_inside(
+        &self,
+        route: Result<Route, NoRoute>,
+        body: Bytes,
+        inside: Inside<'_>,
+    ) -> Result<Response<Bytes>, Refusal> {
+        if inside.ended.is_cancelled() {
+            return Err(crate::forward::session_ended());
+        }
+        self.of_the_paired(route.map_err(no_route)?, inside.caller, &body, inside.salt).await
+    }
+
+    /// What a paired browser may ask for, signed or inside an exchange. A secret in the answer is bound to the
+    /// request by `salt`.
+    async fn of_the_paired(
+        &self,
+        route: Route,
+        caller: &Browser,
+        body: &[u8],
+        salt: [u8; 32],
+    ) -> Result<Response<Bytes>, Refusal> {
+        match route {
+            Route::Code => self.code(caller, parse(body)?, &salt, (self.clock)()),
+            Route::Browsers => self.browsers(caller),
+            Route::Rename(id) => self.rename(caller, id, parse(body)?).await,
+            Route::Revoke(id) => self.revoke(id).await,
+            Route::Hello | Route::Start | Route::Finish | Route::Session | Route::Exchange => {
+                Err(no_route(NoRoute::NotFound))
+            }
+        }
     }
 
     fn hello(&self) -> Result<Response<Bytes>, Refusal> {
@@ -171,6 +219,7 @@ impl Gate {
             agent: HelloAgent { name: info.name, version: info.version },
             features: info.features,
             trust: self.trust.as_str().to_owned(),
+            require: self.require.as_str().map(str::to_owned),
         })
     }
 
@@ -187,17 +236,22 @@ impl Gate {
 
     fn session(
         &self,
-        caller: &Caller,
+        browser: &Browser,
         request: SessionRequest,
         now: i64,
     ) -> Result<Response<Bytes>, Refusal> {
         check(request.v)?;
-        if request.host_id != self.host_id()? {
+        let host_id = self.host_id()?;
+        if request.host_id != host_id {
             return Err(Refusal::new(Code::BadRequest, "The request is meant for another host."));
         }
-        let browser = &caller.browser;
-        let session =
-            self.sessions.open(Uuid::new_v4(), browser.id, browser.ed25519, &browser.revoked(), now);
+        let (form, noise) = match &request.noise {
+            None if self.require == Require::Sealed => return Err(super::sealed_required()),
+            None => (Form::Signed, None),
+            Some(noise) => self.handshake(browser, host_id, noise)?,
+        };
+        let owner = Owner { browser: browser.id, key: browser.ed25519, revoked: browser.revoked() };
+        let session = self.sessions.open(Uuid::new_v4(), owner, form, now);
         // Revoked while it was asked for: the token that was taken is cancelled, and so is the session.
         if session.ended.is_cancelled() {
             return Err(Refusal::new(Code::NotPaired, "The browser was revoked just now."));
@@ -210,30 +264,54 @@ impl Gate {
             expires_at: session.expires_at(),
             agent_time: now,
             features: both.collect(),
+            noise,
+            rekey_at: session.rekey_at(),
         })
+    }
+
+    /// Answers the handshake of a sealed session.
+    fn handshake(
+        &self,
+        browser: &Browser,
+        host_id: Uuid,
+        asked: &NoiseMessage,
+    ) -> Result<(Form, Option<NoiseMessage>), Refusal> {
+        let responder = Responder {
+            profile: asked.profile,
+            key: &self.pairing.keys().dh,
+            browser: &browser.x25519,
+            psk: &browser.psk,
+            host_id,
+            client_id: browser.id,
+        };
+        let (message, keys) = responder
+            .respond(&asked.message)
+            .map_err(|error| Refusal::new(error.code(), "The handshake failed: pair this browser anew."))?;
+        let answer = NoiseMessage { profile: asked.profile, message: message.to_vec() };
+        Ok((Form::Sealed(keys), Some(answer)))
     }
 
     fn code(
         &self,
-        caller: &Caller,
+        caller: &Browser,
         request: CodeRequest,
-        signature: &SignatureBytes,
+        salt: &[u8; 32],
         now: i64,
     ) -> Result<Response<Bytes>, Refusal> {
         check(request.v)?;
-        let issued = self.pairing.issue_code_by(&caller.browser, now).map_err(not_paired)?;
-        let sealed = seal_code(&issued.code, &caller.browser.psk, signature)
+        let issued = self.pairing.issue_code_by(caller, now).map_err(not_paired)?;
+        let sealed = seal_code_with_salt(&issued.code, &caller.psk, salt)
             .map_err(|_| Refusal::new(Code::Internal, "The code could not be sealed."))?;
         let sealed_code = b64::encode(sealed);
         json(&CodeAnswer { v: VERSION, sealed_code, expires_at: issued.expires_at })
     }
 
-    fn browsers(&self, caller: &Caller) -> Result<Response<Bytes>, Refusal> {
+    fn browsers(&self, caller: &Browser) -> Result<Response<Bytes>, Refusal> {
         let list = self.pairing.browsers().list();
         json(&BrowserList { browsers: list.iter().map(|browser| self.entry(browser, caller)).collect() })
     }
 
-    fn entry<'a>(&self, browser: &'a Browser, caller: &Caller) -> BrowserEntry<'a> {
+    fn entry<'a>(&self, browser: &'a Browser, caller: &Browser) -> BrowserEntry<'a> {
         BrowserEntry {
             id: browser.id,
             name: &browser.name,
@@ -243,11 +321,11 @@ impl Gate {
             fingerprint: self.pairing.fingerprint(browser).to_string(),
             created_at: browser.created_at,
             last_used_at: browser.last_used_at(),
-            current: browser.id == caller.browser.id,
+            current: browser.id == caller.id,
         }
     }
 
-    async fn rename(&self, caller: &Caller, id: Uuid, wanted: Rename) -> Result<Response<Bytes>, Refusal> {
+    async fn rename(&self, caller: &Browser, id: Uuid, wanted: Rename) -> Result<Response<Bytes>, Refusal> {
         let renamed = self.on_disk(move |pairing| pairing.browsers().rename(id, &wanted.name)).await?;
         let renamed = renamed.map_err(not_changed)?;
         json(&self.entry(&renamed, caller))
@@ -271,6 +349,16 @@ impl Gate {
         tokio::task::spawn_blocking(move || change(&pairing))
             .await
             .map_err(|_| Refusal::new(Code::Internal, "The agent could not do this. Its log says more."))
+    }
+}
+
+/// There is nothing at a path, or not for this method.
+pub(super) fn no_route(none: NoRoute) -> Refusal {
+    match none {
+        NoRoute::NotFound => Refusal::new(Code::NotFound, "The agent answers nothing under this path."),
+        NoRoute::Method(allow) => {
+            Refusal::new(Code::MethodNotAllowed, format!("This path takes {allow}.")).allow(allow)
+        }
     }
 }
 
@@ -321,7 +409,11 @@ async fn read<T: DeserializeOwned>(
     body: Option<Incoming>,
     digest: Option<DigestVerifier>,
 ) -> Result<T, Refusal> {
-    parse(&read_bytes(body, digest).await?)
+    parse(&read_bytes(there(body)?, digest).await?)
+}
+
+fn there(body: Option<Incoming>) -> Result<Incoming, Refusal> {
+    body.ok_or_else(|| Refusal::new(Code::BadRequest, "The body is gone."))
 }
 
 fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Refusal> {
@@ -340,8 +432,10 @@ fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Refusal> {
 }
 
 /// The whole body, checked against its digest.
-async fn read_bytes(body: Option<Incoming>, digest: Option<DigestVerifier>) -> Result<Bytes, Refusal> {
-    let Some(body) = body else { return Err(Refusal::new(Code::BadRequest, "The body is gone.")) };
+pub(super) async fn read_bytes<B>(body: B, digest: Option<DigestVerifier>) -> Result<Bytes, Refusal>
+where
+    B: Body<Data = Bytes> + Unpin,
+{
     let too_large = || Refusal::new(Code::BodyTooLarge, "The body has more than 64 KiB.");
     if body.size_hint().lower() > MAX_BODY as u64 {
         return Err(too_large());

@@ -1,16 +1,13 @@
-//! A local server's answer as a record stream (PROTOCOL.md section 4.4).
+//! A local server's answer as a record stream, signed or sealed (PROTOCOL.md sections 4.4 and 5.2).
 //!
 //! Records are made as they are asked for: whoever reads slowly slows the local server, and nothing is
 //! collected. What has come goes out at once; several small pieces that are there already share a
-//! record, because each costs a signature at both ends. Whatever ends the answer early is said in an
+//! record, because each costs a signature or a seal at both ends. Whatever ends the answer early is said in an
 //! ERROR record, so that the caller can tell it from a relay that cuts.
 
 use super::{piece::Piece, sessions::InUse};
 use crate::{
-    forward::{
-        self, BodyError,
-        checked::{SessionEnded, Wrong},
-    },
+    forward::{self, BodyError, checked::SessionEnded, fault::Wrong},
     refusal::Refusal,
 };
 use bytes::{Bytes, BytesMut};
@@ -19,7 +16,7 @@ use http_body::{Body, Frame};
 use relay_protocol::{
     keys::AgentSigningKey,
     problem::Code,
-    record::{Head, Kind, MAX_DATA, Protect, SignedProtect, encode_error, encode_trailers},
+    record::{Head, Kind, MAX_DATA, Protect, Protector, encode_error, encode_trailers},
 };
 use std::{
     pin::Pin,
@@ -29,11 +26,11 @@ use std::{
 use tokio_util::sync::WaitForCancellationFutureOwned;
 
 /// Pieces smaller than this are joined with those that are there already: to copy so little costs less than
-/// a signature.
+/// a protection.
 const SMALL: usize = 16 * 1024;
 
-/// What protects the records: the agent's signatures.
-pub type Protection = SignedProtect<Arc<AgentSigningKey>>;
+/// What protects the records: the agent's signatures, or the keys of a sealed session.
+pub type Protection = Protector<Arc<AgentSigningKey>>;
 
 /// Makes records of a body.
 pub struct Records<B> {
@@ -78,6 +75,12 @@ where
                 Self::error(too_large, protection, in_use)
             }
         }
+    }
+
+    /// The same, although the session may end meanwhile.
+    #[must_use]
+    pub fn to_its_end(self) -> Self {
+        Self { ended: None, ..self }
     }
 
     /// No answer but a problem.
@@ -158,14 +161,14 @@ where
                     continue;
                 }
                 // A server that went on regardless of a wrong body has not done what was asked.
-                _ if self.wrong.as_ref().is_some_and(Wrong::is_told) => {
-                    self.last = Some(Last::Error(forward::digest_mismatch()));
+                ended => {
+                    self.last = Some(match (self.wrong.as_ref().and_then(Wrong::fault), ended) {
+                        (Some(fault), _) => Last::Error(fault.refusal()),
+                        (None, Some(Ok(Err(frame)))) => Last::End(frame.into_trailers().unwrap_or_default()),
+                        (None, Some(Err(error))) => Last::Error(broke_off(&error)),
+                        (None, None | Some(Ok(Ok(_)))) => Last::End(HeaderMap::new()),
+                    });
                 }
-                Some(Ok(Err(frame))) => {
-                    self.last = Some(Last::End(frame.into_trailers().unwrap_or_default()))
-                }
-                Some(Err(error)) => self.last = Some(Last::Error(broke_off(&error))),
-                None => self.last = Some(Last::End(HeaderMap::new())),
             }
             self.body = None;
             break;

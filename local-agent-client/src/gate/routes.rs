@@ -1,6 +1,7 @@
-//! What the agent answers itself: `/_relay` and below (PROTOCOL.md sections 3 and 4.1), as a table.
+//! What the agent answers itself: `/_relay` and below (PROTOCOL.md sections 3, 4.1 and 5.3), as a table.
 
 use http::Method;
+use relay_protocol::exchange;
 use uuid::Uuid;
 
 /// One of the agent's own paths.
@@ -16,6 +17,8 @@ pub enum Route {
     Code,
     /// `POST /_relay/session`
     Session,
+    /// `POST /_relay/exchange`, and an upgrade of GET
+    Exchange,
     /// `GET /_relay/browsers`
     Browsers,
     /// `PATCH /_relay/browsers/{id}`
@@ -47,6 +50,10 @@ pub fn route(method: &Method, path: &str) -> Result<Route, NoRoute> {
         "/_relay/pairing/finish" => only(Method::POST, "POST", Route::Finish),
         "/_relay/pairing/code" => only(Method::POST, "POST", Route::Code),
         "/_relay/session" => only(Method::POST, "POST", Route::Session),
+        exchange::PATH => match *method {
+            Method::POST | Method::GET => Ok(Route::Exchange),
+            _ => Err(NoRoute::Method("POST, GET")),
+        },
         "/_relay/browsers" => only(Method::GET, "GET", Route::Browsers),
         _ => {
             // Hyphenated as everywhere, in either case.
@@ -78,6 +85,9 @@ mod tests {
             (Method::POST, "/_relay/pairing/finish", Ok(Route::Finish)),
             (Method::POST, "/_relay/pairing/code", Ok(Route::Code)),
             (Method::POST, "/_relay/session", Ok(Route::Session)),
+            (Method::POST, "/_relay/exchange", Ok(Route::Exchange)),
+            (Method::GET, "/_relay/exchange", Ok(Route::Exchange)),
+            (Method::PUT, "/_relay/exchange", Err(NoRoute::Method("POST, GET"))),
             (Method::GET, "/_relay/browsers", Ok(Route::Browsers)),
             (Method::PATCH, &with_id, Ok(Route::Rename(id))),
             (Method::DELETE, &with_id, Ok(Route::Revoke(id))),

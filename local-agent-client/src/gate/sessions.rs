@@ -1,11 +1,19 @@
-//! The signing sessions (PROTOCOL.md section 4.1). Pure: the time comes in.
+//! The sessions (PROTOCOL.md sections 4.1 and 5.1). Pure: the time comes in.
+//!
+//! A session is signed or sealed for its whole life. A sealed one takes nothing but exchanges, and new ones only
+//! until its keys are to be replaced; what is under way then goes on.
 //!
 //! A session is what lets a browser's requests be told from a replay, and what ends them: its token ends
 //! whatever is under way on its behalf, and is itself ended by the browser's when that is revoked. Only
 //! browsers that proved their key get here, so the table is bounded by their number.
 
 use parking_lot::Mutex;
-use relay_protocol::{keys::BrowserVerifyingKey, signature::NonceMemory};
+use relay_protocol::{
+    exchange::Numbers,
+    keys::BrowserVerifyingKey,
+    sealed::{REKEY_AFTER, SessionKeys},
+    signature::NonceMemory,
+};
 use std::{
     collections::HashMap,
     sync::{
@@ -26,6 +34,26 @@ pub const PER_BROWSER: usize = 16;
 /// noted then.
 pub const SWEEP: u64 = 15;
 
+/// What protects a session's requests.
+#[derive(Debug, Clone)]
+pub enum Form {
+    /// The browser's signatures.
+    Signed,
+    /// Keys that only the two ends have.
+    Sealed(SessionKeys),
+}
+
+/// Whose session it is to be.
+#[derive(Debug, Clone)]
+pub struct Owner {
+    /// The browser.
+    pub browser: Uuid,
+    /// What it signs with.
+    pub key: BrowserVerifyingKey,
+    /// Ends with the browser.
+    pub revoked: CancellationToken,
+}
+
 /// One session.
 #[derive(Debug)]
 pub struct Session {
@@ -35,8 +63,12 @@ pub struct Session {
     pub browser: Uuid,
     /// What its requests are signed with.
     pub key: BrowserVerifyingKey,
-    /// The nonces of its requests.
+    /// What protects its requests.
+    pub form: Form,
+    /// The nonces of its signed requests.
     pub nonces: Mutex<NonceMemory>,
+    /// The numbers of its exchanges.
+    pub numbers: Mutex<Numbers>,
     /// Ends what is under way.
     pub ended: CancellationToken,
     made: i64,
@@ -48,6 +80,21 @@ impl Session {
     /// When it ends at the latest if it is not used any more.
     pub fn expires_at(&self) -> i64 {
         self.used.load(Relaxed).saturating_add(IDLE).min(self.made.saturating_add(LIFE))
+    }
+
+    /// Whether it is sealed.
+    pub fn is_sealed(&self) -> bool {
+        matches!(self.form, Form::Sealed(_))
+    }
+
+    /// Until when it takes new exchanges, where that is not as long as it lives.
+    pub fn rekey_at(&self) -> Option<i64> {
+        self.is_sealed().then(|| self.made.saturating_add(REKEY_AFTER))
+    }
+
+    /// Whether it takes new exchanges, as far as the time tells.
+    pub fn takes_exchanges(&self, now: i64) -> bool {
+        self.rekey_at().is_none_or(|at| now < at)
     }
 
     /// Notes that it is in use from now on, until what is returned is dropped.
@@ -86,21 +133,20 @@ pub struct Sessions(Mutex<HashMap<Uuid, Arc<Session>>>);
 
 impl Sessions {
     /// Makes a session. One more than [`PER_BROWSER`] ends the browser's that was unused
-    /// for longest, those with something under way last. `revoked` is the browser's
-    /// own token.
-    pub fn open(
-        &self,
-        id: Uuid,
-        browser: Uuid,
-        key: BrowserVerifyingKey,
-        revoked: &CancellationToken,
-        now: i64,
-    ) -> Arc<Session> {
+    /// for longest, those with something under way last.
+    pub fn open(&self, id: Uuid, owner: Owner, form: Form, now: i64) -> Arc<Session> {
+        let Owner { browser, key, revoked } = owner;
+        let numbers = match &form {
+            Form::Signed => Numbers::signed(),
+            Form::Sealed(_) => Numbers::sealed(),
+        };
         let session = Arc::new(Session {
             id,
             browser,
             key,
+            form,
             nonces: Mutex::default(),
+            numbers: Mutex::new(numbers),
             ended: revoked.child_token(),
             made: now,
             used: AtomicI64::new(now),
@@ -133,9 +179,10 @@ impl Sessions {
         None
     }
 
-    /// How many live.
-    pub fn count(&self) -> usize {
-        self.0.lock().len()
+    /// How many live, and how many of them are sealed.
+    pub fn count(&self) -> (usize, usize) {
+        let table = self.0.lock();
+        (table.len(), table.values().filter(|session| session.is_sealed()).count())
     }
 
     /// Ends what is over, and notes the use of what is under way.
@@ -179,8 +226,29 @@ mod tests {
         Uuid::from_u128(n)
     }
 
+    fn owner(browser: u128, revoked: &CancellationToken) -> Owner {
+        Owner { browser: id(browser), key: key(), revoked: revoked.clone() }
+    }
+
     fn open(sessions: &Sessions, n: u128, now: i64) -> Arc<Session> {
-        sessions.open(id(n), id(0), key(), &CancellationToken::new(), now)
+        sessions.open(id(n), owner(0, &CancellationToken::new()), Form::Signed, now)
+    }
+
+    #[test]
+    fn a_sealed_session_takes_new_exchanges_for_an_hour_and_lives_on() {
+        let sessions = Sessions::default();
+        let form = Form::Sealed(SessionKeys::from_split(&[1; 32], &[2; 32], &[3; 32]));
+        let sealed = sessions.open(id(1), owner(0, &CancellationToken::new()), form, NOW);
+        let signed = open(&sessions, 2, NOW);
+        assert_eq!((sealed.rekey_at(), signed.rekey_at()), (Some(NOW + REKEY_AFTER), None));
+        assert_eq!(sessions.count(), (2, 1));
+        for (at, takes) in [(0, true), (REKEY_AFTER - 1, true), (REKEY_AFTER, false), (LIFE - 1, false)] {
+            assert_eq!(sealed.takes_exchanges(NOW + at), takes, "{at}");
+            assert!(signed.takes_exchanges(NOW + at), "{at}");
+        }
+        let _download = sealed.begin(NOW + REKEY_AFTER - 1);
+        sessions.sweep(NOW + LIFE - 1);
+        assert!(!sealed.ended.is_cancelled(), "what is under way goes on");
     }
 
     #[test]
@@ -222,18 +290,18 @@ mod tests {
         assert!(!session.ended.is_cancelled());
         sessions.sweep(NOW + LIFE);
         assert!(session.ended.is_cancelled());
-        assert_eq!(sessions.count(), 0);
+        assert_eq!(sessions.count().0, 0);
     }
 
     #[test]
     fn one_session_too_many_ends_the_browsers_oldest() {
         let sessions = Sessions::default();
-        let other = sessions.open(id(100), id(9), key(), &CancellationToken::new(), NOW - 50);
+        let other = sessions.open(id(100), owner(9, &CancellationToken::new()), Form::Signed, NOW - 50);
         let mine: Vec<_> = (0..PER_BROWSER).map(|n| open(&sessions, n as u128, NOW + n as i64)).collect();
-        assert_eq!(sessions.count(), PER_BROWSER + 1);
+        assert_eq!(sessions.count().0, PER_BROWSER + 1);
         assert!(mine.iter().all(|session| !session.ended.is_cancelled()));
         open(&sessions, 50, NOW + 60);
-        assert_eq!(sessions.count(), PER_BROWSER + 1);
+        assert_eq!(sessions.count().0, PER_BROWSER + 1);
         assert!(mine[0].ended.is_cancelled() && !mine[1].ended.is_cancelled());
         assert!(sessions.find(id(0), NOW + 60).is_none() && sessions.find(id(1), NOW + 60).is_some());
         assert!(!other.ended.is_cancelled(), "another browser's are not concerned");
@@ -255,15 +323,15 @@ mod tests {
     fn revoking_the_browser_ends_its_sessions_and_no_other() {
         let sessions = Sessions::default();
         let (revoked, stays) = (CancellationToken::new(), CancellationToken::new());
-        let gone = sessions.open(id(1), id(1), key(), &revoked, NOW);
-        sessions.open(id(2), id(2), key(), &stays, NOW);
+        let gone = sessions.open(id(1), owner(1, &revoked), Form::Signed, NOW);
+        sessions.open(id(2), owner(2, &stays), Form::Signed, NOW);
         revoked.cancel();
         assert!(gone.ended.is_cancelled());
         assert!(sessions.find(id(1), NOW).is_none() && sessions.find(id(2), NOW).is_some());
-        assert_eq!(sessions.count(), 1);
+        assert_eq!(sessions.count().0, 1);
         gone.ended.cancel();
         assert!(!stays.is_cancelled());
         sessions.end_all();
-        assert_eq!(sessions.count(), 0);
+        assert_eq!(sessions.count().0, 0);
     }
 }

@@ -4,7 +4,10 @@
 //! one verification is all the work that it can cause.
 
 use super::{Gate, sessions::InUse};
-use crate::{refusal::Refusal, trust::Browser};
+use crate::{
+    refusal::Refusal,
+    trust::{Browser, Require},
+};
 use relay_protocol::{
     problem::Code,
     signature::{
@@ -52,12 +55,17 @@ impl Gate {
         keyed: Keyed,
         now: i64,
     ) -> Result<(Caller, Verified<'a>), Refusal> {
+        if self.require == Require::Sealed && keyed == Keyed::BySession {
+            return Err(super::sealed_required());
+        }
         let refused = |error| refusal(error, now);
         let covered = signed.cover(parts).map_err(refused)?;
         let id = uuid::Uuid::try_parse(covered.key_id()).ok();
         let (session, browser) = match keyed {
             Keyed::BySession => {
-                let session = id.and_then(|id| self.sessions.find(id, now));
+                // A sealed session takes nothing but exchanges.
+                let session =
+                    id.and_then(|id| self.sessions.find(id, now)).filter(|session| !session.is_sealed());
                 let browser =
                     session.as_ref().and_then(|session| self.pairing.browsers().get(session.browser));
                 let (Some(session), Some(browser)) = (session, browser) else {

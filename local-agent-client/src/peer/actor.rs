@@ -176,7 +176,7 @@ impl Actor {
         let mut open: Option<Open> = None;
         let mut streams = JoinSet::new();
         let mut strangers = 0;
-        let waited = sleep(CONNECT);
+        let waited = sleep(CONNECT.min(self.idle));
         tokio::pin!(waited);
         let mut look = interval(LOOK);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);

@@ -42,15 +42,15 @@ pub struct Bytes {
 
 type Channel = Arc<dyn DataChannel>;
 
-/// Whether this is the channel that a peer is for: by its names, and by what it promises.
+/// Whether this is the channel that a peer is for. That it is reliable cannot be seen: the engine does not tell
+/// of a channel that the other end opened. Over one that is not the browser loses its own bytes, and the session
+/// or a record's protection notices.
 pub async fn is_ours(channel: &Channel) -> bool {
     let read = async {
         EngineResult::Ok(
             channel.label().await? == LABEL
                 && channel.protocol().await? == PROTOCOL
                 && channel.ordered().await?
-                && channel.max_retransmits().await?.is_none()
-                && channel.max_packet_life_time().await?.is_none()
                 && !channel.negotiated().await?,
         )
     };

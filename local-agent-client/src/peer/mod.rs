@@ -61,7 +61,7 @@ pub struct Settings {
     pub addresses: Vec<IpAddr>,
     /// Whether the relay is on this machine, so that browsers on it are to be reached by loopback.
     pub relay_is_local: bool,
-    /// How long a peer lives without a stream.
+    /// How long a peer lives without a stream. Until its channel is open it has 30 s at the most.
     pub idle: Duration,
 }
 

@@ -51,6 +51,26 @@ impl Trust {
     }
 }
 
+/// What a paired browser has to use.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Require {
+    /// Either form of session.
+    #[default]
+    Nothing,
+    /// Sealed sessions, so that the relay reads nothing of what is signed today (PROTOCOL.md section 5.1).
+    Sealed,
+}
+
+impl Require {
+    /// As PROTOCOL.md and the command line have it; nothing where there is nothing to say.
+    pub const fn as_str(self) -> Option<&'static str> {
+        match self {
+            Self::Nothing => None,
+            Self::Sealed => Some("sealed"),
+        }
+    }
+}
+
 /// Why keys or browsers cannot be read or changed.
 #[derive(Debug, thiserror::Error)]
 pub enum TrustError {

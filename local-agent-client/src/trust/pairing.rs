@@ -26,7 +26,7 @@ use uuid::Uuid;
 /// The agent's name to its peers.
 pub const AGENT_NAME: &str = "local-agent-client";
 /// What the agent can do beyond version 1's least (PROTOCOL.md sections 3 and 7).
-pub const FEATURES: &[&str] = &["records", "websocket"];
+pub const FEATURES: &[&str] = &["records", "websocket", "exchange", "sealed"];
 /// How often it is looked whether a code has expired.
 const TICK: Duration = Duration::from_secs(1);
 /// Times of last use are written so often, in [`TICK`]s.

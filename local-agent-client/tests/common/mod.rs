@@ -10,7 +10,7 @@ use local_agent_client::{
     LocalTarget, Trust,
     dial::{Dialed, Wire, tls},
     forward::{Forwarder, Settings},
-    gate::Gate,
+    gate::{Gate, Options as GateOptions},
     trust::Pairing,
     tunnel::Live,
 };
@@ -49,7 +49,7 @@ pub fn full(text: impl Into<Bytes>) -> Body {
 /// A gate that lets everything through which is not signed, and knows no browser.
 pub fn gate(target: LocalTarget) -> Arc<Gate> {
     let pairing = Arc::new(Pairing::open("https://relay.example".to_owned(), None).unwrap());
-    Gate::new(forwarder(target), pairing, Trust::Relay)
+    Gate::new(forwarder(target), pairing, GateOptions { trust: Trust::Relay, ..GateOptions::default() })
 }
 
 pub fn forwarder(target: LocalTarget) -> Arc<Forwarder> {

@@ -224,11 +224,14 @@ async fn the_code_for_the_next_device_opens_for_its_browser_only() {
 
 #[tokio::test]
 async fn an_agent_that_does_not_know_its_id_signs_nothing_and_forwards_nothing() {
-    use local_agent_client::{gate::Gate, trust::Pairing};
+    use local_agent_client::{
+        gate::{Gate, Options},
+        trust::Pairing,
+    };
     use std::sync::Arc;
     let (target, accepted) = crate::common::local(|_| async {}).await;
     let pairing = Arc::new(Pairing::open("https://relay.example".to_owned(), None).unwrap());
-    let gate = Gate::new(crate::common::forwarder(target), pairing, Trust::Paired);
+    let gate = Gate::new(crate::common::forwarder(target), pairing, Options::default());
     let pair = crate::common::pair_of(gate).await;
     for (path, status) in [("/_relay/hello", 500), ("/", 401)] {
         assert_eq!(pair.get(path).await.0, status, "{path}");

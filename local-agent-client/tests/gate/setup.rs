@@ -4,7 +4,11 @@ use crate::{
     common::{Pair, forwarder, pair_of, soon},
     signed::Browser,
 };
-use local_agent_client::{LocalTarget, Trust, gate::Gate, trust::Pairing};
+use local_agent_client::{
+    LocalTarget, Trust,
+    gate::{Gate, Options},
+    trust::Pairing,
+};
 use std::{
     net::SocketAddr,
     sync::{
@@ -40,7 +44,8 @@ impl Setup {
         let ahead = Arc::new(AtomicI64::new(0));
         let clock = ahead.clone();
         let clock = Arc::new(move || local_agent_client::status::now() + clock.load(Ordering::SeqCst));
-        let gate = Gate::with_clock(forwarder(target), pairing.clone(), trust, clock);
+        let gate =
+            Gate::new(forwarder(target), pairing.clone(), Options { trust, clock, ..Options::default() });
         let pair = Arc::new(pair_of(gate.clone()).await);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();

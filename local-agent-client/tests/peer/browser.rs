@@ -173,7 +173,9 @@ pub struct Connected {
 impl Connected {
     pub fn new(browser: Browser, answer: Answer) -> Self {
         let messages = Messages::new(browser.channel.clone(), Arc::default());
-        let (handle, _, driver) = tunnel::start(messages, Options::data_channel(Role::Browser));
+        // It would let itself open more streams than it may.
+        let options = Options { max_streams: 300, ..Options::data_channel(Role::Browser) };
+        let (handle, _, driver) = tunnel::start(messages, options);
         Self { browser, answer, handle, _driver: AbortOnDropHandle::new(tokio::spawn(driver.run())) }
     }
 

@@ -15,8 +15,6 @@ async fn other_channels_than_the_one_are_closed() {
         ("protocol", "relay", RTCDataChannelInit { protocol: "relay.peer.v2".to_owned(), ..reliable() }),
         ("no protocol", "relay", RTCDataChannelInit { protocol: String::new(), ..reliable() }),
         ("unordered", "relay", RTCDataChannelInit { ordered: false, ..reliable() }),
-        ("unreliable", "relay", RTCDataChannelInit { max_retransmits: Some(0), ..reliable() }),
-        ("timed", "relay", RTCDataChannelInit { max_packet_life_time: Some(100), ..reliable() }),
     ] {
         let agent = Agent::new(echo());
         let mut browser = Browser::with(label, init).await;

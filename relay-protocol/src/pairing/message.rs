@@ -31,6 +31,9 @@ pub struct Hello {
     pub features: Vec<String>,
     /// `paired` or `relay`.
     pub trust: String,
+    /// `sealed` when nothing else is taken.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub require: Option<String>,
 }
 
 /// The program of a [`Hello`].

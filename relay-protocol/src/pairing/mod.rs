@@ -29,7 +29,9 @@ pub use message::{FinishMessage, Hello, HelloAgent, StartRequest, StartResponse,
 pub use schedule::{
     AgentConfirmKey, BROWSER_IDENTITY, BrowserConfirmKey, KeySchedule, Proof, Psk, Transcript, agent_identity,
 };
-pub use sealed::{NotSealed, SEALED_CODE_LEN, open_code, seal_code};
+pub use sealed::{
+    NotSealed, SEALED_CODE_LEN, open_code, open_code_with_salt, seal_code, seal_code_with_salt,
+};
 pub use spake::{MESSAGE_LEN, Message};
 
 use crate::problem;

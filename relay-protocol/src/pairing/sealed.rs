@@ -18,17 +18,21 @@ pub const SEALED_CODE_LEN: usize = 22;
 #[error("the sealed code does not open")]
 pub struct NotSealed;
 
-/// The key is used for one message: salt and so key are new with each request's signature.
-fn key(psk: &Psk, request: &SignatureBytes) -> Result<LessSafeKey, NotSealed> {
-    let salt: [u8; 32] = Sha256::digest(request).into();
-    let key = hkdf32(&salt, psk.reveal_bytes(), b"relay-pairing/1 code");
+/// The key is used for one message: salt and so key are new with each request.
+fn key(psk: &Psk, salt: &[u8; 32]) -> Result<LessSafeKey, NotSealed> {
+    let key = hkdf32(salt, psk.reveal_bytes(), b"relay-pairing/1 code");
     Ok(LessSafeKey::new(UnboundKey::new(&AES_256_GCM, &*key).map_err(|_| NotSealed)?))
 }
 
 /// Seals a code for the browser that asked for it by a request with this signature.
 pub fn seal_code(code: &Code, psk: &Psk, request: &SignatureBytes) -> Result<Vec<u8>, NotSealed> {
+    seal_code_with_salt(code, psk, &Sha256::digest(request).into())
+}
+
+/// The same for a browser that asked inside an exchange: the salt is the hash of its prelude (section 5.2).
+pub fn seal_code_with_salt(code: &Code, psk: &Psk, salt: &[u8; 32]) -> Result<Vec<u8>, NotSealed> {
     let mut sealed = code.digits().to_vec();
-    key(psk, request)?
+    key(psk, salt)?
         .seal_in_place_append_tag(Nonce::assume_unique_for_key([0; 12]), Aad::empty(), &mut sealed)
         .map_err(|_| NotSealed)?;
     Ok(sealed)
@@ -36,8 +40,13 @@ pub fn seal_code(code: &Code, psk: &Psk, request: &SignatureBytes) -> Result<Vec
 
 /// Opens a sealed code.
 pub fn open_code(sealed: &[u8], psk: &Psk, request: &SignatureBytes) -> Result<Code, NotSealed> {
+    open_code_with_salt(sealed, psk, &Sha256::digest(request).into())
+}
+
+/// The same for a code that was asked for inside an exchange.
+pub fn open_code_with_salt(sealed: &[u8], psk: &Psk, salt: &[u8; 32]) -> Result<Code, NotSealed> {
     let mut buffer = Zeroizing::new(sealed.to_vec());
-    let digits = key(psk, request)?
+    let digits = key(psk, salt)?
         .open_in_place(Nonce::assume_unique_for_key([0; 12]), Aad::empty(), &mut buffer)
         .map_err(|_| NotSealed)?;
     let text = std::str::from_utf8(digits).map_err(|_| NotSealed)?;

@@ -32,6 +32,7 @@ pub fn files() -> Vec<(&'static str, Value)> {
         ("rfc9421_b26.json", response::rfc9421_b26()),
         ("record_signed.json", record::record_signed()),
         ("record_payload.json", record::record_payload()),
+        ("yamux.json", yamux::yamux()),
         ("noise_handshake.json", sealed::noise_handshake()),
         ("record_key.json", sealed::record_key()),
         ("record_sealed.json", record_sealed::record_sealed()),
@@ -40,7 +41,6 @@ pub fn files() -> Vec<(&'static str, Value)> {
         ("exchange_numbers.json", exchange::exchange_numbers()),
         ("request_head.json", exchange::request_head()),
         ("exchange_refusal.json", exchange::exchange_refusal()),
-        ("yamux.json", yamux::yamux()),
     ]
 }
 

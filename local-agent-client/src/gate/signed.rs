@@ -16,7 +16,8 @@ use crate::{
     forward::{
         self, Active, Connection, ResponseBody,
         body::Source,
-        checked::{Checked, Wrong},
+        checked::Checked,
+        fault::{Fault, Wrong},
     },
     refusal::Refusal,
 };
@@ -28,7 +29,7 @@ use hyper::{
 use relay_protocol::{
     headers::X_RELAY_RECORDS,
     problem::Code,
-    record::{self, Binding, Direction, MEDIA_TYPE, SignedProtect},
+    record::{self, Binding, Direction, MEDIA_TYPE, Protector},
     signature::{
         digest::{CONTENT_DIGEST, ContentDigest},
         request::{Signed, Verified},
@@ -38,7 +39,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 /// What is known of a signed request before it is verified.
-pub(super) struct Exchange<'a> {
+pub(super) struct Asked<'a> {
     pub signed: &'a Signed,
     pub signer: Option<&'a Signer>,
     pub now: i64,
@@ -46,24 +47,24 @@ pub(super) struct Exchange<'a> {
 
 impl Gate {
     /// Verifies a request, forwards it and answers.
-    pub(super) async fn exchange(
+    pub(super) async fn signed(
         &self,
-        exchange: Exchange<'_>,
+        asked: Asked<'_>,
         mut parts: Parts,
         body: &mut Option<Incoming>,
         connection: &Connection,
         active: Active,
     ) -> Result<Response<AnswerBody>, Refusal> {
         let view = Head::new(&parts).signed_parts(!body.as_ref().is_none_or(Body::is_end_stream));
-        let (caller, verified) = self.verify(exchange.signed, &view, Keyed::BySession, exchange.now)?;
+        let (caller, verified) = self.verify(asked.signed, &view, Keyed::BySession, asked.now)?;
         let Some(in_use) = caller.session else { return Err(forward::session_ended()) };
         // Without the host's id no answer could be believed.
-        let Some(signer) = exchange.signer else {
+        let Some(signer) = asked.signer else {
             return Err(self.host_id().err().unwrap_or_else(forward::session_ended));
         };
         let ended = in_use.session().ended.clone();
         let Some(body) = body.take() else { return Err(forward::session_ended()) };
-        let (source, wrong) = checked(body, &parts, verified, &ended, exchange.now)?;
+        let (source, wrong) = checked(body, &parts, verified, &ended, asked.now)?;
         let as_records = verified.covers(&X_RELAY_RECORDS)
             && parts.headers.get(X_RELAY_RECORDS).is_some_and(|value| value == "1")
             // A HEAD's answer has no body that could carry them.
@@ -82,13 +83,16 @@ impl Gate {
             () = ended.cancelled() => Err(forward::session_ended()),
             forwarded = forwarding => forwarded,
         };
-        let forwarded = if is_told(&wrong) { Err(forward::digest_mismatch()) } else { forwarded };
+        let forwarded = match fault(&wrong) {
+            Some(refusal) => Err(refusal),
+            None => forwarded,
+        };
         if !as_records {
             return self.buffered(forwarded?, signer, &ended, &wrong).await;
         }
         let binding = Binding { session_id: in_use.session().id, request_hash: verified.signature_hash() };
         let key = self.pairing.keys().signing.clone();
-        let protection = SignedProtect::new(key, binding, Direction::ToBrowser);
+        let protection = Protector::signed(key, binding, Direction::ToBrowser);
         match forwarded {
             Ok(response) => Ok(streamed(response, protection, in_use, wrong)),
             // Refused by the agent: signed as every refusal is.
@@ -108,8 +112,9 @@ pub(super) fn client(browser: Uuid) -> Option<HeaderValue> {
     HeaderValue::try_from(browser.to_string()).ok()
 }
 
-fn is_told(wrong: &Option<Wrong>) -> bool {
-    wrong.as_ref().is_some_and(Wrong::is_told)
+/// What is to be said of the caller's own body, if that was wrong.
+pub(super) fn fault(wrong: &Option<Wrong>) -> Option<Refusal> {
+    wrong.as_ref().and_then(Wrong::fault).map(Fault::refusal)
 }
 
 /// The body as it goes on: checked, or known to be none.
@@ -164,8 +169,8 @@ impl Gate {
             () = ended.cancelled() => Err(forward::session_ended()),
             collected = collected => collected,
         };
-        if is_told(wrong) {
-            return Err(forward::digest_mismatch());
+        if let Some(refusal) = fault(wrong) {
+            return Err(refusal);
         }
         let (mut response, room) = collected?;
         let cookies = headers::response(response.headers_mut());
@@ -194,7 +199,8 @@ fn streamed(
     answer
 }
 
-fn outer(records: Records<ResponseBody>) -> Response<AnswerBody> {
+/// The response that carries a record stream.
+pub(super) fn outer(records: Records<ResponseBody>) -> Response<AnswerBody> {
     let mut answer = Response::new(AnswerBody::from(records));
     let headers = answer.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(MEDIA_TYPE));

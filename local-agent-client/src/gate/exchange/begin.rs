@@ -1,0 +1,248 @@
+//! The beginning of an exchange, up to its first record (PROTOCOL.md sections 5.2 and 5.3).
+//!
+//! Anybody may bring anything here, also the very bytes of an exchange that was done. Until the first record has
+//! opened and its number was taken, nothing is remembered, nothing is protected by the exchange's keys, and one
+//! record is all that is held. From then on the browser is known, and everything is said in records.
+
+use super::reader::{BrowserOpener, Bytestream, Reader};
+use crate::{
+    gate::{
+        Gate, answer,
+        records::Protection,
+        sessions::{Form, InUse, Session},
+    },
+    refusal::Refusal,
+    trust::Browser,
+};
+use bytes::{Bytes, BytesMut};
+use http_body_util::BodyExt;
+use relay_protocol::{
+    exchange::{NumberError, PRELUDE_LEN, Prelude, RequestHead},
+    problem::Code,
+    record::{
+        Decoder, Direction, HEADER_LEN, Kind, MAX_HEAD, NEXT_EPOCH, Open, Opener, Order, Protector, Record,
+        RecordError, open_message,
+    },
+};
+use std::{sync::Arc, time::Duration};
+use uuid::Uuid;
+
+/// How long prelude and first record may take: they are sent at once.
+const FIRST_TIME: Duration = Duration::from_secs(10);
+
+/// An exchange whose first record has opened, and whose number was taken.
+pub(in crate::gate) struct Begun<R> {
+    /// Which it is.
+    pub prelude: Prelude,
+    /// Its session.
+    pub in_use: InUse,
+    /// Its browser.
+    pub browser: Arc<Browser>,
+    /// What it asks for, if that can be read.
+    pub head: Result<RequestHead, RecordError>,
+    /// What follows.
+    pub rest: R,
+    /// What protects the answer.
+    pub protection: Protection,
+}
+
+/// A refusal before the first record has opened, and what it refuses as far as that is known.
+#[derive(Debug)]
+pub(in crate::gate) struct Unopened {
+    pub refusal: Refusal,
+    pub prelude: Option<Prelude>,
+}
+
+impl From<Refusal> for Unopened {
+    fn from(refusal: Refusal) -> Self {
+        Self { refusal, prelude: None }
+    }
+}
+
+fn malformed(what: &str) -> Refusal {
+    Refusal::new(Code::BadRequest, format!("The exchange {what}."))
+}
+
+impl Gate {
+    /// Begins an exchange whose bytes come as a stream. `peer` is whose path it came by, where the path is
+    /// somebody's.
+    pub(in crate::gate) async fn begin(
+        &self,
+        source: Bytestream,
+        peer: Option<Uuid>,
+    ) -> Result<Begun<Reader>, Unopened> {
+        let mut prelude = None;
+        let begun = tokio::time::timeout(FIRST_TIME, self.read_first(source, peer, &mut prelude)).await;
+        begun
+            .unwrap_or_else(|_| {
+                Err(Refusal::new(Code::RequestTimeout, "The exchange did not begin in time."))
+            })
+            .map_err(|refusal| Unopened { refusal, prelude })
+    }
+
+    async fn read_first(
+        &self,
+        source: Bytestream,
+        peer: Option<Uuid>,
+        told: &mut Option<Prelude>,
+    ) -> Result<Begun<Reader>, Refusal> {
+        let mut first = First { source, bytes: BytesMut::new() };
+        first.until(PRELUDE_LEN).await?;
+        let bytes = first.bytes.split_to(PRELUDE_LEN);
+        let prelude = bytes.first_chunk().map(Prelude::from_bytes).ok_or_else(|| malformed("broke off"))?;
+        *told = Some(prelude);
+        let (session, browser) = self.session_of(&prelude, peer)?;
+        let opener = opener(&session, &prelude);
+        first.until(HEADER_LEN).await?;
+        let length = head_length(&first.bytes)?;
+        // What strangers may make the agent hold has a bound over all of them.
+        let _room = answer::room(&self.buffers, Some(length as u64)).await?;
+        first.until(HEADER_LEN + length + opener.overhead()).await?;
+        let mut decoder = Decoder::new(opener);
+        decoder.push(first.bytes.freeze());
+        let record = decoder.next_record().and_then(|record| record.ok_or(RecordError::Truncated));
+        let (begun, order) = self.opened(prelude, session, browser, record)?;
+        Ok(begun.with(Reader::new(first.source, decoder, order)))
+    }
+
+    /// Begins an exchange whose records come as messages; `first` is the first of them.
+    pub(in crate::gate) fn begin_by_message(
+        &self,
+        prelude: Prelude,
+        first: Bytes,
+    ) -> Result<Begun<(BrowserOpener, Order)>, Refusal> {
+        let (session, browser) = self.session_of(&prelude, None)?;
+        head_length(&first)?;
+        let mut opener = opener(&session, &prelude);
+        let record = open_message(&mut opener, first);
+        let (begun, order) = self.opened(prelude, session, browser, record)?;
+        Ok(begun.with((opener, order)))
+    }
+
+    /// The session that a prelude names, if it takes another exchange.
+    fn session_of(
+        &self,
+        prelude: &Prelude,
+        peer: Option<Uuid>,
+    ) -> Result<(Arc<Session>, Arc<Browser>), Refusal> {
+        let now = (self.clock)();
+        let session =
+            self.sessions.find(prelude.session_id, now).filter(|session| session.takes_exchanges(now));
+        let browser = session.as_ref().and_then(|session| self.pairing.browsers().get(session.browser));
+        match (session, browser) {
+            (Some(session), Some(browser)) if peer.is_none_or(|peer| peer == browser.id) => {
+                Ok((session, browser))
+            }
+            _ => Err(no_more_exchanges()),
+        }
+    }
+
+    /// Takes the number of an exchange whose first record has opened.
+    fn opened(
+        &self,
+        prelude: Prelude,
+        session: Arc<Session>,
+        browser: Arc<Browser>,
+        record: Result<Record, RecordError>,
+    ) -> Result<(Begun<()>, Order), Refusal> {
+        let record = record.map_err(not_opened)?;
+        if session.ended.is_cancelled() {
+            return Err(no_more_exchanges());
+        }
+        // Two that come at once: one of them has it.
+        session.numbers.lock().take(prelude.number).map_err(|error| match error {
+            NumberError::Replayed => {
+                Refusal::new(Code::Replayed, "This very exchange has come before. It is not done twice.")
+            }
+            NumberError::UsedUp => no_more_exchanges(),
+        })?;
+        let now = (self.clock)();
+        self.pairing.browsers().touch(browser.id, now);
+        self.forwarder.stats().gate.exchange();
+        let mut order = Order::request();
+        let head = order.next(record.kind).and_then(|()| RequestHead::decode(&record.payload));
+        let protection = match &session.form {
+            Form::Signed => {
+                let key = self.pairing.keys().signing.clone();
+                Protector::signed(key, prelude.binding(), Direction::ToBrowser)
+            }
+            Form::Sealed(keys) => Protector::sealed(keys, &prelude, Direction::ToBrowser, self.clock.clone()),
+        };
+        let begun = Begun { prelude, in_use: session.begin(now), browser, head, rest: (), protection };
+        Ok((begun, order))
+    }
+}
+
+impl Begun<()> {
+    fn with<R>(self, rest: R) -> Begun<R> {
+        let Self { prelude, in_use, browser, head, rest: (), protection } = self;
+        Begun { prelude, in_use, browser, head, rest, protection }
+    }
+}
+
+fn opener(session: &Session, prelude: &Prelude) -> BrowserOpener {
+    match &session.form {
+        Form::Signed => Opener::signed(session.key, prelude.binding(), Direction::ToAgent),
+        Form::Sealed(keys) => Opener::sealed(keys, prelude, Direction::ToAgent),
+    }
+}
+
+fn no_more_exchanges() -> Refusal {
+    Refusal::new(
+        Code::SigningSessionExpired,
+        "The session is unknown or ended, or takes no more exchanges. Open a new one.",
+    )
+}
+
+fn not_opened(error: RecordError) -> Refusal {
+    match error {
+        RecordError::Unprotected => Refusal::new(
+            Code::SignatureInvalid,
+            "The first record does not open: it was changed on its way, or made with other keys.",
+        ),
+        error => malformed(&format!("has no first record that can be read: {error}")),
+    }
+}
+
+/// The length of the first record's payload, which must be a HEAD's. Looked at before anything is held for it;
+/// the record itself says the same, protected.
+fn head_length(bytes: &[u8]) -> Result<usize, Refusal> {
+    let Some([a, b, c, d, kind]) = bytes.first_chunk::<HEADER_LEN>() else {
+        return Err(malformed("broke off"));
+    };
+    if kind & !NEXT_EPOCH != Kind::Head as u8 {
+        return Err(malformed("does not begin with a HEAD"));
+    }
+    let length = usize::try_from(u32::from_be_bytes([*a, *b, *c, *d])).unwrap_or(usize::MAX);
+    if length > MAX_HEAD {
+        return Err(Refusal::new(
+            Code::BodyTooLarge,
+            "The first record is larger than the 256 KiB of a HEAD.",
+        ));
+    }
+    Ok(length)
+}
+
+/// The first bytes of a stream.
+struct First {
+    source: Bytestream,
+    bytes: BytesMut,
+}
+
+impl First {
+    /// Reads until there are so many.
+    async fn until(&mut self, wanted: usize) -> Result<(), Refusal> {
+        while self.bytes.len() < wanted {
+            let frame = self.source.frame().await.transpose().ok().flatten();
+            let frame = frame.ok_or_else(|| malformed("broke off before its first record"))?;
+            if let Ok(piece) = frame.into_data() {
+                if self.bytes.is_empty() {
+                    self.bytes = piece.try_into_mut().unwrap_or_else(|shared| BytesMut::from(&*shared));
+                } else {
+                    self.bytes.extend_from_slice(&piece);
+                }
+            }
+        }
+        Ok(())
+    }
+}

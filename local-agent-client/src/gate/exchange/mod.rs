@@ -1,0 +1,176 @@
+//! Exchanges: one request and its answer, both as records (PROTOCOL.md section 5). One core, whatever carries the
+//! bytes and whatever protects them.
+//!
+//! | module | what it does |
+//! | --- | --- |
+//! | [`begin`] | prelude and first record: whose it is, and that it is done once |
+//! | [`reader`] | the browser's records from bytes |
+//! | [`upload`] | the request's body on its way to the local server |
+//! | [`headers`] | which headers reach the local server; pure |
+//! | [`over_http`], [`stream`] | what carries an exchange: a request over the relay, a byte stream of any kind |
+
+pub(super) mod begin;
+mod headers;
+mod over_http;
+pub(super) mod reader;
+mod stream;
+mod upload;
+
+use super::{
+    Gate, headers as answer_headers,
+    own::{Inside, read_bytes},
+    records::Records,
+    routes::route,
+    signed::client,
+};
+use crate::{
+    forward::{
+        self, Active, Connection, ResponseBody,
+        body::Source,
+        fault::Fault,
+        path::{self, Owner},
+    },
+    refusal::Refusal,
+    trust::Browser,
+};
+use begin::Begun;
+use http::{HeaderMap, Method, Request, Response, Uri};
+use reader::Reader;
+use relay_protocol::{
+    exchange::RequestHead,
+    problem::Code,
+    record::{self, RecordError},
+};
+use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
+use upload::Upload;
+
+/// Where an exchange came by.
+#[derive(Clone, Copy)]
+pub(super) struct Way<'a> {
+    /// What the relay says, or the agent where there is none on the way.
+    pub outer: &'a HeaderMap,
+    /// The stream that carries it.
+    pub connection: &'a Connection,
+}
+
+impl Gate {
+    /// Does what an exchange asks for. The reader comes back once nobody reads the request any more.
+    async fn answer(
+        &self,
+        begun: Begun<Reader>,
+        way: Way<'_>,
+        active: Active,
+    ) -> (Records<ResponseBody>, oneshot::Receiver<Reader>) {
+        let Begun { prelude, in_use, browser, head, rest: reader, protection } = begun;
+        let ended = in_use.session().ended.clone();
+        let (upload, given_back) = Upload::new(reader, ended.clone());
+        let wrong = upload.wrong();
+        let head = readable(head);
+        let own = head.as_ref().is_ok_and(|head| path::owner(head.target.path()) == Owner::Agent);
+        let answered = match head {
+            Err(refusal) => Err(refusal),
+            Ok(head) if own => {
+                let inside = Inside { caller: &browser, ended: &ended, salt: prelude.hash() };
+                self.own_answer(head, upload, inside).await
+            }
+            Ok(head) => self.ask(head, upload, &browser, &ended, way, active).await,
+        };
+        let answered = match wrong.fault() {
+            Some(fault) => Err(fault.refusal()),
+            None => answered,
+        };
+        let records = match answered {
+            Ok(response) => {
+                let (parts, body) = response.into_parts();
+                let head = record::Head { status: parts.status, headers: parts.headers };
+                let records = Records::answer(&head, body, protection, in_use, Some(wrong));
+                // Who has revoked itself gets to know that it has.
+                if own { records.to_its_end() } else { records }
+            }
+            Err(refusal) => {
+                self.forwarder.stats().gate.refused(refusal.code());
+                Records::error(refusal, protection, in_use)
+            }
+        };
+        (records, given_back)
+    }
+
+    /// An answer of the agent's own.
+    async fn own_answer(
+        &self,
+        head: RequestHead,
+        upload: Upload,
+        inside: Inside<'_>,
+    ) -> Result<Response<ResponseBody>, Refusal> {
+        let route = route(&head.method, head.target.path());
+        let body = read_bytes(upload, None).await?;
+        let answer = self.own_inside(route, body, inside).await;
+        self.count_sessions();
+        answer.map(|answer| answer.map(ResponseBody::text))
+    }
+
+    /// The local server's answer.
+    async fn ask(
+        &self,
+        head: RequestHead,
+        mut upload: Upload,
+        browser: &Browser,
+        ended: &CancellationToken,
+        way: Way<'_>,
+        active: Active,
+    ) -> Result<Response<ResponseBody>, Refusal> {
+        if head.websocket {
+            return Err(Refusal::new(
+                Code::BadRequest,
+                "A WebSocket is opened by an upgrade, not by a request.",
+            ));
+        }
+        let bodiless = [Method::GET, Method::HEAD, Method::OPTIONS, Method::DELETE].contains(&head.method);
+        upload.gather(bodiless).await;
+        if let Some(fault) = upload.wrong().fault() {
+            return Err(fault.refusal());
+        }
+        let (head, path) = self.for_local(head, browser, way.outer)?;
+        let mut request = Request::new(Source::Records(Box::new(upload)));
+        *request.method_mut() = head.method;
+        *request.uri_mut() = Uri::from(head.target);
+        *request.headers_mut() = head.headers;
+        let forwarding = self.forwarder.forward(request, client(browser.id), way.connection, active);
+        let mut response = tokio::select! {
+            biased;
+            () = ended.cancelled() => return Err(forward::session_ended()),
+            forwarded = forwarding => forwarded?,
+        };
+        let cookies = answer_headers::response(response.headers_mut());
+        self.jars.store(browser, &cookies, &path, (self.clock)());
+        Ok(response)
+    }
+
+    /// A request as the local server is to see it, and its path as the local server knows it.
+    ///
+    /// # Errors
+    /// When nobody gets what it asks for.
+    pub(super) fn for_local(
+        &self,
+        mut head: RequestHead,
+        browser: &Browser,
+        outer: &HeaderMap,
+    ) -> Result<(RequestHead, String), Refusal> {
+        if path::owner(head.target.path()) != Owner::Local {
+            return Err(Refusal::new(
+                Code::NotFound,
+                "Paths that can be read as the agent's own are not forwarded.",
+            ));
+        }
+        let path = self.forwarder.local_path(head.target.path());
+        let cookie = self.jars.header(browser, &path, (self.clock)());
+        head.headers = headers::request(head.headers, outer, cookie);
+        Ok((head, path))
+    }
+}
+
+/// What a HEAD says. The record was the browser's, so that it may be told what is wrong with it.
+pub(super) fn readable(head: Result<RequestHead, RecordError>) -> Result<RequestHead, Refusal> {
+    head.map_err(|error| Fault::Record(error).refusal())
+}

@@ -1,0 +1,80 @@
+//! The browser's records, one after the other, from whatever carries their bytes.
+
+use crate::forward::BodyError;
+use bytes::Bytes;
+use http_body::Body;
+use http_body_util::combinators::UnsyncBoxBody;
+use relay_protocol::{
+    keys::BrowserVerifyingKey,
+    record::{Decoder, Kind, Opener, Order, Phase, Record, RecordError},
+};
+use std::{
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+/// Where the browser's bytes come from.
+pub type Bytestream = UnsyncBoxBody<Bytes, BodyError>;
+
+/// What opens the browser's records.
+pub type BrowserOpener = Opener<BrowserVerifyingKey>;
+
+/// Reads records in their order. It holds one record at the most; whoever does not ask does not read.
+pub struct Reader {
+    source: Bytestream,
+    decoder: Decoder<BrowserOpener>,
+    order: Order,
+}
+
+impl Reader {
+    /// Goes on after HEAD, which `order` has taken.
+    pub fn new(source: Bytestream, decoder: Decoder<BrowserOpener>, order: Order) -> Self {
+        Self { source, decoder, order }
+    }
+
+    /// Messages of a WebSocket follow.
+    ///
+    /// # Errors
+    /// When HEAD was not the last record.
+    pub fn accepted(&mut self) -> Result<(), RecordError> {
+        self.order.accepted()
+    }
+
+    /// Whether the last record has come.
+    pub fn has_ended(&self) -> bool {
+        self.order.phase() == Phase::Ended
+    }
+
+    /// The next record. The end of the bytes is [`RecordError::Truncated`], also after the last record, after
+    /// which any other is [`RecordError::OutOfOrder`].
+    pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Record, RecordError>> {
+        loop {
+            if let Some(record) = self.decoder.next_record()? {
+                self.order.next(record.kind)?;
+                // What is there already behind the last record would never be asked for.
+                if matches!(record.kind, Kind::End | Kind::Error) && self.decoder.finish().is_err() {
+                    return Poll::Ready(Err(RecordError::OutOfOrder));
+                }
+                return Poll::Ready(Ok(record));
+            }
+            match ready!(Pin::new(&mut self.source).poll_frame(cx)) {
+                Some(Ok(frame)) => {
+                    if let Ok(piece) = frame.into_data()
+                        && !piece.is_empty()
+                    {
+                        self.decoder.push(piece);
+                    }
+                }
+                Some(Err(_)) | None => return Poll::Ready(Err(RecordError::Truncated)),
+            }
+        }
+    }
+
+    /// The next record.
+    ///
+    /// # Errors
+    /// As [`Reader::poll_next`].
+    pub async fn next(&mut self) -> Result<Record, RecordError> {
+        std::future::poll_fn(|cx| self.poll_next(cx)).await
+    }
+}
