@@ -254,6 +254,7 @@ impl Builder {
             trust: self.trust,
             require: self.require,
             jars: Arc::new(jars.unwrap_or_default()),
+            peers: peers.clone(),
             ..Options::default()
         };
         Ok(Agent {

@@ -42,7 +42,7 @@ use addresses::PortRange;
 use ice::{IceError, IceServer};
 use relay_protocol::tunnel::Stream;
 use sdp::SdpError;
-use std::{net::IpAddr, pin::Pin, sync::Arc, time::Duration};
+use std::{any::Any, net::IpAddr, pin::Pin, sync::Arc, time::Duration};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -81,6 +81,8 @@ pub struct Caller {
     pub owner: Owner,
     /// The session's end, which the browser's brings about too.
     pub ended: CancellationToken,
+    /// What is held as long as the peer lives.
+    pub keeps: Arc<dyn Any + Send + Sync>,
 }
 
 /// What a browser offers.

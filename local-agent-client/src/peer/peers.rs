@@ -138,7 +138,7 @@ impl Peers {
         let actor = Actor {
             id,
             browser: caller.owner.browser,
-            session_ended: caller.ended,
+            session_ended: caller.ended.clone(),
             stop,
             asks: to_do,
             info,
@@ -150,6 +150,7 @@ impl Peers {
         while tasks.try_join_next().is_some() {}
         tasks.spawn(async move {
             let why = actor.run(asked, binding, servers).await;
+            drop(caller.keeps);
             drop(leave);
             tracing::info!(peer = %id, "a peer ended: {why}");
         });

@@ -117,7 +117,7 @@ pub fn settings() -> Settings {
 
 pub fn caller(browser: u128, session: u128) -> Caller {
     let owner = Owner { browser: Uuid::from_u128(browser), session: Uuid::from_u128(session) };
-    Caller { owner, ended: CancellationToken::new() }
+    Caller { owner, ended: CancellationToken::new(), keeps: Arc::new(()) }
 }
 
 impl Agent {
