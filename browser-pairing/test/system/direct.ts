@@ -164,6 +164,22 @@ export class DirectPage {
     }, path);
   }
 
+  /** Asks for something, and leaves its answer unread once that has begun. */
+  async begin(path: string): Promise<void> {
+    await this.page.evaluate(async (target) => {
+      kept["begun"] = Promise.resolve(await host.fetch(target));
+    }, path);
+  }
+
+  /** The SHA-256 of what {@link begin} left, in hex. */
+  async rest(): Promise<string> {
+    return this.page.evaluate(async () => {
+      const response = (await kept["begun"]) as Response;
+      const digest = await crypto.subtle.digest("SHA-256", await response.arrayBuffer());
+      return Array.from(new Uint8Array(digest), (byte) => byte.toString(16).padStart(2, "0")).join("");
+    });
+  }
+
   /** What the page asked of the relay since this was last called. */
   relayRequests(): string[] {
     return this.#requests.splice(0);

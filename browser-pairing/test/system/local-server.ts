@@ -1,5 +1,6 @@
 /** The program behind the agent: does what apps do, and remembers what reached it. */
 import { createHash } from "node:crypto";
+import { once } from "node:events";
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from "node:http";
 import type { AddressInfo } from "node:net";
 import { WebSocketServer } from "ws";
@@ -118,14 +119,12 @@ export class LocalServer {
     this.#remember(request, Buffer.alloc(0));
     const total = Number(new URL(request.url ?? "/", "http://local").searchParams.get("bytes"));
     response.writeHead(200, { "content-type": "application/octet-stream", "content-length": String(total) });
+    const gone = once(response, "close");
     for (let at = 0; at < total && !response.destroyed; at += FLOW.length) {
       const piece = FLOW.subarray(0, total - at);
       this.flowed += piece.length;
       if (response.write(piece)) continue;
-      await new Promise<void>((resolve) => {
-        response.once("drain", resolve);
-        response.once("close", resolve);
-      });
+      await Promise.race([once(response, "drain"), gone]);
     }
     response.end();
   }

@@ -210,16 +210,7 @@ describe("a direct path that is cut", { timeout: 20 * SOON }, () => {
   });
 
   it("leaves requests to the relay, does nothing unsafe twice, and goes on with what had begun", async () => {
-    // An answer that has begun, and is read only later.
-    await direct.page.evaluate((bytes) => {
-      kept["begun"] = host.fetch(`/flow?bytes=${bytes}`).then(async (response) => {
-        kept["head"] = Promise.resolve(response.status);
-        const digest = await crypto.subtle.digest("SHA-256", await response.arrayBuffer());
-        return Array.from(new Uint8Array(digest), (byte) => byte.toString(16).padStart(2, "0")).join("");
-      });
-      kept["begun"].catch(() => undefined);
-    }, 96 * MIB);
-    await eventually("it has begun", () => direct.page.evaluate(() => kept["head"] !== undefined));
+    await direct.begin(`/flow?bytes=${16 * MIB}`);
     // Requests that have reached the local server and wait for their answer.
     await direct.page.evaluate(() => {
       const code = (error: unknown) => (error instanceof sdk.RelayError ? error.code : String(error));
@@ -248,11 +239,21 @@ describe("a direct path that is cut", { timeout: 20 * SOON }, () => {
 
     line.cut = false;
     await direct.goes("webrtc");
-    assert.equal(await direct.page.evaluate(() => kept["begun"]), flowHash(96 * MIB));
+    assert.equal(await direct.rest(), flowHash(16 * MIB));
     assert.ok(line.dropped > 0);
     direct.relayRequests();
     assert.match(await direct.get("/hello?after=mended"), /^200/);
     assert.deepEqual(direct.relayRequests(), []);
+  });
+
+  it("finds another way by an ICE restart, and what had begun goes on", async () => {
+    const before = (await agentPeers(stack)).webrtc?.opened;
+    await direct.begin(`/flow?bytes=${16 * MIB}`);
+    line.lose();
+    await direct.goes("relay");
+    await direct.goes("webrtc");
+    assert.equal(await direct.rest(), flowHash(16 * MIB));
+    assert.equal((await agentPeers(stack)).webrtc?.opened, before, "the same peer");
   });
 
   it("that stays cut truncates what had begun, and a new one is made when it can be", async () => {
@@ -281,7 +282,9 @@ describe("a direct path that is cut", { timeout: 20 * SOON }, () => {
     assert.match(await direct.get("/hello"), /^200/);
     line.cut = false;
     await direct.goes("webrtc");
-    assert.ok(((await agentPeers(stack)).webrtc?.opened ?? 0) >= 2);
+    await eventually("the agent has a second peer", async () => {
+      return ((await agentPeers(stack)).webrtc?.opened ?? 0) >= 2;
+    });
   });
 
   it("goes on without the relay", async () => {
