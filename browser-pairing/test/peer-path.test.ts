@@ -245,7 +245,7 @@ test("a slow line is not a dead one while it moves", async () => {
   const sent = path.send(new Blob([randomBytes(200_000)]), forever);
   sent.catch(() => undefined);
   await settle();
-  // The server answers nothing, but the browser's buffer empties a little all the time.
+  // The server answers nothing, but the browser's full buffer empties a little all the time.
   channel.bufferedAmount += 1_000_000;
   for (let step = 0; step < 20; step++) {
     channel.bufferedAmount -= 10_000;
@@ -389,7 +389,9 @@ test("a socket waits when the agent does not read, and refuses what is no record
 });
 
 test("liveness: when to ping, and when silence is death", () => {
-  const cases: [string, [number, boolean, string | undefined][]][] = [
+  // When, whether something waits, and what is to be done; nothing where something was heard.
+  type Step = [number, boolean, string?];
+  const cases: [string, Step[]][] = [
     [
       "nothing waits",
       [
@@ -401,32 +403,35 @@ test("liveness: when to ping, and when silence is death", () => {
       "answers come",
       [
         [0, true, "ping"],
-        [100, true, undefined],
+        [100, true],
         [250, true, "wait"],
-        [PING_EVERY, true, "ping"],
-        [PING_EVERY + 1, true, undefined],
-        [2 * PING_EVERY, true, "ping"],
-        [DEAD_AFTER, true, "ping"],
+        [500, true, "ping"],
+        [501, true],
+        [1000, true, "ping"],
+        [1500, true, "ping"],
+        [1999, true, "wait"],
+        [2001, true, "dead"],
       ],
     ],
     [
       "nothing comes",
       [
         [0, true, "ping"],
-        [500, true, "ping"],
+        [PING_EVERY, true, "ping"],
         [1000, true, "ping"],
         [1499, true, "wait"],
-        [1500, true, "dead"],
+        [DEAD_AFTER, true, "dead"],
       ],
     ],
     [
-      "silence counts from the first ping after the last word",
+      "silence counts from the last word",
       [
         [0, true, "ping"],
-        [450, true, undefined],
+        [450, true],
         [500, true, "ping"],
         [1750, true, "ping"],
-        [2000, true, "dead"],
+        [1949, true, "wait"],
+        [1950, true, "dead"],
       ],
     ],
     [
@@ -448,11 +453,21 @@ test("liveness: when to ping, and when silence is death", () => {
         [5500, true, "dead"],
       ],
     ],
+    [
+      "what was heard while nothing waited is old",
+      [
+        [0, false, "rest"],
+        [10, false],
+        [9000, true, "ping"],
+        [10_499, true, "ping"],
+        [10_500, true, "dead"],
+      ],
+    ],
   ];
   for (const [name, steps] of cases) {
     const liveness = new Liveness();
     for (const [now, waiting, verdict] of steps) {
-      if (verdict === undefined) liveness.heard();
+      if (verdict === undefined) liveness.heard(now);
       else assert.equal(liveness.look(now, waiting), verdict, `${name} at ${now}`);
     }
   }

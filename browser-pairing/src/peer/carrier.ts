@@ -18,6 +18,11 @@ export const RESTART_WITHIN = 15_000;
 export const IDLE_CLOSE = 5 * 60_000;
 /** What was heard longer ago than this says nothing about now, in milliseconds. */
 const STALE = 30_000;
+/**
+ * So many bytes wait in a channel only when it may not send: below, it lets go of them by itself, also when nobody
+ * hears them.
+ */
+const FULL = 32 * 1024;
 /** How long a channel that closes may take to send what it has, in milliseconds. */
 const FLUSH = 1_000;
 
@@ -53,8 +58,9 @@ export class Carrier {
   #heardAt = 0;
   #sent = 0;
   #received = 0;
-  /** How much had left the channel when somebody last looked. */
+  /** How much had left the channel when somebody last looked, and whether more waited in it than it takes at once. */
   #left = 0;
+  #wasFull = false;
   #why = "";
 
   constructor(
@@ -207,7 +213,7 @@ export class Carrier {
   #heard(): void {
     this.#heardAt = this.timers.now();
     this.#probe = false;
-    this.#liveness.heard();
+    this.#liveness.heard(this.timers.now());
     if (this.#state === "open") return;
     this.#giveUp?.();
     this.#set("open");
@@ -219,17 +225,19 @@ export class Carrier {
     this.#looking?.();
     this.#looking = undefined;
     if (this.#state === "closed" || this.#channel.readyState !== "open") return;
-    const left = this.#sent - this.#channel.bufferedAmount;
-    // What the channel lets go of has room because something else was acknowledged.
-    if (left > this.#left && this.#streams.size > 0) this.#liveness.heard();
+    const { bufferedAmount } = this.#channel;
+    const left = this.#sent - bufferedAmount;
+    // What a full channel lets go of has room because something else was acknowledged.
+    if (left > this.#left && this.#wasFull) this.#liveness.heard(this.timers.now());
     this.#left = left;
+    this.#wasFull = bufferedAmount >= FULL;
     const waiting = this.#streams.size > 0 || this.#probe || this.#state !== "open";
     const verdict = this.#liveness.look(this.timers.now(), waiting);
     if (verdict === "rest") return;
     if (verdict === "ping") this.#yamux.ping(this.timers.now());
     if (verdict === "dead") {
       this.#stall();
-      this.#liveness.heard();
+      this.#liveness.heard(this.timers.now());
     }
     this.#looking = this.timers.after(TICK, () => this.#look());
   }

@@ -7,7 +7,7 @@
 export const TICK = 250;
 /** A ping so often while something waits; the protocol wants one every second at least. */
 export const PING_EVERY = 500;
-/** Silence after a ping that makes a path dead. */
+/** Silence that makes a path dead. Pings are so frequent that one has been open for most of it. */
 export const DEAD_AFTER = 1500;
 /**
  * Looking so late means that this page itself was asleep: silence then says nothing about the path. More than
@@ -18,14 +18,14 @@ export const ASLEEP = 2500;
 export type Verdict = "rest" | "wait" | "ping" | "dead";
 
 export class Liveness {
-  /** Since when silence counts: the first ping after which nothing has come. */
+  /** Since when silence counts: the last word of the other end, or when somebody began to wait. */
   #since: number | undefined;
   #lastPing: number | undefined;
   #lastLook: number | undefined;
 
   /** Something came from the other end, or what went out has been acknowledged. */
-  heard(): void {
-    this.#since = undefined;
+  heard(now: number): void {
+    if (this.#since !== undefined) this.#since = now;
   }
 
   /** What to do now. `waiting`: something waits for an answer. */
@@ -37,10 +37,10 @@ export class Liveness {
       this.#lastPing = undefined;
     }
     if (!waiting) return "rest";
-    if (this.#since !== undefined && now - this.#since >= DEAD_AFTER) return "dead";
+    this.#since ??= now;
+    if (now - this.#since >= DEAD_AFTER) return "dead";
     if (this.#lastPing !== undefined && now - this.#lastPing < PING_EVERY) return "wait";
     this.#lastPing = now;
-    this.#since ??= now;
     return "ping";
   }
 }

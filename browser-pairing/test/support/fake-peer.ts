@@ -6,6 +6,9 @@ import type { MessageChannelLike } from "../../src/peer/carrier.js";
 import type { Timers } from "../../src/peer/timers.js";
 import { type ServerStream, YamuxServer } from "./yamux-server.js";
 
+/** What a sender has on its way before it waits for an acknowledgement, in bytes. */
+const FLIGHT = 100_000;
+
 /** Lets everything happen that is due without any time passing. */
 export async function settle(): Promise<void> {
   for (let turn = 0; turn < 20; turn++) await new Promise((resolve) => setImmediate(resolve));
@@ -53,8 +56,9 @@ export class FakeChannel extends EventTarget implements MessageChannelLike {
   readonly server: YamuxServer;
   /** The most that was ever buffered. */
   peak = 0;
-  /** Nothing passes in either direction; it is kept, as SCTP keeps it. */
+  /** Nothing passes in either direction; it is kept, as SCTP keeps it, which takes a little more of it meanwhile. */
   cut = false;
+  #flying: Uint8Array[] = [];
   /** Nothing leaves the browser. */
   held = false;
   #out: Uint8Array[] = [];
@@ -103,12 +107,28 @@ export class FakeChannel extends EventTarget implements MessageChannelLike {
     this.dispatchEvent(new MessageEvent("message", { data }));
   }
 
+  /** Messages leave the buffer although nobody hears them, until as much is under way as was never acknowledged. */
+  #fly(): void {
+    let under = this.#flying.reduce((sum, { length }) => sum + length, 0);
+    for (let next = this.#out[0]; next !== undefined && under < FLIGHT; next = this.#out[0]) {
+      this.#out.shift();
+      this.#flying.push(next);
+      this.bufferedAmount -= next.length;
+      under += next.length;
+    }
+  }
+
   #later(): void {
     setImmediate(() => this.#move());
   }
 
   #move(): void {
-    if (this.readyState !== "open" || this.cut) return;
+    if (this.readyState !== "open") return;
+    if (this.cut) {
+      this.#fly();
+      return;
+    }
+    for (const message of this.#flying.splice(0)) this.server.receive(message);
     for (const bytes of this.#in.splice(0)) {
       for (let at = 0; at < bytes.length; at += 65_536) {
         this.deliver(bytes.slice(at, at + 65_536).buffer);
