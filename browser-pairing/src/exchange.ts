@@ -8,7 +8,7 @@
  */
 import { type Answer, readAnswerHead } from "./answer.js";
 import { exchangeHash } from "./confirmation.js";
-import { b64 } from "./encoding.js";
+import { b64, concat } from "./encoding.js";
 import { RelayError } from "./errors.js";
 import { Budget } from "./link.js";
 import { type Answered, type PathChoice, PathLost } from "./path.js";
@@ -28,7 +28,10 @@ const ANEW = new Set(["signing_session_expired", "signature_invalid", "replayed"
 /** Paths may change while an exchange is on its way, but not for ever. */
 export const MAX_LOSSES = 3;
 
-/** Seals a whole request. What is sealed is handed to the platform piece by piece, which keeps it where it likes. */
+/**
+ * Seals a whole request. What is sealed is handed to the platform piece by piece, which keeps it where it likes. A
+ * small one is one piece: an end that came late would meet a connection that a quick refusal has closed.
+ */
 export async function sealRequest(
   { session, prelude }: Numbered,
   { method, target, headers, body }: HostRequest,
@@ -36,17 +39,22 @@ export async function sealRequest(
 ): Promise<Blob> {
   const sender = new RecordSender(session.sealer(prelude));
   const head = requestHead(method, target, browserHeaders(method, headers, thisBrowser(), false));
-  const parts: Blob[] = [new Blob([prelude, await sender.make(RecordType.HEAD, head)])];
-  for (let at = 0; body !== undefined && at < body.size; at += SLICE) {
+  const parts: Blob[] = [];
+  let held: Bytes[] = [prelude, await sender.make(RecordType.HEAD, head)];
+  const size = body?.size ?? 0;
+  for (let at = 0; body !== undefined && at < size; at += SLICE) {
     signal?.throwIfAborted();
     const slice = new Uint8Array(await body.slice(at, at + SLICE).arrayBuffer());
-    const records: Bytes[] = [];
     for (let piece = 0; piece < slice.length; piece += MAX_PIECE) {
-      records.push(await sender.make(RecordType.DATA, slice.slice(piece, piece + MAX_PIECE)));
+      held.push(await sender.make(RecordType.DATA, slice.slice(piece, piece + MAX_PIECE)));
     }
-    parts.push(new Blob(records));
+    if (at + SLICE < size) {
+      parts.push(new Blob(held));
+      held = [];
+    }
   }
-  parts.push(new Blob([await sender.make(RecordType.END, new Uint8Array())]));
+  held.push(await sender.make(RecordType.END, new Uint8Array()));
+  parts.push(new Blob([concat(...held)]));
   return new Blob(parts);
 }
 
@@ -69,10 +77,7 @@ export async function sealOpening(
   if (protocols.length > 0) headers.set("sec-websocket-protocol", protocols.join(", "));
   const list = browserHeaders("GET", headers, thisBrowser(), true);
   const record = await sender.make(RecordType.HEAD, requestHead("GET", target, list, true));
-  const first = new Uint8Array(prelude.length + record.length);
-  first.set(prelude);
-  first.set(record, prelude.length);
-  return { numbered, first, sender };
+  return { numbered, first: concat(prelude, record), sender };
 }
 
 /** The exchanges of one open host. */
