@@ -7,7 +7,7 @@ import { type Answered, PathLost } from "../src/path.js";
 import { Backoff } from "../src/peer/backoff.js";
 import { Carrier, IDLE_CLOSE, RESTART_WITHIN } from "../src/peer/carrier.js";
 import { Gate, HIGHEST, LOWEST } from "../src/peer/gate.js";
-import { chosenCandidate, readIceServers } from "../src/peer/ice.js";
+import { bytesArrived, chosenCandidate, readIceServers } from "../src/peer/ice.js";
 import { ASLEEP, DEAD_AFTER, Liveness, PING_EVERY } from "../src/peer/liveness.js";
 import { PeerPath } from "../src/peer/path.js";
 import { FakeChannel, FakeTimers, settle } from "./support/fake-peer.js";
@@ -25,14 +25,17 @@ interface Direct {
 }
 
 /** An open path, and what its streams do. */
-async function direct(onstream: (stream: ServerStream) => void = () => {}): Promise<Direct> {
+async function direct(
+  onstream: (stream: ServerStream) => void = () => {},
+  arrivals?: () => Promise<number | undefined>,
+): Promise<Direct> {
   const timers = new FakeTimers();
   const streams: ServerStream[] = [];
   const channel = new FakeChannel((stream) => {
     streams.push(stream);
     onstream(stream);
   });
-  const carrier = new Carrier(channel, timers);
+  const carrier = new Carrier(channel, timers, arrivals);
   channel.connect();
   await settle();
   assert.equal(carrier.state, "open");
@@ -254,6 +257,35 @@ test("a slow line is not a dead one while it moves", async () => {
   assert.deepEqual(states, []);
   await timers.pass(DEAD_AFTER + 500);
   assert.equal(carrier.state, "stalled");
+});
+
+test("packets that come are a sign of life although what they carry waits for a lost one, but not for ever", async () => {
+  let arrived = 0;
+  let passing = true;
+  const { path, channel, carrier, timers, states } = await direct(undefined, async () => {
+    if (passing) arrived += 65;
+    return arrived;
+  });
+  const wait = () => path.send(new Blob(["x"]), forever).catch(() => undefined);
+  void wait();
+  await settle();
+  channel.cut = true;
+  await timers.pass(5000);
+  assert.deepEqual(states, []);
+  channel.mend();
+  await timers.pass(1000);
+  channel.cut = true;
+  passing = false;
+  await timers.pass(2000);
+  assert.deepEqual(states, ["stalled"], "without packets it is dead as soon as ever");
+  channel.mend();
+  await timers.pass(1000);
+  assert.equal(carrier.state, "open");
+  void wait();
+  channel.cut = true;
+  passing = true;
+  await timers.pass(9000);
+  assert.deepEqual(states, ["stalled", "open", "stalled"]);
 });
 
 test("an idle path is asked before it is trusted again, and closes after a while", async () => {
@@ -561,6 +593,12 @@ test("the kind of way is the worse of both ends'", () => {
   assert.equal(chosenCandidate(stats("host", "srflx", { selected: true }).slice(1)), "srflx");
   assert.equal(chosenCandidate(stats("host", "srflx").slice(1)), undefined);
   assert.equal(chosenCandidate([]), undefined);
+});
+
+test("bytes that have come are the transport's", () => {
+  const pair = { type: "candidate-pair", bytesReceived: 7 };
+  assert.equal(bytesArrived([pair, { type: "transport", bytesReceived: 5 }]), 5);
+  assert.equal(bytesArrived([pair, { type: "transport" }]), undefined);
 });
 
 test("the stand-in refuses what no client may send", () => {

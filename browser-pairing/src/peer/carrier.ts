@@ -7,7 +7,7 @@
  * byte has come are dropped as soon as it begins, because they may go another way.
  */
 import { Gate } from "./gate.js";
-import { Liveness, TICK } from "./liveness.js";
+import { Liveness, PING_EVERY, TICK } from "./liveness.js";
 import type { YamuxStream } from "./stream.js";
 import { realTimers, type Timers } from "./timers.js";
 import { Yamux } from "./yamux.js";
@@ -23,6 +23,11 @@ const STALE = 30_000;
  * hears them.
  */
 const FULL = 32 * 1024;
+/**
+ * How long packets alone are a sign of life, in milliseconds: what they carry may wait for one that was lost, and
+ * some SCTP stacks take seconds to send that again. Longer, and the other end does not work.
+ */
+const MUTE = 6_000;
 /** How long a channel that closes may take to send what it has, in milliseconds. */
 const FLUSH = 1_000;
 
@@ -61,11 +66,16 @@ export class Carrier {
   /** How much had left the channel when somebody last looked, and whether more waited in it than it takes at once. */
   #left = 0;
   #wasFull = false;
+  /** Since when nothing has come over the channel while something waited. */
+  #quietSince: number | undefined;
+  #arrived: number | undefined;
   #why = "";
 
   constructor(
     channel: MessageChannelLike,
     private readonly timers: Timers = realTimers,
+    /** How many bytes have come in packets, whatever they carried; undefined where the browser does not tell. */
+    private readonly arrivals: () => Promise<number | undefined> = async () => undefined,
   ) {
     this.#channel = channel;
     channel.binaryType = "arraybuffer";
@@ -212,6 +222,8 @@ export class Carrier {
 
   #heard(): void {
     this.#heardAt = this.timers.now();
+    this.#quietSince = undefined;
+    this.#arrived = undefined;
     this.#probe = false;
     this.#liveness.heard(this.timers.now());
     if (this.#state === "open") return;
@@ -233,13 +245,30 @@ export class Carrier {
     this.#wasFull = bufferedAmount >= FULL;
     const waiting = this.#streams.size > 0 || this.#probe || this.#state !== "open";
     const verdict = this.#liveness.look(this.timers.now(), waiting);
-    if (verdict === "rest") return;
+    if (verdict === "rest") {
+      this.#quietSince = undefined;
+      return;
+    }
+    void this.#lookBelow();
     if (verdict === "ping") this.#yamux.ping(this.timers.now());
     if (verdict === "dead") {
       this.#stall();
       this.#liveness.heard(this.timers.now());
     }
     this.#looking = this.timers.after(TICK, () => this.#look());
+  }
+
+  /** Packets that come are a sign of life for a while, although the channel has nothing to give. */
+  async #lookBelow(): Promise<void> {
+    this.#quietSince ??= this.timers.now();
+    const quiet = this.#quietSince;
+    if (this.timers.now() - quiet < PING_EVERY / 2) return;
+    const arrived = await this.arrivals().catch(() => undefined);
+    // Something has come over the channel itself meanwhile.
+    if (this.#quietSince !== quiet) return;
+    const more = arrived !== undefined && this.#arrived !== undefined && arrived > this.#arrived;
+    this.#arrived = arrived;
+    if (more && this.timers.now() - quiet < MUTE) this.#liveness.heard(this.timers.now());
   }
 
   #stall(): void {

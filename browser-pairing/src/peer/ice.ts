@@ -61,3 +61,12 @@ export function chosenCandidate(stats: Iterable<Record<string, unknown>>): Candi
   );
   return (["relay", "prflx", "srflx", "host"] as const).find((type) => types.includes(type));
 }
+
+/** Bytes of all packets that have come, DTLS and what is in it; undefined where `getStats` does not tell. */
+export function bytesArrived(stats: Iterable<Record<string, unknown>>): number | undefined {
+  for (const entry of stats) {
+    const bytes = entry["bytesReceived"];
+    if (entry["type"] === "transport" && typeof bytes === "number") return bytes;
+  }
+  return undefined;
+}

@@ -7,8 +7,16 @@ import { RelayError } from "../errors.js";
 import type { PathHost } from "../path.js";
 import { abortable, pause } from "../waiting.js";
 import { Carrier } from "./carrier.js";
-import { type CandidateType, chosenCandidate, type IceServer, MAX_SDP, readIceServers } from "./ice.js";
+import {
+  bytesArrived,
+  type CandidateType,
+  chosenCandidate,
+  type IceServer,
+  MAX_SDP,
+  readIceServers,
+} from "./ice.js";
 import { PeerPath } from "./path.js";
+import { realTimers } from "./timers.js";
 
 /** How long candidates are gathered, in milliseconds (PROTOCOL.md section 6.1). */
 const GATHER = 2_000;
@@ -67,7 +75,7 @@ export class Peer {
     this.#servers = servers;
     this.#connection = new RTCPeerConnection({ iceServers: servers });
     const channel = this.#connection.createDataChannel("relay", { protocol: "relay.peer.v1", ordered: true });
-    this.carrier = new Carrier(channel);
+    this.carrier = new Carrier(channel, realTimers, async () => bytesArrived(await this.#stats()));
     this.path = new PeerPath(this.carrier);
     this.carrier.onstate = (state) => {
       if (state === "stalled") this.restart();
@@ -189,16 +197,19 @@ export class Peer {
 
   async #look(): Promise<void> {
     try {
-      const stats = await this.#connection.getStats();
-      const found: Record<string, unknown>[] = [];
-      stats.forEach((entry) => {
-        found.push(entry as Record<string, unknown>);
-      });
-      this.#candidate = chosenCandidate(found) ?? this.#candidate;
+      this.#candidate = chosenCandidate(await this.#stats()) ?? this.#candidate;
       this.onchange();
     } catch {
       // It is for people only.
     }
+  }
+
+  async #stats(): Promise<Record<string, unknown>[]> {
+    const found: Record<string, unknown>[] = [];
+    (await this.#connection.getStats()).forEach((entry) => {
+      found.push(entry as Record<string, unknown>);
+    });
+    return found;
   }
 
   async #end(): Promise<void> {
