@@ -83,7 +83,7 @@ export async function ephemeral(): Promise<DhPair> {
 /** Noise's SymmetricState and CipherState in one (sections 5.1 and 5.2). */
 class Symmetric {
   h: Bytes;
-  #ck: Bytes;
+  readonly #ck: Bytes;
   #key: CryptoKey | undefined;
   #n = 0;
 
@@ -112,9 +112,15 @@ class Symmetric {
     this.#n = 0;
   }
 
+  /** Takes the next chaining key out of what was derived. */
+  #chain(output: Bytes): void {
+    this.#ck.set(output.subarray(0, KEY));
+    output.fill(0, 0, KEY);
+  }
+
   async mixKey(input: Bytes): Promise<void> {
     const output = this.#expand(input, 2);
-    this.#ck = output.slice(0, KEY);
+    this.#chain(output);
     await this.#useKey(output.subarray(KEY));
   }
 
@@ -122,8 +128,9 @@ class Symmetric {
   async mixSealed(psk: CryptoKey): Promise<void> {
     const params = { name: "HKDF", hash: "SHA-256", salt: this.#ck, info: EMPTY };
     const output = new Uint8Array(await crypto.subtle.deriveBits(params, psk, 3 * KEY * 8));
-    this.#ck = output.slice(0, KEY);
+    this.#chain(output);
     this.mixHash(output.subarray(KEY, 2 * KEY));
+    output.fill(0, KEY, 2 * KEY);
     await this.#useKey(output.subarray(2 * KEY));
   }
 
@@ -150,7 +157,8 @@ class Symmetric {
   split(): [Bytes, Bytes] {
     const output = this.#expand(EMPTY, 2);
     this.#ck.fill(0);
-    return [output.slice(0, KEY), output.slice(KEY)];
+    // Views: whoever wipes them wipes the bytes.
+    return [output.subarray(0, KEY), output.subarray(KEY)];
   }
 }
 

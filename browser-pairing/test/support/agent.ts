@@ -8,17 +8,10 @@ import {
   hkdfSync,
   type KeyObject,
   randomUUID,
-  sign,
   timingSafeEqual,
 } from "node:crypto";
-import {
-  type AgentRequest,
-  checkRequest,
-  forwarded,
-  fromHeaders,
-  type ReadSignature,
-  Refusal,
-} from "./requests.js";
+import { type AgentAnswer, type Asked, type AskedSigned, asked, signAnswer } from "./answers.js";
+import { type AgentRequest, checkRequest, forwarded, type ReadSignature, Refusal } from "./requests.js";
 import {
   exchangeHash,
   type Keys,
@@ -47,13 +40,6 @@ export interface LocalAnswer {
   body?: Buffer | AsyncIterable<Buffer>;
 }
 
-/** An answer on its way to the relay. */
-export interface AgentAnswer {
-  status: number;
-  headers: Record<string, string>;
-  body: Buffer | AsyncIterable<Buffer>;
-}
-
 interface Client {
   id: string;
   name: string;
@@ -63,14 +49,6 @@ interface Client {
   psk: Buffer;
   /** What the local server has set, as the agent keeps it for each browser. */
   jar: string[];
-}
-
-/** The request that an answer is to: a signed one, or an exchange. */
-type Asked = Pick<AgentRequest, "method" | "target"> & (ReadSignature | { prelude: Buffer });
-type AskedSigned = Pick<AgentRequest, "method" | "target"> & ReadSignature;
-
-function asked({ method, target, headers }: AgentRequest): AskedSigned {
-  return { ...fromHeaders(headers), method, target };
 }
 
 /** Where a session's requests are checked, and their records signed. */
@@ -482,48 +460,12 @@ export class Agent {
     status: number,
     body: Buffer,
     request: Asked,
-    type: string | undefined = "application/json",
-    given: Record<string, string> = {},
+    type?: string,
+    given?: Record<string, string>,
     uncovered?: string,
   ): AgentAnswer & { body: Buffer } {
-    const { method, target } = request;
-    // The answer to a HEAD has no body, whatever it says.
-    const digest = `sha-256=:${createHash("sha256")
-      .update(method === "HEAD" ? "" : body)
-      .digest("base64")}:`;
-    const headers: Record<string, string> = { "content-type": type, ...given, "content-digest": digest };
-    if ("prelude" in request) headers["relay-exchange"] = request.prelude.toString("base64url");
-    const ofSignature: [string, string][] =
-      "prelude" in request
-        ? []
-        : [
-            ['"signature-input";key="relay";req', request.params],
-            ['"signature";key="relay";req', `:${request.signature.toString("base64")}:`],
-          ];
-    const lines: [string, string][] = [
-      ['"@status"', String(status)],
-      ['"@method";req', method],
-      ['"@path";req', target.split("?")[0] ?? ""],
-      ['"@query";req', `?${target.split("?").slice(1).join("?")}`],
-      ...ofSignature,
-      ...Object.entries(headers).map(([name, value]): [string, string] => [`"${name}"`, value]),
-    ];
-    const at = lines.findIndex(([id]) => id === uncovered);
-    if (at !== -1) lines.splice(at, 1);
-    const params = `(${lines.map(([id]) => id).join(" ")});created=${this.now};keyid="${this.hostId}";alg="ed25519"`;
-    const base = [...lines.map(([id, value]) => `${id}: ${value}`), `"@signature-params": ${params}`].join(
-      "\n",
-    );
-    const signature = sign(null, Buffer.from(base, "latin1"), this.keys.privateKey);
-    return {
-      status,
-      headers: {
-        ...headers,
-        "signature-input": `relay=${params}`,
-        signature: `relay=:${signature.toString("base64")}:`,
-      },
-      body,
-    };
+    const by = { key: this.keys.privateKey, hostId: this.hostId, now: this.now };
+    return signAnswer(by, status, body, request, type, given, uncovered);
   }
 }
 

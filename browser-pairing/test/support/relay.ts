@@ -10,7 +10,8 @@ import { createServer, type IncomingMessage, type Server, type ServerResponse } 
 import type { AddressInfo } from "node:net";
 import type { Duplex } from "node:stream";
 import { type WebSocket, WebSocketServer } from "ws";
-import { Agent, type AgentAnswer, headPayload } from "./agent.js";
+import { Agent, headPayload } from "./agent.js";
+import type { AgentAnswer } from "./answers.js";
 import { type AgentRequest, fromQuery, Refusal } from "./requests.js";
 import type { Records } from "./sealing.js";
 
