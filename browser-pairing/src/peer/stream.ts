@@ -182,6 +182,11 @@ export class YamuxStream {
     this.onchange();
   }
 
+  /** @internal Whether the other end has been told of it. */
+  get announced(): boolean {
+    return this.#synSent;
+  }
+
   /** @internal The small frames that go first: the opening, and what the window is given back. */
   urgent(): { syn: boolean; update: number } {
     const syn = !this.#synSent;

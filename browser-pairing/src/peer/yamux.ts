@@ -190,12 +190,12 @@ export class Yamux {
   #over(stream: YamuxStream, told: boolean): void {
     if (!this.#streams.delete(stream.id)) return;
     this.#growth -= stream.grown;
-    const opened = !this.#urgent.delete(stream) || !stream.urgent().syn;
+    this.#urgent.delete(stream);
     this.#ready.delete(stream);
     if (!told) return;
     this.#debt += stream.window;
     // A stream of which nothing has gone out was never there.
-    if (opened) this.#say({ type: SIGNAL, flags: Flag.RST, stream: stream.id, length: 0 });
+    if (stream.announced) this.#say({ type: SIGNAL, flags: Flag.RST, stream: stream.id, length: 0 });
   }
 
   #say(header: Header): void {
