@@ -39,13 +39,17 @@ impl Setup {
     }
 
     pub async fn with(target: LocalTarget, trust: Trust) -> Self {
+        Self::with_options(target, Options { trust, ..Options::default() }).await
+    }
+
+    /// With a clock of the tests' own.
+    pub async fn with_options(target: LocalTarget, options: Options) -> Self {
         let pairing = Arc::new(Pairing::open("https://relay.example".to_owned(), None).unwrap());
         pairing.host().told(&HOST.to_string());
         let ahead = Arc::new(AtomicI64::new(0));
         let clock = ahead.clone();
         let clock = Arc::new(move || local_agent_client::status::now() + clock.load(Ordering::SeqCst));
-        let gate =
-            Gate::new(forwarder(target), pairing.clone(), Options { trust, clock, ..Options::default() });
+        let gate = Gate::new(forwarder(target), pairing.clone(), Options { clock, ..options });
         let pair = Arc::new(pair_of(gate.clone()).await);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
