@@ -44,7 +44,7 @@ async fn tell(method: Method, uri: Uri, headers: HeaderMap, body: Body) -> Strin
 async fn agent() -> Setup {
     let peers = Peers::new(browser::settings());
     let target = app(Router::new().route("/{*rest}", any(tell))).await;
-    Setup::with_options(target, Options { peers, ..Options::default() }).await
+    Setup::of(target, Options { peers, ..Options::default() }, None).await
 }
 
 fn offer(sdp: &str, rest: Value) -> Request<Bytes> {
@@ -244,7 +244,7 @@ async fn offers_that_cannot_be_answered_are_refused_in_words() {
 async fn an_agent_without_peers_says_so() {
     let target = app(Router::new().route("/{*rest}", any(tell))).await;
     for (peers, has) in [(None, false), (Peers::new(browser::settings()), true)] {
-        let setup = Setup::with_options(target.clone(), Options { peers, ..Options::default() }).await;
+        let setup = Setup::of(target.clone(), Options { peers, ..Options::default() }, None).await;
         let hello = setup.pair.get("/_relay/hello").await.1;
         assert_eq!(hello.contains("\"webrtc\""), has, "{hello}");
         let browser = setup.browser().await;
