@@ -13,7 +13,7 @@ use futures_util::{SinkExt as _, StreamExt as _};
 use http::{Request, Response};
 use hyper::body::Incoming;
 use relay_protocol::{
-    keys::{AgentVerifyingKey, BrowserSigningKey},
+    keys::{AgentDhPublicKey, AgentVerifyingKey, BrowserDhKey, BrowserSigningKey},
     pairing::Psk,
     record::{Decoder, Direction, Kind, Order, SignedOpen},
 };
@@ -81,6 +81,8 @@ struct Paired {
     client_id: Uuid,
     seed: [u8; 32],
     agent: AgentVerifyingKey,
+    dh: [u8; 32],
+    agent_dh: AgentDhPublicKey,
     psk: [u8; 32],
 }
 
@@ -108,6 +110,8 @@ pub async fn pair(
         client_id: browser.client_id,
         seed: *browser.key.reveal_seed(),
         agent: browser.agent,
+        dh: *browser.dh.reveal_bytes(),
+        agent_dh: browser.agent_dh,
         psk: *browser.psk.reveal_bytes(),
     };
     std::fs::write(file, serde_json::to_vec(&paired)?)?;
@@ -123,6 +127,8 @@ fn read(file: &Path) -> anyhow::Result<Browser> {
         client_id: paired.client_id,
         key: BrowserSigningKey::from_seed(&paired.seed),
         agent: paired.agent,
+        dh: BrowserDhKey::from_bytes(&paired.dh),
+        agent_dh: paired.agent_dh,
         psk: Psk::from_bytes(&paired.psk),
         offset: Default::default(),
     })

@@ -17,6 +17,7 @@ missing() {
   have nginx || echo nginx
   have chromium || echo chromium
   have_postgres || echo postgresql
+  have turnserver || echo coturn
 }
 
 have npm || { echo "test: Node.js 20.19 or newer with npm is needed: https://nodejs.org" >&2; exit 1; }

@@ -117,6 +117,28 @@ impl std::fmt::Debug for SecretString {
     }
 }
 
+/// STUN or TURN servers, in the shape that `RTCPeerConnection` takes (W3C WebRTC, `RTCIceServer`).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IceServer {
+    /// `stun:`, `stuns:` (RFC 7064), `turn:` and `turns:` URLs (RFC 7065).
+    pub urls: Vec<String>,
+    /// Who says so to a TURN server.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub username: Option<String>,
+    /// And what proves it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credential: Option<SecretString>,
+}
+
+/// The answer of `GET /v1/relay/ice-servers` (PROTOCOL.md section 6.1).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IceServers {
+    /// The servers; none when direct paths have to do without.
+    pub ice_servers: Vec<IceServer>,
+    /// When to ask again at the latest.
+    pub expires_at: i64,
+}
+
 /// The body of `POST /v1/auth/login`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Login {

@@ -61,25 +61,40 @@ pub struct Listens;
 
 impl Deeds for Listens {}
 
+/// Which way something went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    /// From whoever connected: a browser, or the agent with its tunnel.
+    In,
+    /// To it.
+    Out,
+}
+
 /// Everything that went through, in both directions, as bytes to be searched.
 #[derive(Debug, Default, Clone)]
-pub struct Seen(Arc<Mutex<Vec<Vec<u8>>>>);
+pub struct Seen(Arc<Mutex<Vec<(Way, Vec<u8>)>>>);
 
 impl Seen {
-    fn note(&self, bytes: &[u8]) {
-        self.0.lock().expect("nobody panicked").push(bytes.to_vec());
+    fn note(&self, way: Way, bytes: &[u8]) {
+        self.0.lock().expect("nobody panicked").push((way, bytes.to_vec()));
     }
 
-    fn note_headers(&self, headers: &HeaderMap) {
+    fn note_headers(&self, way: Way, headers: &HeaderMap) {
         for (name, value) in headers {
-            self.note(name.as_str().as_bytes());
-            self.note(value.as_bytes());
+            self.note(way, name.as_str().as_bytes());
+            self.note(way, value.as_bytes());
         }
     }
 
-    /// Each piece that was seen: targets, header names and values, bodies, messages.
+    /// Each piece that was seen: methods, targets, statuses, header names and values, bodies, messages.
     pub fn pieces(&self) -> Vec<Vec<u8>> {
-        self.0.lock().expect("nobody panicked").clone()
+        self.0.lock().expect("nobody panicked").iter().map(|(_, piece)| piece.clone()).collect()
+    }
+
+    /// All that went one way as one text, so that what was cut into pieces is found as well.
+    pub fn joined(&self, way: Way) -> Vec<u8> {
+        let seen = self.0.lock().expect("nobody panicked");
+        seen.iter().filter(|(went, _)| *went == way).flat_map(|(_, piece)| piece.clone()).collect()
     }
 
     /// Whether any piece contains these bytes.
@@ -144,9 +159,10 @@ async fn serve(request: Request<Incoming>, relay: SocketAddr, deeds: Arc<dyn Dee
     parts.headers.remove(header::CONTENT_LENGTH);
     let mut request = Request::from_parts(parts, body);
     let target = request.uri().to_string();
-    seen.note(target.as_bytes());
-    seen.note_headers(request.headers());
-    seen.note(request.body());
+    seen.note(Way::In, request.method().as_str().as_bytes());
+    seen.note(Way::In, target.as_bytes());
+    seen.note_headers(Way::In, request.headers());
+    seen.note(Way::In, request.body());
     match deeds.request(&mut request) {
         Verdict::Pass => {}
         Verdict::Answer(response) => return Ok(response.map(Full::new)),
@@ -156,7 +172,7 @@ async fn serve(request: Request<Incoming>, relay: SocketAddr, deeds: Arc<dyn Dee
     let mut response = connection.send(request.map(client::full)).await?;
     if let (StatusCode::SWITCHING_PROTOCOLS, Some(browser)) = (response.status(), upgrade) {
         let agent = hyper::upgrade::on(&mut response);
-        seen.note_headers(response.headers());
+        seen.note_headers(Way::Out, response.headers());
         tokio::spawn(async move {
             if let (Ok(browser), Ok(agent)) = (browser.await, agent.await) {
                 let browser =
@@ -173,8 +189,9 @@ async fn serve(request: Request<Incoming>, relay: SocketAddr, deeds: Arc<dyn Dee
     parts.headers.remove(header::TRANSFER_ENCODING);
     parts.headers.remove(header::CONTENT_LENGTH);
     let mut response = Response::from_parts(parts, body);
-    seen.note_headers(response.headers());
-    seen.note(response.body());
+    seen.note(Way::Out, response.status().as_str().as_bytes());
+    seen.note_headers(Way::Out, response.headers());
+    seen.note(Way::Out, response.body());
     deeds.response(&target, &mut response);
     Ok(response.map(Full::new))
 }
@@ -189,7 +206,7 @@ async fn between(browser: Socket, agent: Socket, deeds: Arc<dyn Deeds>, seen: Se
         let sent = tokio::select! {
             message = from_browser.next() => {
                 let Some(Ok(message)) = message else { break };
-                seen.note(&message.clone().into_data());
+                seen.note(Way::In, &message.clone().into_data());
                 let mut sent = Ok(());
                 for message in deeds.to_agent(message) {
                     sent = sent.and(to_agent.send(message).await);
@@ -198,7 +215,7 @@ async fn between(browser: Socket, agent: Socket, deeds: Arc<dyn Deeds>, seen: Se
             }
             message = from_agent.next() => {
                 let Some(Ok(message)) = message else { break };
-                seen.note(&message.clone().into_data());
+                seen.note(Way::Out, &message.clone().into_data());
                 let mut sent = Ok(());
                 for message in deeds.to_browser(message) {
                     sent = sent.and(to_browser.send(message).await);

@@ -9,8 +9,9 @@
 //! | [`client`], [`raw`] | what a browser, or somebody who pretends to be one, sends |
 //! | [`local`] | local servers, well-behaved and otherwise |
 //! | [`plain_agent`], [`plain_relay`] | independent peers in the plain form, written from the documents alone |
-//! | [`signed`] | a paired browser in Rust, which verifies all that it believes |
+//! | [`signed`], [`sealed`], [`records`] | a paired browser in Rust, which verifies all that it believes: PROTOCOL.md sections 4 and 5, and the records of both |
 //! | [`hostile`] | a relay that reads, alters, replays and drops what passes |
+//! | [`turn`] | a TURN server: coturn
 //! | [`throttle`] | a link that is slow, or freezes without closing |
 //! | [`tokens`] | tokens as a web app (or a forger) would make them |
 //!
@@ -25,12 +26,15 @@ pub mod plain_relay;
 pub mod postgres;
 pub mod process;
 pub mod raw;
+pub mod records;
 pub mod relay;
+pub mod sealed;
 pub mod sign_in;
 pub mod signed;
 pub mod stack;
 pub mod throttle;
 pub mod tokens;
+pub mod turn;
 mod wire;
 
 pub use agent::{Agent, AgentOptions};

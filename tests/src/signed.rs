@@ -5,20 +5,16 @@
 use std::{net::SocketAddr, sync::atomic::AtomicI64, sync::atomic::Ordering};
 
 use bytes::Bytes;
-use futures_util::{SinkExt, StreamExt};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, Uri};
-use http_body_util::BodyExt;
 use relay_protocol::{
-    keys::{AgentVerifyingKey, BrowserDhKey, BrowserSigningKey, BrowserVerifyingKey, b64},
+    keys::{AgentDhPublicKey, AgentVerifyingKey, BrowserDhKey, BrowserSigningKey, BrowserVerifyingKey, b64},
     pairing::{
         BrowserClaims, BrowserStart, ClientInfo, Code as PairingCode, Fingerprint, FinishMessage, Psk,
         StartRequest, StartResponse, VERSION,
     },
     problem::{Code, Problem},
-    record::{
-        self, Binding, Close, Decoder, Direction, Head, Kind, Order, Protect, Record, SignedOpen,
-        SignedProtect,
-    },
+    record::{self, Binding, Direction, Opener, Protector},
+    sealed::NoiseMessage,
     signature::{
         append_query,
         base::Answered,
@@ -31,11 +27,11 @@ use relay_protocol::{
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::json;
 use sha2::{Digest, Sha256};
-use tokio::net::TcpStream;
-use tokio_tungstenite::{WebSocketStream, tungstenite::Message};
 use uuid::Uuid;
 
 use crate::client::{self, Body, Reply, full};
+
+pub use crate::records::{Socket, Stream};
 
 /// Asks for a record stream.
 const X_RELAY_RECORDS: HeaderName = HeaderName::from_static("x-relay-records");
@@ -74,6 +70,10 @@ pub struct Browser {
     pub key: BrowserSigningKey,
     /// The agent's key.
     pub agent: AgentVerifyingKey,
+    /// Its key for sealed sessions.
+    pub dh: BrowserDhKey,
+    /// The agent's.
+    pub agent_dh: AgentDhPublicKey,
     /// The secret that both keep.
     pub psk: Psk,
     /// The agent's clock less this one's, seconds. Tests move it.
@@ -112,9 +112,17 @@ impl Answer {
 
 /// The answer of /_relay/session.
 #[derive(Debug, Deserialize)]
-struct NewSession {
-    session_id: Uuid,
-    agent_time: i64,
+pub struct NewSession {
+    /// Its id.
+    pub session_id: Uuid,
+    /// The agent's clock.
+    pub agent_time: i64,
+    /// The second handshake message of a sealed one.
+    pub noise: Option<NoiseMessage>,
+    /// Until when a sealed one takes new exchanges.
+    pub rekey_at: Option<i64>,
+    /// What the agent can do.
+    pub features: Vec<String>,
 }
 
 /// Sends JSON to a path of the agent's own, unsigned.
@@ -132,7 +140,7 @@ pub async fn post<T: DeserializeOwned>(
     serde_json::from_slice(&reply.body).map_err(tampered)
 }
 
-fn unsigned(reply: &Reply) -> Failure {
+pub(crate) fn unsigned(reply: &Reply) -> Failure {
     let problem: Option<Problem> = serde_json::from_slice(&reply.body).ok();
     Failure::Unsigned(reply.status, problem.map(|problem| problem.code))
 }
@@ -172,6 +180,8 @@ impl Browser {
             client_id: paired.agent.client_id,
             key,
             agent: paired.agent.ed25519,
+            dh,
+            agent_dh: paired.agent.x25519,
             psk: paired.psk,
             offset: AtomicI64::new(0),
         })
@@ -215,13 +225,31 @@ impl Browser {
 
     /// Begins a signing session.
     pub async fn session(&self) -> Result<Session<'_>, Failure> {
-        let body = json!({"v": VERSION, "host_id": self.host, "features": ["records", "websocket"]});
+        Ok(Session { browser: self, id: self.ask_session(None).await?.session_id })
+    }
+
+    /// The signed request for a session; for a sealed one with the first handshake message.
+    pub fn sign_session(&self, noise: Option<&NoiseMessage>) -> Signed {
+        let features = ["records", "websocket", "exchange", "sealed"];
+        let mut body = json!({"v": VERSION, "host_id": self.host, "features": features});
+        if let Some(noise) = noise {
+            body["noise"] = json!(noise);
+        }
         let request = Request::post("/_relay/session").header("content-type", "application/json");
-        let request = request.body(Bytes::from(body.to_string())).expect("a request");
-        let answer = self.sign(self.client_id, request).send_buffered(self).await?;
+        self.sign(self.client_id, request.body(Bytes::from(body.to_string())).expect("a request"))
+    }
+
+    /// Asks the agent for a session.
+    pub async fn ask_session(&self, noise: Option<&NoiseMessage>) -> Result<NewSession, Failure> {
+        let answer = self.sign_session(noise).send_buffered(self).await?;
         let made: NewSession = serde_json::from_slice(&answer.body).map_err(tampered)?;
         self.offset.fetch_add(made.agent_time - self.now(), Ordering::SeqCst);
-        Ok(Session { browser: self, id: made.session_id })
+        Ok(made)
+    }
+
+    /// The key again, for what signs records.
+    pub fn signing_key(&self) -> BrowserSigningKey {
+        BrowserSigningKey::from_seed(&self.key.reveal_seed())
     }
 }
 
@@ -337,19 +365,7 @@ impl<'a> Session<'a> {
 
     /// Sends a signed request and reads its whole answer.
     pub async fn send(&self, signed: &Signed) -> Result<Answer, Failure> {
-        let mut stream = self.open(signed).await?;
-        let mut body = Vec::new();
-        let trailers = loop {
-            let Record { kind, payload } = stream.next().await?;
-            match kind {
-                Kind::Data => body.extend_from_slice(&payload),
-                Kind::End => break record::decode_trailers(&payload).map_err(tampered)?,
-                kind => return Err(tampered(format!("{kind:?} where data was expected"))),
-            }
-        };
-        stream.end().await?;
-        let Head { status, headers } = stream.head.clone();
-        Ok(Answer { status, headers, body: body.into(), trailers, outer: stream.outer })
+        self.open(signed).await?.collect().await
     }
 
     /// Sends a signed request, and returns once the head of its answer is here.
@@ -364,18 +380,8 @@ impl<'a> Session<'a> {
             let problem: Problem = serde_json::from_slice(&answer.body).map_err(tampered)?;
             return Err(Failure::Agent(problem.code));
         }
-        let (parts, body) = response.into_parts();
         let binding = self.binding(&signed.signature);
-        let mut stream = Stream {
-            head: Head { status: StatusCode::OK, headers: HeaderMap::new() },
-            outer: parts.headers,
-            body,
-            decoder: Decoder::new(SignedOpen::new(browser.agent, binding, Direction::ToBrowser)),
-            order: Order::answer(),
-        };
-        let first = stream.next().await?;
-        stream.head = Head::decode(&first.payload).map_err(tampered)?;
-        Ok(stream)
+        Stream::begin(response, Opener::signed(browser.agent, binding, Direction::ToBrowser)).await
     }
 
     /// Opens a WebSocket.
@@ -412,143 +418,9 @@ impl<'a> Session<'a> {
     ) -> Result<Socket, Failure> {
         let browser = self.browser;
         let headers: Vec<_> = protocols.map(|value| ("sec-websocket-protocol", value)).into_iter().collect();
-        let (ws, _) = client::websocket(browser.addr, path, &headers).await.map_err(|error| match error {
-            tokio_tungstenite::tungstenite::Error::Http(response) => {
-                let body = response.body().clone().unwrap_or_default();
-                let problem: Option<Problem> = serde_json::from_slice(&body).ok();
-                Failure::Unsigned(response.status(), problem.map(|problem| problem.code))
-            }
-            other => Failure::Nothing(other.to_string()),
-        })?;
         let binding = self.binding(&made.signature);
-        let mut socket = Socket {
-            ws,
-            head: Head { status: StatusCode::OK, headers: HeaderMap::new() },
-            opener: SignedOpen::new(browser.agent, binding, Direction::ToBrowser),
-            order: Order::websocket_from_agent(),
-            protect: SignedProtect::new(
-                BrowserSigningKey::from_seed(&browser.key.reveal_seed()),
-                binding,
-                Direction::ToAgent,
-            ),
-        };
-        let first = socket.next().await?;
-        if first.kind == Kind::Error {
-            let problem = record::decode_error(&first.payload).map_err(tampered)?;
-            return Err(Failure::Agent(problem.code));
-        }
-        socket.head = Head::decode(&first.payload).map_err(tampered)?;
-        if socket.head.status == StatusCode::SWITCHING_PROTOCOLS {
-            socket.order.accepted().map_err(tampered)?;
-        }
-        Ok(socket)
-    }
-}
-
-/// An answer whose body is still to come.
-pub struct Stream {
-    /// Its head, verified.
-    pub head: Head,
-    /// The headers of the outer response.
-    pub outer: HeaderMap,
-    body: hyper::body::Incoming,
-    decoder: Decoder<SignedOpen<AgentVerifyingKey>>,
-    order: Order,
-}
-
-impl Stream {
-    /// The next record, verified.
-    pub async fn next(&mut self) -> Result<Record, Failure> {
-        loop {
-            if let Some(record) = self.decoder.next_record().map_err(tampered)? {
-                self.order.next(record.kind).map_err(tampered)?;
-                if record.kind == Kind::Error {
-                    let problem = record::decode_error(&record.payload).map_err(tampered)?;
-                    return Err(Failure::Agent(problem.code));
-                }
-                return Ok(record);
-            }
-            match self.body.frame().await {
-                Some(Ok(frame)) => {
-                    if let Ok(data) = frame.into_data() {
-                        self.decoder.push(data);
-                    }
-                }
-                Some(Err(_)) | None => return Err(Failure::Truncated),
-            }
-        }
-    }
-
-    /// Checks that nothing comes after the end.
-    async fn end(&mut self) -> Result<(), Failure> {
-        if self.decoder.next_record().map_err(tampered)?.is_some() {
-            return Err(tampered("a record after the end"));
-        }
-        self.decoder.finish().map_err(|_| tampered("bytes after the end"))?;
-        while let Some(frame) = self.body.frame().await {
-            let data = frame.map_err(|_| Failure::Truncated)?.into_data().unwrap_or_default();
-            if !data.is_empty() {
-                return Err(tampered("bytes after the end"));
-            }
-        }
-        self.order.finish().map_err(|_| Failure::Truncated)
-    }
-}
-
-/// A signed WebSocket.
-pub struct Socket {
-    /// The head that the agent sent, verified.
-    pub head: Head,
-    /// The connection, for what a well-behaved browser would not send.
-    pub ws: WebSocketStream<TcpStream>,
-    opener: SignedOpen<AgentVerifyingKey>,
-    order: Order,
-    protect: SignedProtect<BrowserSigningKey>,
-}
-
-impl Socket {
-    /// The next record, verified.
-    pub async fn next(&mut self) -> Result<Record, Failure> {
-        loop {
-            match self.ws.next().await {
-                Some(Ok(Message::Binary(message))) => {
-                    let record = record::open_message(&mut self.opener, message).map_err(tampered)?;
-                    self.order.next(record.kind).map_err(tampered)?;
-                    return Ok(record);
-                }
-                Some(Ok(Message::Ping(_) | Message::Pong(_))) => {}
-                Some(Ok(Message::Close(frame))) => {
-                    let code = frame.map(|frame| u16::from(frame.code));
-                    return match code {
-                        Some(1002) => Err(Failure::Nothing("closed with 1002".into())),
-                        _ => Err(Failure::Truncated),
-                    };
-                }
-                Some(Ok(other)) => return Err(tampered(format!("{other:?} is no record"))),
-                Some(Err(_)) | None => return Err(Failure::Truncated),
-            }
-        }
-    }
-
-    /// The record of a message, protected: the next of its direction.
-    pub fn protect(&mut self, kind: Kind, payload: impl Into<Bytes>) -> Bytes {
-        self.protect.protect(kind, payload.into()).expect("within the limits").to_bytes()
-    }
-
-    /// Sends a message.
-    pub async fn send(&mut self, kind: Kind, payload: impl Into<Bytes>) -> Result<(), Failure> {
-        let record = self.protect(kind, payload);
-        self.ws.send(Message::Binary(record)).await.map_err(|e| Failure::Nothing(e.to_string()))
-    }
-
-    /// Closes it with 1000 and waits for the answer.
-    pub async fn close(mut self) -> Result<(), Failure> {
-        let close = Close { code: 1000, reason: String::new() };
-        self.send(Kind::Close, Close::encode(Some(&close))).await?;
-        loop {
-            if self.next().await?.kind == Kind::Close {
-                return Ok(());
-            }
-        }
+        let opener = Opener::signed(browser.agent, binding, Direction::ToBrowser);
+        let protector = Protector::signed(browser.signing_key(), binding, Direction::ToAgent);
+        Socket::connect(browser.addr, path, &headers, opener, protector).await
     }
 }

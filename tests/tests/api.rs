@@ -40,6 +40,7 @@ fn guarded() -> Vec<(Method, String)> {
         (Method::DELETE, format!("/v1/relay/hosts/{id}")),
         (Method::GET, "/v1/relay/sessions".to_owned()),
         (Method::DELETE, format!("/v1/relay/sessions/{id}")),
+        (Method::GET, "/v1/relay/ice-servers".to_owned()),
     ]
 }
 

@@ -47,6 +47,13 @@ async fn bad_values_stop_the_start_and_are_named() {
         ("RELAY_ALLOWED_ORIGINS", "*"),
         ("RELAY_LOG_FORMAT", "xml"),
         ("SERVER_DATABASE_URL", "mysql://user:hidden-password@x/y"),
+        ("RELAY_ICE_SERVERS", "http://hidden-password"),
+        ("RELAY_ICE_SERVERS", "turn:turn.example.com"),
+        ("RELAY_ICE_SERVERS", r#"[{"urls":"turn:a","username":"u","credential":["hidden-password"]}]"#),
+        ("RELAY_TURN_SECRET", "hidden-password"),
+        ("RELAY_TURN_SECRET", "hidden-password-without-a-server"),
+        ("RELAY_TURN_LIFETIME", "1s"),
+        ("RELAY_WEBRTC", "perhaps"),
     ] {
         let log = refuses(RelayOptions::default().env(name, value)).await;
         assert!(log.contains(name), "{name}={value} is not named: {log}");

@@ -43,6 +43,7 @@ async fn an_allowed_origin_may_call_everything_with_credentials() {
         Stack::with(&recorder.server.url(), allowing(&format!("https://x.example.com,{APP}")), |a| a).await;
     for path in [
         "/v1/relay/hosts".to_owned(),
+        "/v1/relay/ice-servers".to_owned(),
         format!("/v1/relay/create/{}", stack.host),
         format!("/v1/relay/sessions/{}", stack.session),
         stack.path("/api/x"),

@@ -3,7 +3,7 @@
 use super::{
     PeerError, StreamHandler,
     addresses::Binding,
-    channel::{self, Bytes, Messages},
+    channel::{self, Bytes, Flight, Messages},
     engine::Engine,
     ice::IceServer,
 };
@@ -132,6 +132,8 @@ pub struct Actor {
 struct Open {
     handle: Handle,
     incoming: Incoming,
+    channel: Arc<dyn DataChannel>,
+    flight: Arc<Flight>,
     _driver: AbortOnDropHandle<Ended>,
 }
 
@@ -195,6 +197,7 @@ impl Actor {
                         self.info.open.store(true, Relaxed);
                         open = Some(self.open(channel));
                         waited.as_mut().reset(Instant::now() + self.idle);
+                        look.reset_immediately();
                     } else {
                         tracing::debug!(peer = %self.id, "a channel that is none of ours");
                         let _ = channel.close().await;
@@ -230,15 +233,23 @@ impl Actor {
                     }
                     look.reset_immediately();
                 }
-                _ = look.tick() => *self.info.path.lock() = engine.path().await,
+                _ = look.tick() => {
+                    let path = engine.path().await;
+                    if let Some(open) = &open {
+                        open.flight.follow(&open.channel, path.as_ref().and_then(|path| path.rtt_ms)).await;
+                    }
+                    *self.info.path.lock() = path;
+                }
             }
         }
     }
 
     fn open(&self, channel: Arc<dyn DataChannel>) -> Open {
-        let messages = Messages::new(channel, self.info.bytes.clone());
+        let flight = Arc::new(Flight::default());
+        let messages = Messages::new(channel.clone(), self.info.bytes.clone(), flight.clone());
         let (handle, incoming, driver) = tunnel::start(messages, Options::data_channel(Role::Peer));
-        Open { handle, incoming, _driver: AbortOnDropHandle::new(tokio::spawn(driver.run())) }
+        let driver = AbortOnDropHandle::new(tokio::spawn(driver.run()));
+        Open { handle, incoming, channel, flight, _driver: driver }
     }
 }
 

@@ -1,8 +1,8 @@
 //! The data channel as what carries the streams of a peer.
 //!
-//! Backpressure is the channel's own: a message is on its way once the engine has taken it, and it takes
-//! none while [`SEND_BUFFER`] bytes wait for the browser's acknowledgement. Incoming messages are taken as
-//! the session reads; what it does not read stays in the engine, whose bounds slow the browser down.
+//! Backpressure is the channel's own: a message is on its way once the engine has taken it, and it gets none
+//! while as many bytes wait for the browser's acknowledgement as the path needs ([`Flight`]). Incoming messages
+//! are taken as the session reads; what it does not read stays in the engine, whose bounds slow the browser down.
 
 use bytes::BytesMut;
 use relay_protocol::tunnel::{
@@ -12,10 +12,12 @@ use relay_protocol::tunnel::{
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed},
     },
     task::{Context, Poll, ready},
+    time::Duration,
 };
+use tokio::{sync::Notify, time::timeout};
 use tokio_util::sync::ReusableBoxFuture;
 use webrtc::{
     data_channel::{DataChannel, DataChannelEvent},
@@ -28,8 +30,16 @@ pub const LABEL: &str = "relay";
 pub const PROTOCOL: &str = "relay.peer.v1";
 /// Bytes of one message, in either direction.
 pub const MAX_MESSAGE: usize = 65_536;
-/// Bytes that may wait for the browser's acknowledgement. It carries 25 MB/s at a round trip of 40 ms.
+/// Bytes that may wait for the browser's acknowledgement at the most. It carries 25 MB/s at a round trip of 40 ms.
 pub const SEND_BUFFER: usize = 1 << 20;
+/// Those that may always: a message or two.
+const LEAST_FLIGHT: usize = 64 * 1024;
+/// Those that may while the round trip is not known.
+const FIRST_FLIGHT: usize = 256 * 1024;
+/// Bytes a second that are aimed at.
+const AIM: f64 = 50e6;
+/// The engine tells when there is room again; if it should not, it is looked at so often.
+const LOOK_AGAIN: Duration = Duration::from_millis(2);
 
 /// Payload bytes of one peer, as they went over its channel.
 #[derive(Debug, Default)]
@@ -38,6 +48,44 @@ pub struct Bytes {
     pub sent: AtomicU64,
     /// From it.
     pub received: AtomicU64,
+}
+
+/// How many bytes may wait for the browser's acknowledgement.
+///
+/// The engine sends all that it has in one burst. On a short path more than the browser's socket holds, some
+/// 100 kB, is lost, and the last packets of a burst are sent again only after a second: 19 MB/s with pauses of a
+/// second came of a megabyte in flight, 55 MB/s without pauses of a tenth of it. A long path needs more, and its
+/// slowest line spreads the burst. What is not in flight yet also lets a small answer pass.
+#[derive(Debug)]
+pub struct Flight {
+    limit: AtomicUsize,
+    /// Less waits than did.
+    landed: Notify,
+}
+
+impl Default for Flight {
+    fn default() -> Self {
+        Self { limit: AtomicUsize::new(flight(None)), landed: Notify::new() }
+    }
+}
+
+impl Flight {
+    /// Follows the path's round trip.
+    pub async fn follow(&self, channel: &Channel, rtt_ms: Option<f64>) {
+        let limit = flight(rtt_ms);
+        if self.limit.swap(limit, Relaxed) != limit {
+            let low = u32::try_from(limit / 2).unwrap_or(u32::MAX);
+            // It tells of nothing but a channel that has ended, which others notice.
+            let _ = channel.set_buffered_amount_low_threshold(low).await;
+        }
+    }
+}
+
+/// What a path of this round trip needs.
+fn flight(rtt_ms: Option<f64>) -> usize {
+    // Within the bounds of an integer, whatever was measured.
+    let wanted = |rtt: f64| (rtt / 1e3 * AIM).clamp(LEAST_FLIGHT as f64, SEND_BUFFER as f64) as usize;
+    rtt_ms.filter(|rtt| rtt.is_finite()).map_or(FIRST_FLIGHT, wanted)
 }
 
 type Channel = Arc<dyn DataChannel>;
@@ -61,6 +109,7 @@ pub async fn is_ours(channel: &Channel) -> bool {
 pub struct Messages {
     channel: Channel,
     bytes: Arc<Bytes>,
+    flight: Arc<Flight>,
     receiving: ReusableBoxFuture<'static, Option<DataChannelEvent>>,
     sending: ReusableBoxFuture<'static, EngineResult<()>>,
     is_sending: bool,
@@ -68,15 +117,23 @@ pub struct Messages {
 
 impl Messages {
     /// Carries what goes over `channel`, and counts it.
-    pub fn new(channel: Channel, bytes: Arc<Bytes>) -> Self {
+    pub fn new(channel: Channel, bytes: Arc<Bytes>, flight: Arc<Flight>) -> Self {
         Self {
             receiving: ReusableBoxFuture::new(next(channel.clone())),
             sending: ReusableBoxFuture::new(std::future::ready(Ok(()))),
             is_sending: false,
             channel,
             bytes,
+            flight,
         }
     }
+}
+
+async fn send(channel: Channel, bytes: bytes::Bytes, flight: Arc<Flight>) -> EngineResult<()> {
+    while channel.outstanding_bytes().await? >= flight.limit.load(Relaxed) {
+        let _ = timeout(LOOK_AGAIN, flight.landed.notified()).await;
+    }
+    channel.send(BytesMut::from(bytes)).await
 }
 
 async fn next(channel: Channel) -> Option<DataChannelEvent> {
@@ -112,6 +169,7 @@ impl Transport for Messages {
                 Some(DataChannelEvent::OnError) => {
                     return Poll::Ready(Err(Ended::Lost("the data channel failed".to_owned())));
                 }
+                Some(DataChannelEvent::OnBufferedAmountLow) => self.flight.landed.notify_one(),
                 Some(_) => {}
             }
         }
@@ -126,7 +184,7 @@ impl Transport for Messages {
         match message {
             Outbound::Bytes(bytes) => {
                 self.bytes.sent.fetch_add(bytes.len() as u64, Relaxed);
-                self.sending.set(async move { channel.send(BytesMut::from(bytes)).await });
+                self.sending.set(send(channel, bytes, self.flight.clone()));
             }
             Outbound::Close { .. } => self.sending.set(async move { channel.close().await }),
             Outbound::Control(_) | Outbound::Ping(_) => {
@@ -144,5 +202,26 @@ impl Transport for Messages {
             sent.map_err(|error| Ended::Lost(error.to_string()))?;
         }
         Poll::Ready(Ok(()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_path_gets_more_in_flight_than_a_short_one() {
+        for (rtt, expected) in [
+            (None, FIRST_FLIGHT),
+            (Some(f64::NAN), FIRST_FLIGHT),
+            (Some(-1.0), LEAST_FLIGHT),
+            (Some(0.2), LEAST_FLIGHT),
+            (Some(4.0), 200_000),
+            (Some(20.0), 1_000_000),
+            (Some(40.0), SEND_BUFFER),
+            (Some(1e9), SEND_BUFFER),
+        ] {
+            assert_eq!(flight(rtt), expected, "{rtt:?}");
+        }
     }
 }

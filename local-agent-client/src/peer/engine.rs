@@ -106,14 +106,13 @@ impl Engine {
                 .credential
                 .map(|credential| credential.expose().to_owned())
                 .unwrap_or_default(),
-            ..RTCIceServer::default()
         });
         let configuration = RTCConfigurationBuilder::default().with_ice_servers(servers.collect()).build();
         let (gathered_tx, gathered) = watch::channel(0);
         let (state_tx, state) = watch::channel(RTCPeerConnectionState::New);
         let (channels_tx, channels) = mpsc::channel(CHANNELS);
         let events = Events { gathered: gathered_tx, state: state_tx, channels: channels_tx };
-        let (runtime, tasks) = PeerRuntime::new();
+        let (runtime, tasks) = PeerRuntime::start();
         let connection = PeerConnectionBuilder::new()
             .with_configuration(configuration)
             .with_setting_engine(settings)

@@ -37,7 +37,7 @@ pub struct PeerRuntime {
 
 impl PeerRuntime {
     /// A runtime, and what its tasks end with.
-    pub fn new() -> (Arc<dyn Runtime>, Arc<Tasks>) {
+    pub fn start() -> (Arc<dyn Runtime>, Arc<Tasks>) {
         let tasks = Arc::new(Tasks::default());
         (Arc::new(Self { tasks: Arc::downgrade(&tasks) }), tasks)
     }

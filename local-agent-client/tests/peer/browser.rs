@@ -172,7 +172,7 @@ pub struct Connected {
 
 impl Connected {
     pub fn new(browser: Browser, answer: Answer) -> Self {
-        let messages = Messages::new(browser.channel.clone(), Arc::default());
+        let messages = Messages::new(browser.channel.clone(), Arc::default(), Arc::default());
         // It would let itself open more streams than it may.
         let options = Options { max_streams: 300, ..Options::data_channel(Role::Browser) };
         let (handle, _, driver) = tunnel::start(messages, options);

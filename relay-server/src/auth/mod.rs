@@ -6,4 +6,5 @@ pub mod credential;
 pub mod opaque;
 pub mod password;
 pub mod token;
+pub mod turn;
 pub mod user_code;

@@ -1,5 +1,5 @@
 //! Precedence, aliases, and every message that stops the start.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::indexing_slicing)]
 
 use std::collections::HashMap;
 use std::ffi::OsString;
@@ -174,6 +174,26 @@ fn every_mistake_is_named_with_its_source_and_never_with_a_secret() {
         ),
         (
             &[],
+            &[("RELAY_ICE_SERVERS", "stun:a,turn:hunter2:0")],
+            "the environment variable RELAY_ICE_SERVERS: expected URLs such as `stun:stun.example.com,turn:turn.example.com:3478?transport=udp`, comma-separated, or a JSON list of `{\"urls\", \"username\", \"credential\"}`, got something else (not shown): URL 2: the port has to be a number from 1 to 65535",
+        ),
+        (
+            &[],
+            &[("RELAY_TURN_SECRET", "hunter2")],
+            "the environment variable RELAY_TURN_SECRET: expected 16 to 512 characters without blanks, got something else (not shown)",
+        ),
+        (
+            &[],
+            &[("RELAY_ICE_SERVERS", "turn:turn.example.com")],
+            "RELAY_ICE_SERVERS names a TURN server and nothing lets browsers in there: set RELAY_TURN_SECRET, or give the server's `username` and `credential` in the JSON form",
+        ),
+        (
+            &[],
+            &[("RELAY_ICE_SERVERS", "stun:a"), ("RELAY_TURN_SECRET", "hunter2-hunter2-hunter2")],
+            "RELAY_TURN_SECRET is set, and RELAY_ICE_SERVERS names no TURN server",
+        ),
+        (
+            &[],
             &[("DATABASE_URL", "postgres://db/app")],
             "VIBEKANBAN_REMOTE_JWT_SECRET (or RELAY_JWT_SECRET, or either with _FILE) is not set: with PostgreSQL the relay verifies tokens that others make, expected base64 (standard alphabet) of at least 32 bytes",
         ),
@@ -242,6 +262,37 @@ fn lists_in_the_file_and_in_variables() {
     // A flag can take back what the file says.
     let config = load(&[("config", &file), ("allowed-origins", "")], &[]).unwrap();
     assert!(config.allowed_origins.is_empty());
+}
+
+#[test]
+fn servers_for_direct_paths() {
+    let config = load(&[], &[]).unwrap();
+    assert!(config.webrtc && config.ice_servers.is_empty() && config.turn_secret.is_none());
+    assert_eq!(config.turn_lifetime, Duration::from_secs(12 * 3600));
+
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("turn_secret");
+    std::fs::write(&path, "north-wind-and-the-sun\n").unwrap();
+    let (_dir, file) = with_file(&format!(
+        "ice_servers = [\"stun:a\", \"turn:b?transport=udp\"]\nturn_secret_file = {path:?}\nturn_lifetime = \"5m\"\nwebrtc = false\n"
+    ));
+    let config = load(&[("config", &file)], &[]).unwrap();
+    assert_eq!(config.ice_servers.len(), 2);
+    assert_eq!(config.turn_lifetime, Duration::from_secs(300));
+    assert!(config.turn_secret.is_some() && !config.webrtc);
+    let printed = format!("{config:?}");
+    assert!(!printed.contains("north-wind"), "{printed}");
+
+    // A login makes the whole list a secret.
+    let servers = dir.path().join("servers.json");
+    std::fs::write(&servers, "[{\"urls\":\"turn:b\",\"username\":\"u\",\"credential\":\"hunter2\"}]\n")
+        .unwrap();
+    let config = load(&[("ice-servers-file", servers.to_str().unwrap())], &[]).unwrap();
+    assert!(config.ice_servers[0].login.is_some());
+    assert!(!format!("{config:?}").contains("hunter2"));
+    for (env, good) in [("299s", false), ("5m", true), ("7d", true), ("8d", false)] {
+        assert_eq!(load(&[], &[("RELAY_TURN_LIFETIME", env)]).is_ok(), good, "{env}");
+    }
 }
 
 #[cfg(unix)]

@@ -7,6 +7,7 @@
 //! [`settings`] is the one table of what there is; [`parse`] turns texts into values; [`sources`]
 //! finds the texts.
 
+pub mod ice;
 mod own;
 pub mod parse;
 pub mod settings;
@@ -20,6 +21,8 @@ use thiserror::Error;
 use url::Url;
 
 use crate::auth::token::Secret;
+use crate::auth::turn::TurnSecret;
+use ice::{IceServer, TurnError};
 use parse::{CookieName, Listen, PortalOrigin};
 use settings::{Key, Setting};
 use sources::{Source, Sources, Value, Values};
@@ -49,15 +52,21 @@ pub enum ConfigError {
          verifies tokens that others make, expected {expected}"
     )]
     NoJwtSecret { expected: String },
+    #[error(transparent)]
+    Turn(#[from] TurnError),
 }
 
 impl ConfigError {
     fn bad_value(setting: &Setting, value: &Value) -> Self {
-        let got = if setting.secret {
+        let mut got = if setting.secret {
             "something else (not shown)".to_owned()
         } else {
             format!("`{}`", *value.text)
         };
+        if let Some(fault) = setting.kind.fault(&value.text) {
+            got.push_str(": ");
+            got.push_str(&fault);
+        }
         Self::BadValue { source_name: value.source.clone(), expected: setting.kind.expects(), got }
     }
 }
@@ -165,6 +174,14 @@ pub struct Config {
     pub shared_host_pages: bool,
     /// How long a browser session lives.
     pub session_lifetime: Duration,
+    /// Whether browsers are told of servers for direct paths.
+    pub webrtc: bool,
+    /// Those servers.
+    pub ice_servers: Vec<IceServer>,
+    /// What the TURN servers among them share with the relay.
+    pub turn_secret: Option<TurnSecret>,
+    /// How long credentials for them are good.
+    pub turn_lifetime: Duration,
     /// How log lines look.
     pub log_format: LogFormat,
     /// What is logged.
@@ -239,6 +256,10 @@ impl Config {
                 return Err(ConfigError::NoJwtSecret { expected: Key::JwtSecret.setting().kind.expects() });
             }
         };
+        let ice_servers =
+            values.optional(Key::IceServers, |text| ice::servers(text).ok())?.unwrap_or_default();
+        let turn_secret = values.optional(Key::TurnSecret, TurnSecret::new)?;
+        ice::check_logins(&ice_servers, turn_secret.is_some())?;
         Ok(Self {
             listen: values.listen()?,
             data_dir,
@@ -255,6 +276,10 @@ impl Config {
             private_cookies: values.list(Key::PrivateCookies, parse::cookie_name)?,
             shared_host_pages: values.required(Key::SharedHostPages, parse::flag)?,
             session_lifetime: values.duration(Key::SessionLifetime)?,
+            webrtc: values.required(Key::WebRtc, parse::flag)?,
+            ice_servers,
+            turn_secret,
+            turn_lifetime: values.duration(Key::TurnLifetime)?,
             log_format: values.required(Key::LogFormat, |text| {
                 Some(if text == "json" { LogFormat::Json } else { LogFormat::Text })
             })?,

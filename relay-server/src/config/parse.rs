@@ -9,6 +9,8 @@ use http::HeaderName;
 use ipnet::IpNet;
 use url::Url;
 
+use crate::auth::turn::TurnSecret;
+
 /// What the values of a setting are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[allow(missing_docs, reason = "the texts of `expects` describe them")]
@@ -24,6 +26,8 @@ pub enum Kind {
     Origins,
     Networks,
     Cookies,
+    IceServers,
+    TurnSecret,
     Flag,
     LogFilter,
     Choice(&'static [&'static str]),
@@ -49,6 +53,12 @@ impl Kind {
             }
             Kind::Networks => "addresses or networks such as `10.0.0.0/8`, comma-separated".to_owned(),
             Kind::Cookies => "cookie names, or beginnings that end in `*`, comma-separated".to_owned(),
+            Kind::IceServers => {
+                "URLs such as `stun:stun.example.com,turn:turn.example.com:3478?transport=udp`, comma-separated, \
+                 or a JSON list of `{\"urls\", \"username\", \"credential\"}`"
+                    .to_owned()
+            }
+            Kind::TurnSecret => "16 to 512 characters without blanks".to_owned(),
             Kind::Flag => "`true` or `false`".to_owned(),
             Kind::LogFilter => "a filter such as `info` or `warn,relay_server=debug`".to_owned(),
             Kind::Choice(choices) => {
@@ -82,6 +92,14 @@ impl Kind {
         (min..=max).contains(&number).then_some(number)
     }
 
+    /// What exactly is wrong with the text, where `expects` leaves one searching. Quotes nothing of it.
+    pub fn fault(self, text: &str) -> Option<String> {
+        match self {
+            Kind::IceServers => super::ice::servers(text).err().map(|fault| fault.to_string()),
+            _ => None,
+        }
+    }
+
     /// Whether the text is a good value.
     pub fn check(self, text: &str) -> bool {
         match self {
@@ -95,6 +113,8 @@ impl Kind {
             Kind::Origins => list(text, origin).is_some(),
             Kind::Networks => list(text, network).is_some(),
             Kind::Cookies => list(text, cookie_name).is_some(),
+            Kind::IceServers => super::ice::servers(text).is_ok(),
+            Kind::TurnSecret => TurnSecret::new(text).is_some(),
             Kind::Flag => flag(text).is_some(),
             // Its parser panics on some texts beyond ASCII.
             Kind::LogFilter => text.is_ascii() && tracing_subscriber::EnvFilter::try_new(text).is_ok(),

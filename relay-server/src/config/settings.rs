@@ -97,6 +97,14 @@ settings! {
         "Whether another person's host may open pages on the relay's own origin";
     SessionLifetime: "session_lifetime", ["RELAY_SESSION_LIFETIME"], Kind::Duration { min: 60 * SECOND, max: 365 * DAY }, "24h", false,
         "How long a browser session lives";
+    WebRtc: "webrtc", ["RELAY_WEBRTC"], Kind::Flag, "true", false,
+        "Whether browsers are told of servers for direct paths (`/v1/relay/ice-servers`); without, they stay with the relay";
+    IceServers: "ice_servers", ["RELAY_ICE_SERVERS"], Kind::IceServers, "", true,
+        "STUN and TURN servers for direct paths";
+    TurnSecret: "turn_secret", ["RELAY_TURN_SECRET"], Kind::TurnSecret, "", true,
+        "Secret shared with the TURN servers (coturn's `static-auth-secret`), from which each caller gets credentials that expire";
+    TurnLifetime: "turn_lifetime", ["RELAY_TURN_LIFETIME"], Kind::Duration { min: 300 * SECOND, max: 7 * DAY }, "12h", false,
+        "How long those credentials are good";
     LogFormat: "log_format", ["RELAY_LOG_FORMAT"], Kind::Choice(&["text", "json"]), "text", false,
         "How log lines look";
     Log: "log", ["RUST_LOG"], Kind::LogFilter, "info", false,

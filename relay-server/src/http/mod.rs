@@ -15,6 +15,7 @@ pub mod cors;
 pub mod front;
 pub mod guards;
 pub mod head;
+mod ice;
 pub mod offline;
 pub mod portal;
 pub mod problem;

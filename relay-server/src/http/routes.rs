@@ -24,6 +24,7 @@ use super::caller::Caller;
 use super::cookie_place::CookiePlace;
 use super::cors::Policy;
 use super::front::{Context, HEALTH_PATH};
+use super::ice::{self, Ice};
 use super::portal::Portal;
 use super::problem::{Refusal, refuse, respond};
 use super::sign_in::{self, SignIn};
@@ -79,6 +80,8 @@ pub struct Api {
     pub(super) policy: Policy,
     pub(super) sign_in: SignIn,
     pub(super) place: CookiePlace,
+    pub(super) ice: Ice,
+    webrtc: bool,
     portal: Option<Portal>,
     shutdown: Shutdown,
     started: Instant,
@@ -103,6 +106,8 @@ impl Api {
             policy: Policy::new(config),
             sign_in: SignIn::new(config, secret),
             place: CookiePlace::new(config),
+            ice: Ice::new(config),
+            webrtc: config.webrtc,
             portal: config.portal.then(Portal::built).flatten(),
             shutdown,
             started: Instant::now(),
@@ -131,6 +136,9 @@ impl Routes {
     /// Lays out the paths.
     pub fn new(api: Api) -> Self {
         let api = Arc::new(api);
+        // Off is as if it had never been there.
+        let direct =
+            if api.webrtc { Router::new().route(ice::PATH, get(ice::ice_servers)) } else { Router::new() };
         let router = Router::new()
             .route(HEALTH_PATH, get(health))
             .route("/v1/relay/create/{host_id}", post(create))
@@ -138,6 +146,7 @@ impl Routes {
             .route("/v1/relay/hosts/{host_id}", patch(rename_host).delete(delete_host))
             .route("/v1/relay/sessions", get(sessions))
             .route("/v1/relay/sessions/{session_id}", delete(revoke_session))
+            .merge(direct)
             .merge(sign_in::routes())
             .fallback(async || not_found())
             .method_not_allowed_fallback(async || {

@@ -126,6 +126,7 @@ async fn nothing_without_a_good_token() {
         ("POST", format!("/v1/relay/create/{host}")),
         ("GET", "/v1/relay/sessions".to_owned()),
         ("DELETE", format!("/v1/relay/sessions/{host}")),
+        ("GET", "/v1/relay/ice-servers".to_owned()),
     ];
     for (method, path) in &paths {
         for token in [None, Some("garbage"), Some(expired.as_str()), Some(other.as_str())] {
@@ -223,6 +224,43 @@ async fn sessions_are_made_listed_and_revoked() {
     assert_eq!(*world.live.revoked.lock(), [session]);
     assert_eq!(world.call("DELETE", &path, &owner, "").await.0, 404);
     assert_eq!(world.call("GET", "/v1/relay/sessions", &owner, "").await.1, json!({"sessions": []}));
+}
+
+#[tokio::test]
+async fn ice_servers_are_the_callers_own_and_no_cache_keeps_them() {
+    let env = [
+        ("RELAY_ICE_SERVERS", "stun:stun.example.com,turn:turn.example.com:3478?transport=udp"),
+        ("RELAY_TURN_SECRET", "north-wind-and-the-sun"),
+        ("RELAY_TURN_LIFETIME", "1h"),
+    ];
+    let world = world(&env).await;
+    let person = world.person("a@example.com").await;
+    let response = world.send("GET", "/v1/relay/ice-servers", Some(&person.token), "").await;
+    assert_eq!(response.headers()["cache-control"], "no-store");
+    let (status, body) = answer(response).await;
+    assert_eq!(status, 200);
+    let left = body["expires_at"].as_i64().unwrap() - unix_now();
+    assert!((3590..=3600).contains(&left), "{left}");
+    assert_eq!(body["ice_servers"][0], json!({"urls": ["stun:stun.example.com"]}));
+    let turn = &body["ice_servers"][1];
+    assert_eq!(turn["urls"], json!(["turn:turn.example.com:3478?transport=udp"]));
+    assert_eq!(turn["username"], json!(format!("{}:{}", body["expires_at"], person.user)));
+    assert_eq!(turn["credential"].as_str().unwrap().len(), 28);
+    let (status, body) = answer(world.send("POST", "/v1/relay/ice-servers", None, "").await).await;
+    assert_eq!((status, &body["code"]), (405, &json!("method_not_allowed")));
+}
+
+#[tokio::test]
+async fn without_webrtc_there_is_no_such_path() {
+    let world = world(&[("RELAY_WEBRTC", "0"), ("RELAY_ICE_SERVERS", "stun:a")]).await;
+    let person = world.person("a@example.com").await;
+    let unknown = world.call("GET", "/v1/relay/nothing", &person, "").await;
+    assert_eq!(unknown.0, 404);
+    for method in ["GET", "POST", "DELETE"] {
+        assert_eq!(world.call(method, "/v1/relay/ice-servers", &person, "").await, unknown, "{method}");
+        let nobody = answer(world.send(method, "/v1/relay/ice-servers", None, "").await).await;
+        assert_eq!(nobody, unknown, "{method}");
+    }
 }
 
 #[tokio::test]
