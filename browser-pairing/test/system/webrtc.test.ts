@@ -332,6 +332,10 @@ describe("a direct path over TURN alone", { timeout: 10 * SOON }, () => {
       return path?.remote === "relay" || path?.local === "relay" || path?.remote === "prflx";
     });
     assert.match(turn.output, /ALLOCATE processed, success/);
+    await direct.page.goto("about:blank");
+    await eventually("a page that leaves takes its peer along", async () => {
+      return (await agentPeers(stack)).peers.length === 0;
+    });
   });
 });
 
