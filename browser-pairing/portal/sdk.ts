@@ -8,6 +8,7 @@ export type Paired = Pick<
   | "hostId"
   | "name"
   | "fingerprint"
+  | "path"
   | "protection"
   | "clientId"
   | "fetch"

@@ -38,6 +38,8 @@ export interface Ears {
   session: () => void;
   /** The agent says, signed, that it does not know this browser any more. */
   revoked: () => void;
+  /** Requests may take another path than before. */
+  path: () => void;
 }
 
 /** One paired host over one relay. */
@@ -55,6 +57,7 @@ export class Channel implements PathHost {
     readonly agentKey: CryptoKey,
     readonly protection: Protection,
     readonly ears: Ears,
+    webRtc?: boolean,
   ) {
     this.#signed = new SignedHttp(link, pairing, agentKey, this.#clock, (refusal, answer) =>
       this.#mend(refusal, answer.signed.keyid, answer),
@@ -66,7 +69,7 @@ export class Channel implements PathHost {
         ears.session();
       },
     );
-    this.#paths = new Paths(new RelayPath(link), this);
+    this.#paths = new Paths(new RelayPath(link), this, { webRtc, onchange: ears.path });
     this.#exchanges = new Exchanges(
       pairing,
       agentKey,

@@ -17,6 +17,7 @@ import type {
   PairedBrowsers,
   PairedHostInfo,
   PairOptions,
+  PathReport,
   Protection,
 } from "./types.js";
 import { anySignal } from "./waiting.js";
@@ -66,14 +67,22 @@ function readBrowser(entry: unknown): PairedBrowser {
  *
  * An event `revoked` is dispatched when the host says, signed, that it does not know this browser any
  * more. What was under way has then failed with `not_paired`; `forget()` clears what is kept here.
+ *
+ * An event `path` is dispatched when requests go another way than before; {@link PairedHost.path} says which.
  */
 export class PairedHost extends EventTarget {
   readonly #channel: Channel;
   readonly #closing = new AbortController();
   #name: string;
+  /** What the last `path` event told, or nothing has changed since the beginning. */
+  #lastPath = "relay undefined";
 
   /** @internal Use {@link pairHost} or {@link openHost}. */
-  constructor(inside: symbol, { pairing, link, agentKey }: Paired, protection: Protection = "sealed") {
+  constructor(
+    inside: symbol,
+    { pairing, link, agentKey }: Paired,
+    { protection = "sealed", webRtc }: Pick<OpenOptions, "protection" | "webRtc"> = {},
+  ) {
     super();
     if (inside !== INSIDE) throw new TypeError("use pairHost or openHost");
     this.#name = pairing.name;
@@ -84,7 +93,14 @@ export class PairedHost extends EventTarget {
       update(clientId, hostId, { lastUsedAt, relayUrl: link.base }).catch(() => undefined);
     };
     const revoked = () => this.dispatchEvent(new Event("revoked"));
-    this.#channel = new Channel(link, pairing, agentKey, protection, { session, revoked });
+    const path = () => {
+      const { kind, candidate } = this.path;
+      const now = `${kind} ${candidate}`;
+      if (now === this.#lastPath) return;
+      this.#lastPath = now;
+      this.dispatchEvent(new Event("path"));
+    };
+    this.#channel = new Channel(link, pairing, agentKey, protection, { session, revoked, path }, webRtc);
   }
 
   /** The host's id, a UUID in lower case. */
@@ -105,6 +121,14 @@ export class PairedHost extends EventTarget {
   /** What protects everything that passes; as it was asked for, and never less. */
   get protection(): Protection {
     return this.#channel.protection;
+  }
+
+  /**
+   * The way that a request would take now. Its `kind` and `candidate` change with a `path` event; the round trip
+   * and the bytes are as of now.
+   */
+  get path(): PathReport {
+    return this.#channel.paths.report;
   }
 
   /** The id under which the agent knows this browser. */
@@ -259,11 +283,11 @@ export async function pairHost(options: PairOptions): Promise<PairedHost> {
     });
   });
   try {
-    return new PairedHost(INSIDE, await pair(options), options.protection);
+    return new PairedHost(INSIDE, await pair(options), options);
   } catch (error) {
     if (!(error instanceof Unkept)) throw error;
     // The keys are still in memory, so the host can be told that they lead nowhere.
-    const host = new PairedHost(INSIDE, error.paired, options.protection);
+    const host = new PairedHost(INSIDE, error.paired, options);
     const revoked = await host
       .browsers()
       .revoke(host.clientId)
@@ -306,5 +330,5 @@ export async function openHost(options: OpenOptions): Promise<PairedHost | undef
     });
   }
   const paired = { pairing, link: new RelayLink(options.relay, hostId), agentKey };
-  return new PairedHost(INSIDE, paired, options.protection);
+  return new PairedHost(INSIDE, paired, options);
 }

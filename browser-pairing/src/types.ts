@@ -29,6 +29,12 @@ export interface OpenOptions {
    * `agent_outdated`.
    */
   protection?: Protection;
+  /**
+   * False leaves everything to the relay. Otherwise, after the first request that succeeded, a direct connection
+   * to the host is made where that is possible, and used while it works; what passes is protected in the same
+   * way. It is never waited for.
+   */
+  webRtc?: boolean;
 }
 
 /** What {@link pairHost} needs. */
@@ -96,4 +102,20 @@ export interface DeviceCode {
   code: string;
   /** Unix seconds, by the agent's clock. */
   expiresAt: number;
+}
+
+/** Which way requests to a host take. */
+export interface PathReport {
+  /** Through the relay, or directly to the host (`webrtc`). Both are as safe; the direct one is faster. */
+  kind: "relay" | "webrtc";
+  /**
+   * How a direct way was found: in the same network (`host`), through routers (`srflx`, `prflx`), or over a TURN
+   * server (`relay`). Absent until the browser has told.
+   */
+  candidate?: "host" | "srflx" | "prflx" | "relay";
+  /** The last round trip of a direct way, in milliseconds. */
+  rtt?: number;
+  /** Bytes that went over direct connections to this host since it was opened, protection and framing included. */
+  sent: number;
+  received: number;
 }

@@ -48,7 +48,7 @@ async function channelTo(host: PairedHost, { relay, access }: World, form: Prote
   const key = pairing === undefined ? undefined : await verifyingKey(pairing.agentEd25519);
   assert.ok(pairing !== undefined && key !== undefined);
   const link = new RelayLink(access, host.hostId);
-  const ears = { session: () => {}, revoked: () => {} };
+  const ears = { session: () => {}, revoked: () => {}, path: () => {} };
   const channel = new Channel(link, pairing, key, form, ears);
   const direct = new Fragile(new RelayPath(link));
   const over: Buffer[] = [];

@@ -236,6 +236,24 @@ describe("the portal in Chromium", () => {
       await page.getByRole("textbox", { name: "Path" }).fill(path);
       await page.keyboard.press("Enter");
     };
+    const announced = (text: string) =>
+      page.locator("#announcer").filter({ hasText: text }).waitFor({ state: "attached" });
+    const badge = page.locator(".trust-path .badge");
+    assert.equal(await badge.textContent(), "Relay");
+    await send("/direct");
+    await announced("Requests go directly to the host.");
+    assert.equal(await badge.textContent(), "Direct");
+    await says("3.4 ms round trip · 47.1 KiB sent · 6.0 MiB received");
+    await snap("host-direct");
+    await send("/turn");
+    await announced("through a TURN server");
+    assert.equal(await badge.textContent(), "Direct, TURN");
+    await says("84 ms round trip · 47.1 KiB sent · 7.0 MiB received");
+    await snap("host-turn");
+    await send("/relayed");
+    await announced("Requests go over the relay.");
+    await page.locator(".trust-path").getByText("Relay", { exact: true }).waitFor();
+    assert.equal(await page.locator(".trust-numbers").textContent(), "");
     await send("/binary");
     await says("00000000  00 01 02 03");
     await snap("host-binary");

@@ -50,6 +50,7 @@ test("a session takes 2^20 exchanges and no more; the next one is there before",
         made += 1;
       },
       revoked: () => {},
+      path: () => {},
     };
     const channel = new Channel(new RelayLink(access, host.hostId), pairing, key, "sealed", ears);
     const put = { method: "PUT", target: "/", headers: new Headers(), local: true };

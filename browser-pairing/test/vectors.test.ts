@@ -76,6 +76,7 @@ test("no file of vectors is left out", () => {
     "signature_response.json",
     "spake2.json",
     "websocket_query.json",
+    "yamux.json",
   ]);
 });
 
