@@ -324,8 +324,11 @@ fn sealed_required() -> Refusal {
 /// Takes in what still comes of a refused request's body, within reason: a stream that ends while the relay still
 /// writes is a lost connection to it, and the refusal would not arrive. Whoever waits for `100 Continue` has not
 /// begun to send, and reading would ask for it.
-async fn drain(body: Option<Incoming>) {
-    let Some(mut body) = body.filter(|body| !hyper::body::Body::is_end_stream(body)) else { return };
+async fn drain<B>(body: Option<B>)
+where
+    B: hyper::body::Body<Data = bytes::Bytes> + Unpin,
+{
+    let Some(mut body) = body.filter(|body| !body.is_end_stream()) else { return };
     let drained = async {
         let mut left = DRAIN;
         while let Some(Ok(frame)) = body.frame().await {

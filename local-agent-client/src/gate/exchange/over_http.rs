@@ -40,9 +40,10 @@ impl Gate {
         };
         match answered {
             Ok(answer) => answer,
-            Err(Unopened { refusal, prelude }) => {
+            Err(Unopened { refusal, prelude, rest }) => {
                 self.forwarder.stats().gate.refused(refusal.code());
                 drain(body.take().filter(|_| !waits)).await;
+                drain(rest).await;
                 let refusal = refusal.response(request_id.as_ref());
                 match (prelude, self.pairing.host().get()) {
                     (Some(prelude), Some(host_id)) => {
