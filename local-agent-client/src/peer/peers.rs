@@ -110,7 +110,7 @@ impl Peers {
 
     fn restart(&self, id: Uuid, caller: &Caller, asked: Asked) -> Result<(), PeerError> {
         let table = self.shared.table.lock();
-        let entry = table.find(id, caller.owner).ok_or(PeerError::NotFound)?;
+        let entry = table.find(id, caller.owner.browser).ok_or(PeerError::NotFound)?;
         entry.asks.try_send(asked).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => PeerError::Busy,
             mpsc::error::TrySendError::Closed(_) => PeerError::NotFound,

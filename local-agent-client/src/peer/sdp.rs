@@ -103,7 +103,11 @@ mod tests {
             ("lines", OFFER.to_owned() + &"a=x\r\n".repeat(MAX_LINES), Err(SdpError::TooMany)),
             ("long", OFFER.to_owned() + &"a=".repeat(MAX_SDP / 2), Err(SdpError::TooLong)),
             ("sound", OFFER.to_owned() + audio, Err(SdpError::Media)),
-            ("two of them", OFFER.to_owned() + OFFER.get(48..).unwrap(), Err(SdpError::Media)),
+            (
+                "two of them",
+                OFFER.to_owned() + OFFER.get(OFFER.find("m=").unwrap()..).unwrap(),
+                Err(SdpError::Media),
+            ),
             ("over TCP", OFFER.replace("UDP/", "TCP/"), Err(SdpError::Media)),
             ("rejected", OFFER.replace(" 9 ", " 0 "), Err(SdpError::Media)),
             (

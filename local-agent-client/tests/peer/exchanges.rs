@@ -155,6 +155,34 @@ async fn exchanges_reach_the_local_server_past_the_relay() {
     assert!(status == StatusCode::OK && told.contains(&browser.client_id.to_string()));
 }
 
+/// An offer may come over a peer as well, inside an exchange.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_second_window_is_let_in_by_the_first_ones_peer() {
+    let setup = agent().await;
+    let browser = setup.browser().await;
+    let session = browser.session().await.unwrap();
+    let peer = upgrade(&session).await;
+    let mut window = Window::new().await;
+    let body = json!({"v": 1, "sdp": window.offer().await, "ice_servers": []}).to_string();
+    let bytes = exchange(&session, 0, Method::POST, "/_relay/webrtc", body.as_bytes());
+    let mut stream = send(&peer, &bytes).await;
+    let (status, told) = answer(&session, 0, &mut stream).await.unwrap();
+    assert_eq!(status, StatusCode::OK, "{told}");
+    let told: Value = serde_json::from_str(&told).unwrap();
+    let answered = Answer {
+        peer_id: told["peer_id"].as_str().unwrap().parse().unwrap(),
+        sdp: told["sdp"].as_str().unwrap().to_owned(),
+    };
+    window.accept(&answered).await;
+    window.open().await;
+    let second = Connected::new(window, answered);
+    let mut stream = send(&second, &exchange(&session, 1, Method::GET, "/x", b"")).await;
+    assert_eq!(answer(&session, 1, &mut stream).await.unwrap().0, StatusCode::OK);
+    // The first goes on.
+    let mut stream = send(&peer, &exchange(&session, 2, Method::GET, "/x", b"")).await;
+    assert_eq!(answer(&session, 2, &mut stream).await.unwrap().0, StatusCode::OK);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_may_not_be_answered_is_reset_without_a_byte() {
     let setup = agent().await;

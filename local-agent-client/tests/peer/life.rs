@@ -198,9 +198,11 @@ async fn streams_go_on_through_an_ice_restart() {
     for n in 0..2u8 {
         peer.browser.connection.restart_ice().await.unwrap();
         let offer = peer.browser.offer().await;
-        let strangers = agent.ask_as(caller(1, 2), offer.clone(), Some(peer.answer.peer_id)).await;
-        assert_eq!(strangers.err(), Some(PeerError::NotFound), "another session");
-        let answer = agent.ask(offer, Some(peer.answer.peer_id)).await.unwrap();
+        let strangers = agent.ask_as(caller(2, 1), offer.clone(), Some(peer.answer.peer_id)).await;
+        assert_eq!(strangers.err(), Some(PeerError::NotFound), "another browser");
+        // The session that asks need not be the one that asked first.
+        let again = caller(1, u128::from(n) + 1);
+        let answer = agent.ask_as(again, offer, Some(peer.answer.peer_id)).await.unwrap();
         assert_eq!(answer.peer_id, peer.answer.peer_id);
         assert_ne!(ufrag(&answer.sdp), ufrag(&peer.answer.sdp), "ICE did not start anew");
         assert_eq!(fingerprint(&answer.sdp), fingerprint(&peer.answer.sdp));

@@ -46,16 +46,19 @@ pub(in crate::gate) struct Begun<R> {
     pub protection: Protection,
 }
 
-/// A refusal before the first record has opened, and what it refuses as far as that is known.
-#[derive(Debug)]
+/// A refusal before the first record has opened.
 pub(in crate::gate) struct Unopened {
+    /// What is said.
     pub refusal: Refusal,
+    /// What it refuses, as far as that is known.
     pub prelude: Option<Prelude>,
+    /// What still comes of it.
+    pub rest: Option<Bytestream>,
 }
 
 impl From<Refusal> for Unopened {
     fn from(refusal: Refusal) -> Self {
-        Self { refusal, prelude: None }
+        Self { refusal, prelude: None, rest: None }
     }
 }
 
@@ -71,22 +74,24 @@ impl Gate {
         source: Bytestream,
         peer: Option<Uuid>,
     ) -> Result<Begun<Reader>, Unopened> {
-        let mut prelude = None;
-        let begun = tokio::time::timeout(FIRST_TIME, self.read_first(source, peer, &mut prelude)).await;
-        begun
-            .unwrap_or_else(|_| {
-                Err(Refusal::new(Code::RequestTimeout, "The exchange did not begin in time."))
-            })
-            .map_err(|refusal| Unopened { refusal, prelude })
+        let (mut prelude, mut first) = (None, First { source, bytes: BytesMut::new() });
+        let read = self.read_first(&mut first, peer, &mut prelude);
+        let read = tokio::time::timeout(FIRST_TIME, read).await.unwrap_or_else(|_| {
+            Err(Refusal::new(Code::RequestTimeout, "The exchange did not begin in time."))
+        });
+        let ends = if peer.is_some() { Ends::WithTheAnswer } else { Ends::ByThemselves };
+        match read {
+            Ok((begun, decoder, order)) => Ok(begun.with(Reader::new(first.source, decoder, order, ends))),
+            Err(refusal) => Err(Unopened { refusal, prelude, rest: Some(first.source) }),
+        }
     }
 
     async fn read_first(
         &self,
-        source: Bytestream,
+        first: &mut First,
         peer: Option<Uuid>,
         told: &mut Option<Prelude>,
-    ) -> Result<Begun<Reader>, Refusal> {
-        let mut first = First { source, bytes: BytesMut::new() };
+    ) -> Result<(Begun<()>, Decoder<BrowserOpener>, Order), Refusal> {
         first.until(PRELUDE_LEN).await?;
         let bytes = first.bytes.split_to(PRELUDE_LEN);
         let prelude = bytes.first_chunk().map(Prelude::from_bytes).ok_or_else(|| malformed("broke off"))?;
@@ -96,14 +101,13 @@ impl Gate {
         first.until(HEADER_LEN).await?;
         let length = head_length(&first.bytes)?;
         // What strangers may make the agent hold has a bound over all of them.
-        let _room = answer::room(&self.buffers, Some(length as u64)).await?;
+        let _room = answer::room_now(&self.buffers, length as u64)?;
         first.until(HEADER_LEN + length + opener.overhead()).await?;
         let mut decoder = Decoder::new(opener);
-        decoder.push(first.bytes.freeze());
+        decoder.push(std::mem::take(&mut first.bytes).freeze());
         let record = decoder.next_record().and_then(|record| record.ok_or(RecordError::Truncated));
         let (begun, order) = self.opened(prelude, session, browser, record)?;
-        let ends = if peer.is_some() { Ends::WithTheAnswer } else { Ends::ByThemselves };
-        Ok(begun.with(Reader::new(first.source, decoder, order, ends)))
+        Ok((begun, decoder, order))
     }
 
     /// Begins an exchange whose records come as messages; `first` is the first of them.
