@@ -14,8 +14,9 @@ pub const MAX_COOKIES: usize = 150;
 pub const MAX_COOKIE: usize = 4096;
 /// Bytes of a path; a longer one counts as none, as in browsers.
 pub const MAX_PATH: usize = 1024;
-/// Bytes of all names, values and paths of a jar: what a `Cookie` header may become.
-pub const MAX_BYTES: usize = 64 * 1024;
+/// Bytes of all names, values and paths of a jar: what a `Cookie` header may become. Servers refuse a line of 8 KiB
+/// (nginx) or a head of 16 KiB (Node.js), and a jar that is refused could lock its browser out for good.
+pub const MAX_BYTES: usize = 7 * 1024;
 
 /// The cookies of one browser. Its values are secrets and never print.
 #[derive(Default)]

@@ -11,7 +11,7 @@ use http::{
     uri::PathAndQuery,
 };
 use relay_protocol::{
-    headers::{RULES_THE_ORIGIN, X_REQUEST_ID, tells_the_path},
+    headers::{RULES_THE_ORIGIN, X_REQUEST_ID, strip_trailers, tells_the_path},
     signature::request::may_be_uncovered,
 };
 
@@ -110,6 +110,26 @@ pub fn response(headers: &mut HeaderMap) -> Vec<HeaderValue> {
     }
 }
 
+/// The trailers that a head announces (RFC 9110 section 6.6.2).
+pub fn announced_trailers(headers: &HeaderMap) -> Vec<HeaderName> {
+    let lines = headers.get_all(header::TRAILER).iter();
+    let names = lines.flat_map(|line| line.as_bytes().split(|b| *b == b','));
+    names.filter_map(|name| HeaderName::from_bytes(name.trim_ascii()).ok()).collect()
+}
+
+/// Leaves of a response's trailers what was announced and may be one (PROTOCOL.md section 2.4): what is taken out of
+/// a head must not come in again at the end, cookies above all.
+pub fn trailers(mut trailers: HeaderMap, announced: &[HeaderName]) -> HeaderMap {
+    strip_trailers(&mut trailers);
+    response(&mut trailers);
+    let unannounced: Vec<HeaderName> =
+        trailers.keys().filter(|name| !announced.contains(name)).cloned().collect();
+    for name in unannounced {
+        trailers.remove(name);
+    }
+    trailers
+}
+
 /// Prepares the headers of a response that is signed as it stands: what the relay adds to them would
 /// break the signature.
 pub fn signed_response(headers: &mut HeaderMap) {
@@ -141,6 +161,26 @@ mod tests {
             );
         }
         map
+    }
+
+    #[test]
+    fn trailers_bring_in_nothing_that_a_head_may_not() {
+        let head =
+            map(&[("trailer", "X-Sum, set-cookie,access-control-allow-origin"), ("trailer", "x-more, ä")]);
+        let sent = map(&[
+            ("x-sum", "1"),
+            ("x-sum", "2"),
+            ("x-more", "3"),
+            ("x-unannounced", "4"),
+            ("set-cookie", "a=b"),
+            ("access-control-allow-origin", "*"),
+            ("strict-transport-security", "z"),
+            ("x-relay-client-id", "7"),
+            ("authorization", "a"),
+        ]);
+        let kept = trailers(sent, &announced_trailers(&head));
+        assert_eq!(kept, map(&[("x-sum", "1"), ("x-sum", "2"), ("x-more", "3")]));
+        assert!(trailers(map(&[("x-sum", "1")]), &announced_trailers(&map(&[]))).is_empty());
     }
 
     fn names(headers: &HeaderMap) -> Vec<&str> {

@@ -5,13 +5,13 @@
 //! record, because each costs a signature or a seal at both ends. Whatever ends the answer early is said in an
 //! ERROR record, so that the caller can tell it from a relay that cuts.
 
-use super::{piece::Piece, sessions::InUse};
+use super::{headers, piece::Piece, sessions::InUse};
 use crate::{
     forward::{self, BodyError, checked::SessionEnded, fault::Wrong},
     refusal::Refusal,
 };
 use bytes::{Bytes, BytesMut};
-use http::HeaderMap;
+use http::{HeaderMap, HeaderName};
 use http_body::{Body, Frame};
 use relay_protocol::{
     keys::AgentSigningKey,
@@ -44,6 +44,8 @@ pub struct Records<B> {
     last: Option<Last>,
     /// The last record is out.
     done: bool,
+    /// The trailers that the head announced.
+    announced: Vec<HeaderName>,
     protection: Protection,
     ended: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
     /// Whether the caller's own body turned out to be wrong: then that is why the answer broke off.
@@ -65,7 +67,9 @@ where
     pub fn answer(head: &Head, body: B, protection: Protection, in_use: InUse, wrong: Option<Wrong>) -> Self {
         match head.encode() {
             Ok(payload) => {
-                Self { first: Some(payload), body: Some(body), wrong, ..Self::new(protection, in_use) }
+                let announced = headers::announced_trailers(&head.headers);
+                let beginning = Self::new(protection, in_use);
+                Self { first: Some(payload), body: Some(body), announced, wrong, ..beginning }
             }
             Err(_) => {
                 let too_large = Refusal::new(
@@ -95,6 +99,7 @@ where
             data: Bytes::new(),
             last: None,
             done: false,
+            announced: Vec::new(),
             protection,
             ended: Some(Box::pin(in_use.session().ended.clone().cancelled_owned())),
             wrong: None,
@@ -164,7 +169,10 @@ where
                 ended => {
                     self.last = Some(match (self.wrong.as_ref().and_then(Wrong::fault), ended) {
                         (Some(fault), _) => Last::Error(fault.refusal()),
-                        (None, Some(Ok(Err(frame)))) => Last::End(frame.into_trailers().unwrap_or_default()),
+                        (None, Some(Ok(Err(frame)))) => {
+                            let trailers = frame.into_trailers().unwrap_or_default();
+                            Last::End(headers::trailers(trailers, &self.announced))
+                        }
                         (None, Some(Err(error))) => Last::Error(broke_off(&error)),
                         (None, None | Some(Ok(Ok(_)))) => Last::End(HeaderMap::new()),
                     });
