@@ -9,7 +9,7 @@ use relay_server::proxy::{headers, path};
 const TARGET: &str =
     "/v1/relay/h/0d1f0c57-3b4e-4a7f-9e38-0a4b4c5d6e7f/s/7c9e6679-7425-40de-944b-e07fc1f90ae7/page";
 const SESSION: &str = "7c9e6679-7425-40de-944b-e07fc1f90ae7";
-const ORIGIN: &str = "https://relay.example";
+const HOST: &str = "relay.example";
 
 fuzz_target!(|data: &[u8]| {
     let given = parse(data);
@@ -84,8 +84,8 @@ fn request(mut headers: HeaderMap, target: path::Target<'_>) {
 }
 
 fn response(mut headers: HeaderMap, target: path::Target<'_>) {
-    let known =
-        headers::Response { prefix: target.prefix, public_prefix: target.public_prefix(), origin: ORIGIN };
+    let (prefix, public_prefix) = (target.prefix, target.public_prefix());
+    let known = headers::Response { prefix, public_prefix, scheme: "https", host: HOST };
     headers::response(&mut headers, known);
     for name in [
         "strict-transport-security",

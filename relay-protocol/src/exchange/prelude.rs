@@ -24,7 +24,6 @@ pub struct Prelude {
 impl Prelude {
     /// Reads it. Every 24 bytes are one.
     pub fn from_bytes(bytes: &[u8; PRELUDE_LEN]) -> Self {
-        // Both halves from one number of 192 bits, of which Rust has none.
         let (mut id, mut number) = ([0; 16], [0; 8]);
         id.iter_mut().chain(&mut number).zip(bytes).for_each(|(to, from)| *to = *from);
         Self { session_id: Uuid::from_bytes(id), number: u64::from_be_bytes(number) }

@@ -6,7 +6,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use relay_protocol::{
     keys::{AgentSigningKey, AgentVerifyingKey, BrowserSigningKey, Sign, Verify},
     record::{
-        Binding, Close, Decoder, Direction, Head, Kind, Order, Phase, Protect, RecordError, SignedOpen,
+        Binding, Close, Decoder, Direction, Head, Kind, Open, Order, Phase, Protect, RecordError, SignedOpen,
         SignedProtect, decode_trailers, encode_trailers, open_message, signed_text,
     },
 };
@@ -46,8 +46,9 @@ fn records_of_both_directions() {
     each_record(&file, &file["to_agent"], &browser, browser.verifying_key(), Direction::ToAgent);
 }
 
-fn read(stream: &[u8], piece: usize, binding: Binding, key: AgentVerifyingKey) -> &'static str {
-    let mut decoder = Decoder::new(SignedOpen::new(key, binding, Direction::ToBrowser));
+/// What a browser says of an answer's stream that comes in pieces.
+pub fn read(stream: &[u8], piece: usize, open: impl Open) -> &'static str {
+    let mut decoder = Decoder::new(open);
     let mut order = Order::answer();
     let mut last = None;
     let mut run = || -> Result<(), RecordError> {
@@ -86,7 +87,8 @@ fn streams_however_they_are_cut() {
     for case in list(&file["streams"]) {
         let stream = unhex(&case["stream_hex"]);
         for piece in [1, 7, 64, 4096] {
-            assert_eq!(read(&stream, piece, binding(&file), key), text(&case["expect"]), "{case}");
+            let open = SignedOpen::new(key, binding(&file), Direction::ToBrowser);
+            assert_eq!(read(&stream, piece, open), text(&case["expect"]), "{case}");
         }
     }
 }
