@@ -142,7 +142,12 @@ impl Upload<'_> {
     /// Sends the next record.
     pub async fn send(&mut self, kind: Kind, payload: impl Into<Bytes>) -> Result<(), Failure> {
         let record = self.exchange.record(kind, payload);
-        self.body.send(Frame::data(record)).await.map_err(|_| Failure::Nothing("nobody reads".into()))
+        self.send_bytes(record).await
+    }
+
+    /// Sends bytes as they are.
+    pub async fn send_bytes(&mut self, bytes: Bytes) -> Result<(), Failure> {
+        self.body.send(Frame::data(bytes)).await.map_err(|_| Failure::Nothing("nobody reads".into()))
     }
 
     /// Ends the browser's bytes, and returns once the head of the answer is here.

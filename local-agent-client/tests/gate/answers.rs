@@ -34,7 +34,7 @@ async fn says(answer: &'static str) -> LocalTarget {
 }
 
 /// A body that is written as the test goes.
-fn channel_body() -> (mpsc::Sender<Bytes>, Router) {
+pub fn channel_body() -> (mpsc::Sender<Bytes>, Router) {
     let (sender, receiver) = mpsc::channel::<Bytes>(1);
     let receiver = Arc::new(Mutex::new(Some(receiver)));
     let router = Router::new().route(

@@ -42,8 +42,9 @@ async fn hello_says_who_is_there() {
         let hello: Value = reply.json();
         assert_eq!((&hello["v"], &hello["trust"]), (&json!(1), &json!(name)));
         assert_eq!(hello["host_id"], json!(HOST));
-        assert_eq!(hello["features"], json!(["records", "websocket"]));
+        assert_eq!(hello["features"], json!(["records", "websocket", "exchange", "sealed"]));
         assert_eq!(hello["agent"]["name"], "local-agent-client");
+        assert!(hello.get("require").is_none());
     }
 }
 
@@ -108,7 +109,7 @@ async fn a_session_is_for_this_host_and_this_version() {
         let request = Request::post("/_relay/session").body(Bytes::from(body.to_string())).unwrap();
         soon(browser.sign(browser.client_id, request).send_buffered(&browser)).await
     };
-    let answer = ask(json!({"v": 1, "host_id": HOST, "features": ["websocket", "sealed"]})).await.unwrap();
+    let answer = ask(json!({"v": 1, "host_id": HOST, "features": ["websocket", "teleport"]})).await.unwrap();
     let made = parsed(&answer);
     assert_eq!(made["features"], json!(["websocket"]));
     assert_eq!(made["expires_at"].as_i64(), made["agent_time"].as_i64().map(|time| time + 3600));

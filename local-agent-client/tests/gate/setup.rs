@@ -6,7 +6,9 @@ use crate::{
 };
 use local_agent_client::{
     LocalTarget, Trust,
-    gate::{Gate, Options},
+    cookies::Jars,
+    gate::{Clock, Gate, Options},
+    state::StateDir,
     trust::Pairing,
 };
 use std::{
@@ -17,6 +19,7 @@ use std::{
     },
 };
 use tokio::{io::copy_bidirectional, net::TcpListener};
+use tokio_util::task::AbortOnDropHandle;
 use uuid::Uuid;
 
 /// The host's id at the relay.
@@ -31,6 +34,9 @@ pub struct Setup {
     pub addr: SocketAddr,
     /// Seconds that the agent's clock is ahead.
     pub ahead: Arc<AtomicI64>,
+    /// That clock.
+    pub clock: Clock,
+    _relay: AbortOnDropHandle<()>,
 }
 
 impl Setup {
@@ -39,18 +45,26 @@ impl Setup {
     }
 
     pub async fn with(target: LocalTarget, trust: Trust) -> Self {
-        let pairing = Arc::new(Pairing::open("https://relay.example".to_owned(), None).unwrap());
+        Self::of(target, Options { trust, ..Options::default() }, None).await
+    }
+
+    /// With all that a gate is told but the clock, and with a state folder if there is one.
+    pub async fn of(target: LocalTarget, options: Options, state: Option<Arc<StateDir>>) -> Self {
+        let pairing = Arc::new(Pairing::open("https://relay.example".to_owned(), state.clone()).unwrap());
         pairing.host().told(&HOST.to_string());
+        let now = local_agent_client::status::now();
+        let jars = state.map(|state| Arc::new(Jars::open(state, pairing.browsers(), now)));
         let ahead = Arc::new(AtomicI64::new(0));
-        let clock = ahead.clone();
-        let clock = Arc::new(move || local_agent_client::status::now() + clock.load(Ordering::SeqCst));
-        let gate =
-            Gate::new(forwarder(target), pairing.clone(), Options { trust, clock, ..Options::default() });
+        let moved = ahead.clone();
+        let clock: Clock = Arc::new(move || local_agent_client::status::now() + moved.load(Ordering::SeqCst));
+        let jars = jars.unwrap_or(options.jars);
+        let options = Options { clock: clock.clone(), jars, ..options };
+        let gate = Gate::new(forwarder(target), pairing.clone(), options);
         let pair = Arc::new(pair_of(gate.clone()).await);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
         let tunnel = pair.clone();
-        tokio::spawn(async move {
+        let relay = tokio::spawn(async move {
             loop {
                 let (mut socket, _) = listener.accept().await.unwrap();
                 let tunnel = tunnel.clone();
@@ -60,7 +74,7 @@ impl Setup {
                 });
             }
         });
-        Self { pairing, gate, pair, addr, ahead }
+        Self { pairing, gate, pair, addr, ahead, clock, _relay: AbortOnDropHandle::new(relay) }
     }
 
     /// A paired browser.
@@ -68,6 +82,32 @@ impl Setup {
         let now = local_agent_client::status::now();
         let issued = self.pairing.issue_code(now).unwrap();
         soon(Browser::pair(self.addr, "", HOST, &issued.code.reveal())).await.unwrap()
+    }
+
+    /// How many exchanges were begun.
+    pub fn begun(&self) -> u64 {
+        self.gate.forwarder().stats().gate().counts().exchanges
+    }
+
+    /// Waits until something of a request's body has gone to the local server.
+    pub async fn until_uploading(&self) {
+        let before = self.gate.forwarder().stats().counts().bytes_received;
+        soon(async {
+            while self.gate.forwarder().stats().counts().bytes_received == before {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
+    }
+
+    /// Waits until nothing is under way any more.
+    pub async fn until_idle(&self) {
+        soon(async {
+            while self.gate.forwarder().stats().counts().active > 0 {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await;
     }
 
     /// How many requests were refused with this code.

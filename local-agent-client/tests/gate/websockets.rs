@@ -36,7 +36,7 @@ async fn echo(mut socket: WebSocket) {
 }
 
 /// Echoes at `/echo`; tells at `/tell` how each WebSocket ended.
-fn router(ended: mpsc::Sender<String>) -> Router {
+pub fn router(ended: mpsc::Sender<String>) -> Router {
     let upgrade = |upgrade: WebSocketUpgrade| async {
         upgrade.max_message_size(8 << 20).protocols(["b"]).on_upgrade(echo)
     };
@@ -107,7 +107,7 @@ async fn until_none_is_open(setup: &Setup) {
 }
 
 /// How the agent closed the connection.
-async fn close_code(socket: &mut Socket) -> Option<u16> {
+pub async fn close_code(socket: &mut Socket) -> Option<u16> {
     soon(async {
         while let Some(Ok(message)) = socket.ws.next().await {
             if let Message::Close(frame) = message {

@@ -4,7 +4,7 @@
 //! opened and its number was taken, nothing is remembered, nothing is protected by the exchange's keys, and one
 //! record is all that is held. From then on the browser is known, and everything is said in records.
 
-use super::reader::{BrowserOpener, Bytestream, Reader};
+use super::reader::{BrowserOpener, Bytestream, Ends, Reader};
 use crate::{
     gate::{
         Gate, answer,
@@ -65,7 +65,7 @@ fn malformed(what: &str) -> Refusal {
 
 impl Gate {
     /// Begins an exchange whose bytes come as a stream. `peer` is whose path it came by, where the path is
-    /// somebody's.
+    /// somebody's: it is a stream both ways then, which ends with the answer.
     pub(in crate::gate) async fn begin(
         &self,
         source: Bytestream,
@@ -102,7 +102,8 @@ impl Gate {
         decoder.push(first.bytes.freeze());
         let record = decoder.next_record().and_then(|record| record.ok_or(RecordError::Truncated));
         let (begun, order) = self.opened(prelude, session, browser, record)?;
-        Ok(begun.with(Reader::new(first.source, decoder, order)))
+        let ends = if peer.is_some() { Ends::WithTheAnswer } else { Ends::ByThemselves };
+        Ok(begun.with(Reader::new(first.source, decoder, order, ends)))
     }
 
     /// Begins an exchange whose records come as messages; `first` is the first of them.

@@ -34,7 +34,8 @@ use crate::{
     trust::Browser,
 };
 use begin::Begun;
-use http::{HeaderMap, Method, Request, Response, Uri};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri, header};
+use http_body::Body;
 use reader::Reader;
 use relay_protocol::{
     exchange::RequestHead,
@@ -131,7 +132,10 @@ impl Gate {
         if let Some(fault) = upload.wrong().fault() {
             return Err(fault.refusal());
         }
-        let (head, path) = self.for_local(head, browser, way.outer)?;
+        let (mut head, path) = self.for_local(head, browser, way.outer)?;
+        if !bodiless && Body::is_end_stream(&upload) {
+            head.headers.insert(header::CONTENT_LENGTH, HeaderValue::from_static("0"));
+        }
         let mut request = Request::new(Source::Records(Box::new(upload)));
         *request.method_mut() = head.method;
         *request.uri_mut() = Uri::from(head.target);

@@ -24,12 +24,24 @@ pub struct Reader {
     source: Bytestream,
     decoder: Decoder<BrowserOpener>,
     order: Order,
+    /// END, until its source has ended too.
+    last: Option<Record>,
+    ends: Ends,
+}
+
+/// How the browser's bytes end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ends {
+    /// By themselves: END counts once nothing has come behind it.
+    ByThemselves,
+    /// By the answer: nothing may come behind END, and their own end would break the exchange off.
+    WithTheAnswer,
 }
 
 impl Reader {
     /// Goes on after HEAD, which `order` has taken.
-    pub fn new(source: Bytestream, decoder: Decoder<BrowserOpener>, order: Order) -> Self {
-        Self { source, decoder, order }
+    pub fn new(source: Bytestream, decoder: Decoder<BrowserOpener>, order: Order, ends: Ends) -> Self {
+        Self { source, decoder, order, last: None, ends }
     }
 
     /// Messages of a WebSocket follow.
@@ -49,13 +61,21 @@ impl Reader {
     /// which any other is [`RecordError::OutOfOrder`].
     pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Record, RecordError>> {
         loop {
+            if self.last.is_some() && self.decoder.finish().is_err() {
+                return Poll::Ready(Err(RecordError::OutOfOrder));
+            }
             if let Some(record) = self.decoder.next_record()? {
                 self.order.next(record.kind)?;
-                // What is there already behind the last record would never be asked for.
-                if matches!(record.kind, Kind::End | Kind::Error) && self.decoder.finish().is_err() {
+                if record.kind != Kind::End {
+                    return Poll::Ready(Ok(record));
+                }
+                if self.decoder.finish().is_err() {
                     return Poll::Ready(Err(RecordError::OutOfOrder));
                 }
-                return Poll::Ready(Ok(record));
+                if self.ends == Ends::WithTheAnswer {
+                    return Poll::Ready(Ok(record));
+                }
+                self.last = Some(record);
             }
             match ready!(Pin::new(&mut self.source).poll_frame(cx)) {
                 Some(Ok(frame)) => {
@@ -65,7 +85,8 @@ impl Reader {
                         self.decoder.push(piece);
                     }
                 }
-                Some(Err(_)) | None => return Poll::Ready(Err(RecordError::Truncated)),
+                Some(Err(_)) => return Poll::Ready(Err(RecordError::Truncated)),
+                None => return Poll::Ready(self.last.take().ok_or(RecordError::Truncated)),
             }
         }
     }
