@@ -13,6 +13,7 @@ use std::sync::{Arc, Mutex};
 use axum::{Router, body::Body as AxumBody, routing::get};
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, StatusCode};
+use nix::sys::signal::Signal;
 use relay_protocol::{
     keys::b64,
     pairing::open_code_with_salt,
@@ -22,7 +23,7 @@ use relay_protocol::{
 };
 use serde_json::Value;
 use system_tests::{
-    AgentOptions, LocalServer, RelayOptions, SOON, Stack, local, noise,
+    AgentOptions, LocalServer, RelayOptions, SOON, Stack, eventually, local, noise,
     sealed::Session,
     sha256,
     signed::{Browser, Failure},
@@ -39,6 +40,15 @@ async fn browser(stack: &Stack) -> Browser {
     let browser = Browser::pair(stack.addr(), &stack.prefix(), stack.host, &code).await.expect("it pairs");
     assert!(pair.wait(SOON).await.success(), "{}", pair.log());
     browser
+}
+
+/// Starts the agent again, with the same state, and waits until it answers.
+async fn restart(stack: &mut Stack) {
+    stack.agent.signal(Signal::SIGTERM);
+    assert!(stack.agent.process.wait(SOON).await.success());
+    stack.agent.respawn();
+    eventually("the agent is back", SOON, || async { stack.get("/_relay/hello").await.status.is_success() })
+        .await;
 }
 
 fn request(method: &str, target: &str, body: &'static str) -> Request<Bytes> {
@@ -273,10 +283,16 @@ async fn the_agents_own_paths_answer_inside() {
         let renamed = session.fetch(request).await.expect(form);
         assert!(renamed.text().contains("renamed inside"), "{form}");
         // What stands outside is not in here, and nothing of it is forwarded.
-        for target in
-            ["/_relay/session", "/_relay/exchange", "/_relay/hello", "/_relay/nothing", "/%5frelay/hello"]
-        {
-            let told = session.fetch(request_to(Method::POST, target)).await.err();
+        for (method, target) in [
+            (Method::POST, "/_relay/session"),
+            (Method::POST, "/_relay/exchange"),
+            (Method::POST, "/_relay/pairing/start"),
+            (Method::GET, "/_relay/hello"),
+            (Method::GET, "/_relay/nothing"),
+            (Method::GET, "/%5frelay/hello"),
+            (Method::GET, "/a/../_relay/browsers"),
+        ] {
+            let told = session.fetch(request_to(method, target)).await.err();
             assert_eq!(told, Some(Failure::Agent(Code::NotFound)), "{form} {target}");
         }
     }

@@ -112,7 +112,8 @@ async fn server() -> (LocalServer, Arc<Mutex<Vec<String>>>) {
             }
         })
     };
-    let large = || async { LARGE.repeat(5000) };
+    // What was sent comes back.
+    let large = |body: Bytes| async { body };
     let router = Router::new()
         .route(PATH, any(plan))
         .route("/events", get(events))

@@ -1,8 +1,8 @@
 //! Sessions come and go under what is under way.
 
 use super::*;
-use relay_protocol::{api::HostStatus, exchange::Prelude};
-use system_tests::{process::run, sealed::Whole, stack::HOST};
+use relay_protocol::exchange::Prelude;
+use system_tests::{process::run, sealed::Whole};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_download_runs_on_while_the_next_session_takes_over() {
@@ -37,9 +37,7 @@ async fn after_a_restart_the_agent_says_so_by_its_signature() {
     let (sealed, signed) =
         (browser.sealed().await.expect("a session"), browser.exchanges().await.expect("a session"));
     sealed.get("/hello").await.expect("an answer");
-    stack.agent.respawn();
-    stack.agent.connected().await;
-    stack.relay.await_host(&stack.token, HOST, HostStatus::Online).await;
+    restart(&mut stack).await;
     for session in [&sealed, &signed] {
         let told = session.get("/hello").await.err();
         assert_eq!(told, Some(Failure::Agent(Code::SigningSessionExpired)));
