@@ -61,6 +61,8 @@ function common(of: Failure): string | undefined {
       return `Too many attempts. ${wait(of)}`;
     case "agent_outdated":
       return "The agent on the machine is too old for this page. Update local-agent-client there, then try again.";
+    case "handshake_failed":
+      return "The host does not hold the keys of this pairing. Forget the host in this browser, then pair again.";
     case "browser_outdated":
       return "This page is too old for the agent on the machine. Load the page again; if that does not help, the relay needs an update.";
     case "insecure_context":
@@ -189,9 +191,9 @@ export function hostMessage(of: Failure): string {
         ? "The host says that this browser is no longer paired with it."
         : "The relay says that this browser is not paired, but the host has not signed that. Try again.";
     case "tampered":
-      return "The answer does not carry the host's signature. Something on the way changed it, so it is not shown.";
+      return "The answer is not as the host sent it. Something on the way changed it, so it is not shown.";
     case "truncated":
-      return "The answer broke off before its end. What is shown is signed, but not complete.";
+      return "The answer broke off before its end. What is shown is verified, but not complete.";
     case "local_server_unreachable":
       return `The agent could not reach the app on the machine: ${of.detail === "" ? "is it running?" : of.detail}`;
     case "local_server_failed":

@@ -8,6 +8,8 @@ export type Paired = Pick<
   | "hostId"
   | "name"
   | "fingerprint"
+  | "path"
+  | "protection"
   | "clientId"
   | "fetch"
   | "webSocket"

@@ -1,6 +1,6 @@
 /**
- * Builds `dist/sdk/` (one ES module, its source map, its types) and `dist/portal/` (a page and its
- * hashed assets). The page's scripts and styles are files: its Content-Security-Policy allows no others.
+ * Builds `dist/sdk/` (an ES module, the chunks that it loads when they are needed, source maps, types) and
+ * `dist/portal/` (a page and its hashed assets, each of them whole). The page's scripts and styles are files: its Content-Security-Policy allows no others.
  */
 import { execFileSync } from "node:child_process";
 import { createHash } from "node:crypto";
@@ -21,7 +21,9 @@ async function buildSdk() {
   await build({
     ...common,
     entryPoints: [at("src/index.ts")],
-    outfile: at("dist/sdk/index.js"),
+    outdir: at("dist/sdk"),
+    splitting: true,
+    chunkNames: "[name]-[hash]",
     sourcemap: "linked",
   });
   const tsc = at("node_modules/typescript/bin/tsc");

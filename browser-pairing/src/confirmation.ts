@@ -61,6 +61,11 @@ export function fingerprint(agentEd25519: Uint8Array, browserEd25519: Uint8Array
   return (hex(digest.subarray(0, 8)).match(/.{4}/g) ?? []).join(" ");
 }
 
+/** What stands for the hash of a signature in everything that is bound to one exchange. */
+export function exchangeHash(prelude: Uint8Array): Uint8Array<ArrayBuffer> {
+  return new Uint8Array(sha256(concat(utf8("relay-exchange/1"), prelude)));
+}
+
 /** The salt of everything that is bound to one signed request. */
 export function requestHash(signature: Uint8Array): Uint8Array<ArrayBuffer> {
   return new Uint8Array(sha256(signature));

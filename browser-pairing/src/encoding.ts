@@ -88,6 +88,13 @@ export function u16(value: number): Uint8Array<ArrayBuffer> {
   return new Uint8Array([value >>> 8, value & 0xff]);
 }
 
+/** Big-endian, four bytes. */
+export function u32(value: number): Uint8Array<ArrayBuffer> {
+  const bytes = new Uint8Array(4);
+  new DataView(bytes.buffer).setUint32(0, value);
+  return bytes;
+}
+
 /** Big-endian, eight bytes. */
 export function u64(value: number): Uint8Array<ArrayBuffer> {
   const bytes = new Uint8Array(8);
@@ -102,4 +109,10 @@ export function uuid(text: unknown): string | undefined {
   if (typeof text !== "string") return undefined;
   const lower = text.toLowerCase();
   return UUID.test(lower) ? lower : undefined;
+}
+
+/** The 16 bytes of a UUID that {@link uuid} has checked. */
+export function uuidBytes(id: string): Uint8Array<ArrayBuffer> {
+  const digits = id.replaceAll("-", "");
+  return Uint8Array.from({ length: 16 }, (_, i) => Number.parseInt(digits.slice(2 * i, 2 * i + 2), 16));
 }

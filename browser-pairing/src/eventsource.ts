@@ -1,4 +1,4 @@
-/** The EventSource's shape over signed exchanges. */
+/** The EventSource's shape over protected exchanges. */
 import type { Channel } from "./channel.js";
 import { RelayError } from "./errors.js";
 import { callHandlers, errorEvent } from "./events.js";
@@ -15,6 +15,8 @@ const FINAL = new Set([
   "not_paired",
   "closed",
   "agent_outdated",
+  "sealed_required",
+  "handshake_failed",
   "browser_outdated",
   "unsupported_encoding",
   "redirect_refused",
@@ -26,7 +28,7 @@ const FINAL = new Set([
 ]);
 
 /** Has the shape of an `EventSource`; `error` events carry what happened in `error`. */
-export class SignedEventSource extends EventTarget {
+export class HostEventSource extends EventTarget {
   static readonly CONNECTING = 0;
   static readonly OPEN = 1;
   static readonly CLOSED = 2;

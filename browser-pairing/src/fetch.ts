@@ -1,9 +1,9 @@
-/** The Fetch API's shape over signed exchanges. */
-import { dataRecords, decoded, decoders, pullStream, recordError, streamFailure } from "./body.js";
-import type { Answer, Channel } from "./channel.js";
+/** The Fetch API's shape over protected exchanges. */
+import type { Answer } from "./answer.js";
+import { decoded, decoders, pullStream, streamFailure } from "./body.js";
+import type { Channel } from "./channel.js";
 import { RelayError } from "./errors.js";
-import { type Head, readHead } from "./payload.js";
-import { RecordType } from "./record.js";
+import type { Head } from "./payload.js";
 import { respond } from "./response.js";
 import { abortable } from "./waiting.js";
 
@@ -31,9 +31,13 @@ const BODY_HEADERS = [
 const NOT_THE_CALLERS =
   /^(?:x-relay-.*|x-relayed|x-vk-relayed|x-forwarded-.*|forwarded|x-real-ip|x-request-id|signature|signature-input|content-digest|user-agent|accept-encoding|cookie|host|connection|keep-alive|te|trailer|transfer-encoding|content-length|upgrade|expect|origin|referer|date|via|dnt|proxy-.*|sec-.*)$/;
 
+/** The agent's own paths (PROTOCOL.md section 3), which the local server may not have this browser ask for. */
+const AGENTS_OWN = /^\/_relay(?:\/|$)/i;
+
 /**
  * The path and query that a caller means. Paths are the local server's own; what names another origin
- * is refused, except the page's own, because that is what the platform puts before a path in a `Request`.
+ * is refused, except the page's own, because that is what the platform puts before a path in a `Request`. So is
+ * what the agent itself would answer: a redirect must not lead there with this browser's authority.
  * @throws TypeError
  */
 export function localTarget(input: string | URL, base = "/"): string {
@@ -44,6 +48,8 @@ export function localTarget(input: string | URL, base = "/"): string {
     throw new TypeError(`not a path of the local server: ${url.origin}`);
   }
   if (url.username !== "" || url.password !== "") throw new TypeError("the address has credentials");
+  if (AGENTS_OWN.test(url.pathname))
+    throw new TypeError("not a path of the local server: it is the agent's own");
   return url.pathname + url.search;
 }
 
@@ -82,8 +88,7 @@ async function normalised(
 
 /** The answer's head, and its body when there can be one. */
 interface Received extends Head {
-  body: ReadableStream<Uint8Array<ArrayBuffer>> | Uint8Array<ArrayBuffer> | null;
-  discard: () => Promise<void>;
+  body: ReadableStream<Uint8Array<ArrayBuffer>> | null;
 }
 
 /** Whether the caller wants redirects followed, and this is one. */
@@ -91,38 +96,27 @@ function isFollowed(head: Head, mode: RequestRedirect): boolean {
   return mode !== "manual" && REDIRECTS.has(head.status) && head.headers.has("location");
 }
 
-async function receive(answer: Answer, mode: RequestRedirect, signal: AbortSignal): Promise<Received> {
-  if (answer.kind === "buffered") {
-    const { status, headers } = answer;
-    // To a HEAD: everything else is answered by records.
-    return { status, headers, body: null, discard: async () => {} };
-  }
-  const { reader } = answer;
-  const cancel = () => reader.cancel();
+async function receive(
+  answer: Answer,
+  method: string,
+  mode: RequestRedirect,
+  signal: AbortSignal,
+): Promise<Received> {
+  const { status, headers, next, cancel } = answer;
   try {
-    const first = await reader.next();
-    if (first === undefined)
-      throw new RelayError("truncated", { detail: "The answer ended before it began." });
-    if (first.type === RecordType.ERROR) throw recordError(first);
-    if (first.type !== RecordType.HEAD)
-      throw new RelayError("tampered", { detail: "The answer has no head." });
-    const { status, headers } = readHead(first.payload);
-    if (status < 200)
-      throw new RelayError("bad_answer", { status, verified: true, detail: "Not a final answer." });
-    const next = dataRecords(reader, signal);
-    if (NULL_BODY.has(status)) {
+    if (NULL_BODY.has(status) || method === "HEAD") {
       if ((await next()) !== undefined) {
         throw new RelayError("bad_answer", { status, verified: true, detail: "A body where there is none." });
       }
-      return { status, headers, body: null, discard: cancel };
+      return { status, headers, body: null };
     }
     const unread = isFollowed({ status, headers }, mode);
     const through = unread ? [] : decoders(headers.get("content-encoding"));
-    if (through.length === 0) return { status, headers, body: pullStream(next, cancel), discard: cancel };
+    if (through.length === 0) return { status, headers, body: pullStream(next, cancel) };
     headers.delete("content-encoding");
     headers.delete("content-length");
     const plain = decoded(next, through, cancel);
-    return { status, headers, body: pullStream(plain, plain.cancel), discard: cancel };
+    return { status, headers, body: pullStream(plain, plain.cancel) };
   } catch (cause) {
     await cancel();
     throw streamFailure(cause, signal);
@@ -149,7 +143,7 @@ export function redirectedCall(call: Call, status: number, location: string): Ca
   return { method: "GET", target, headers, body: undefined };
 }
 
-/** `Location` is not under the signature of a buffered answer, and only such answers go with HEAD. */
+/** `Location` is not under the signature of an answer in one piece, which in signed sessions a HEAD gets. */
 const UNSIGNED = "The local server redirects a HEAD, and where to is not signed. Use GET.";
 
 function refusedRedirect(status: number, detail: string): RelayError {
@@ -167,20 +161,16 @@ export async function fetchOver(
   const first = await normalised(input, init, signal);
   let call: Call = first;
   for (let redirects = 0; ; redirects++) {
-    // An answer to HEAD has no body that could carry records.
-    const records = call.method !== "HEAD";
-    const answer = await channel.request({ ...call, records }, signal);
-    const received = await receive(answer, first.redirect, signal);
-    const { status, headers } = received;
+    const answer = await channel.request({ ...call, local: true }, signal);
+    const { status, headers, body } = await receive(answer, call.method, first.redirect, signal);
+    if (!answer.located && REDIRECTS.has(status) && first.redirect !== "manual")
+      throw refusedRedirect(status, UNSIGNED);
     const location = headers.get("location");
-    if (!isFollowed(received, first.redirect) || location === null) {
-      if (!records && REDIRECTS.has(status) && first.redirect !== "manual")
-        throw refusedRedirect(status, UNSIGNED);
-      return respond(status, headers, received.body, call.target, redirects > 0);
-    }
-    await received.discard();
+    if (!isFollowed({ status, headers }, first.redirect) || location === null)
+      return respond(status, headers, body, call.target, redirects > 0);
+    await answer.cancel();
     if (first.redirect === "error") throw refusedRedirect(status, "The local server redirects.");
     if (redirects === MAX_REDIRECTS) throw refusedRedirect(status, "The local server redirects too often.");
-    call = redirectedCall(call, received.status, location);
+    call = redirectedCall(call, status, location);
   }
 }

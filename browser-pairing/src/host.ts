@@ -2,24 +2,26 @@
 import { Channel } from "./channel.js";
 import { fromB64, uuid } from "./encoding.js";
 import { RelayError } from "./errors.js";
-import { SignedEventSource } from "./eventsource.js";
+import { HostEventSource } from "./eventsource.js";
 import { fetchOver, localTarget } from "./fetch.js";
 import { requireSecureContext, unsealCode, verifyingKey } from "./keys.js";
 import { RelayLink } from "./link.js";
-import { type Paired, pair, Unkept } from "./pair.js";
+import type { Paired } from "./pair.js";
 import type { Json } from "./problem.js";
 import { all, load, type Pairing, remove, update } from "./store.js";
 import type {
   DeviceCode,
   EventSourceOptions,
+  OpenOptions,
   PairedBrowser,
   PairedBrowsers,
   PairedHostInfo,
   PairOptions,
-  RelayAccess,
+  PathReport,
+  Protection,
 } from "./types.js";
 import { anySignal } from "./waiting.js";
-import { SignedWebSocket } from "./websocket.js";
+import { HostWebSocket } from "./websocket.js";
 
 const MAX_NAME = 100;
 /** Only {@link pairHost} and {@link openHost} make hosts. */
@@ -60,30 +62,45 @@ function readBrowser(entry: unknown): PairedBrowser {
 }
 
 /**
- * A host that this browser is paired with. Everything that goes through it is signed, everything that
- * comes back has been verified before you see it.
+ * A host that this browser is paired with. Everything that goes through it is sealed, or signed where you chose
+ * that; everything that comes back has been verified before you see it.
  *
  * An event `revoked` is dispatched when the host says, signed, that it does not know this browser any
  * more. What was under way has then failed with `not_paired`; `forget()` clears what is kept here.
+ *
+ * An event `path` is dispatched when requests go another way than before; {@link PairedHost.path} says which.
  */
 export class PairedHost extends EventTarget {
   readonly #channel: Channel;
   readonly #closing = new AbortController();
   #name: string;
+  /** What the last `path` event told, or nothing has changed since the beginning. */
+  #lastPath = "relay undefined";
 
   /** @internal Use {@link pairHost} or {@link openHost}. */
-  constructor(inside: symbol, { pairing, link, agentKey }: Paired) {
+  constructor(
+    inside: symbol,
+    { pairing, link, agentKey }: Paired,
+    { protection = "sealed", webRtc }: Pick<OpenOptions, "protection" | "webRtc"> = {},
+  ) {
     super();
     if (inside !== INSIDE) throw new TypeError("use pairHost or openHost");
     this.#name = pairing.name;
     const { clientId, hostId } = pairing;
-    const used = () => {
+    const session = () => {
       const lastUsedAt = Math.floor(Date.now() / 1000);
       // For the list only: not worth failing a request.
       update(clientId, hostId, { lastUsedAt, relayUrl: link.base }).catch(() => undefined);
     };
     const revoked = () => this.dispatchEvent(new Event("revoked"));
-    this.#channel = new Channel(link, pairing, agentKey, used, revoked);
+    const path = () => {
+      const { kind, candidate } = this.path;
+      const now = `${kind} ${candidate}`;
+      if (now === this.#lastPath) return;
+      this.#lastPath = now;
+      this.dispatchEvent(new Event("path"));
+    };
+    this.#channel = new Channel(link, pairing, agentKey, protection, { session, revoked, path }, webRtc);
   }
 
   /** The host's id, a UUID in lower case. */
@@ -101,6 +118,19 @@ export class PairedHost extends EventTarget {
     return this.#channel.pairing.fingerprint;
   }
 
+  /** What protects everything that passes; as it was asked for, and never less. */
+  get protection(): Protection {
+    return this.#channel.protection;
+  }
+
+  /**
+   * The way that a request would take now. Its `kind` and `candidate` change with a `path` event; the round trip
+   * and the bytes are as of now.
+   */
+  get path(): PathReport {
+    return this.#channel.paths.report;
+  }
+
   /** The id under which the agent knows this browser. */
   get clientId(): string {
     return this.#channel.pairing.clientId;
@@ -111,18 +141,19 @@ export class PairedHost extends EventTarget {
    *
    * `input` is a path, `"/api?x=1"`; a `URL` or a `Request` of the page's own origin stands for its path.
    * Method, headers, body, redirect and signal are as in the standard, with these differences:
-   * the body is collected before it is sent, because its digest is signed; headers that the browser, the
-   * relay or the agent own cannot be set (`user-agent`, `x-forwarded-*`, `x-relay-*` …); a redirect under
-   * `manual` is answered as it is; `cache`, `credentials`, `mode`, `integrity` and `keepalive` mean
-   * nothing; `Response.url` is the path. At most 59 headers.
+   * the body is collected before it is sent, because it is sealed or its digest is signed; headers that the
+   * browser, the relay or the agent own cannot be set (`user-agent`, `x-forwarded-*`, `x-relay-*` …); a redirect
+   * under `manual` is answered as it is; `cache`, `credentials`, `mode`, `integrity` and `keepalive` mean
+   * nothing; `Response.url` is the path. In signed sessions at most 59 headers.
    *
    * The answer's body is read from the network only as fast as you read it, and every piece is verified
    * before you get it. When the connection breaks off, reading fails: what ends without an error is whole.
    *
-   * Nothing is sent twice but GET, HEAD and OPTIONS, once, after a session or the clock has been renewed. Other
-   * requests fail with `signing_session_expired` or `clock_skew` then, which is rare, and may be sent again if
-   * they should be done: a hostile relay may have had them done before. `signing_session_ended` is a session
-   * that ended while the request was under way; it may have been done.
+   * Nothing is done twice but GET, HEAD and OPTIONS, once, after a session or the clock has been renewed. Other
+   * requests fail with `signing_session_expired` or `clock_skew` then, which is rare. No refusal proves that the
+   * request was not done, whatever its code and although the host itself made it: a hostile relay may have
+   * had the host refuse something else under the same number, and deliver the request besides. Send what is unsafe
+   * again only if doing it twice is no harm.
    *
    * @throws RelayError a refusal of the agent or the relay, `network_error`, `tampered`, `truncated`,
    *   `redirect_refused`, `unsupported_encoding`, `closed`
@@ -140,7 +171,7 @@ export class PairedHost extends EventTarget {
    * @throws DOMException `SyntaxError` for malformed sub-protocols; TypeError for a foreign address
    */
   webSocket(path: string | URL, protocols: string | string[] = []): WebSocket {
-    const socket = new SignedWebSocket(this.#channel, localTarget(path), protocols, this.#closing.signal);
+    const socket = new HostWebSocket(this.#channel, localTarget(path), protocols, this.#closing.signal);
     return socket as unknown as WebSocket;
   }
 
@@ -151,7 +182,7 @@ export class PairedHost extends EventTarget {
    */
   eventSource(path: string | URL, init: EventSourceOptions = {}): EventSource {
     const headers = new Headers(init.headers);
-    const source = new SignedEventSource(this.#channel, localTarget(path), headers, this.#closing.signal);
+    const source = new HostEventSource(this.#channel, localTarget(path), headers, this.#closing.signal);
     return source as unknown as EventSource;
   }
 
@@ -184,11 +215,11 @@ export class PairedHost extends EventTarget {
    * @throws RelayError `rate_limited` after 10 codes an hour
    */
   async nextDeviceCode(): Promise<DeviceCode> {
-    const { json, signature } = await this.#call("POST", "/_relay/pairing/code", 200, { v: 1 });
+    const { json, salt } = await this.#call("POST", "/_relay/pairing/code", 200, { v: 1 });
     const sealed = fromB64(json?.["sealed_code"]);
     const expiresAt = json?.["expires_at"];
     const { psk } = this.#channel.pairing;
-    const code = sealed === undefined ? undefined : await unsealCode(psk, sealed, signature);
+    const code = sealed === undefined ? undefined : await unsealCode(psk, sealed, salt);
     if (code === undefined || typeof expiresAt !== "number") throw malformed();
     return { code, expiresAt };
   }
@@ -223,6 +254,7 @@ export class PairedHost extends EventTarget {
     this.#closing.abort(
       new RelayError("closed", { detail: "The connection to this host was closed by the page." }),
     );
+    this.#channel.close();
   }
 
   #call(method: string, path: string, wanted: number, body?: Json) {
@@ -244,12 +276,18 @@ export class PairedHost extends EventTarget {
  * @throws TypeError when the code has no six digits or the host's id is no UUID
  */
 export async function pairHost(options: PairOptions): Promise<PairedHost> {
+  const { pair, Unkept } = await import("./pair.js").catch((cause) => {
+    throw new RelayError("network_error", {
+      detail: "A part of this page cannot be loaded. Load the page again. The code has not been used.",
+      cause,
+    });
+  });
   try {
-    return new PairedHost(INSIDE, await pair(options));
+    return new PairedHost(INSIDE, await pair(options), options);
   } catch (error) {
     if (!(error instanceof Unkept)) throw error;
     // The keys are still in memory, so the host can be told that they lead nowhere.
-    const host = new PairedHost(INSIDE, error.paired);
+    const host = new PairedHost(INSIDE, error.paired, options);
     const revoked = await host
       .browsers()
       .revoke(host.clientId)
@@ -280,10 +318,7 @@ export async function pairedHosts(): Promise<PairedHostInfo[]> {
  * @returns undefined when this browser is not paired with the host
  * @throws RelayError `insecure_context`, `unsupported_browser`, `storage_unavailable`
  */
-export async function openHost(options: {
-  relay: RelayAccess;
-  hostId: string;
-}): Promise<PairedHost | undefined> {
+export async function openHost(options: OpenOptions): Promise<PairedHost | undefined> {
   requireSecureContext();
   const hostId = uuid(options.hostId);
   const pairing = hostId === undefined ? undefined : await load(hostId);
@@ -294,5 +329,6 @@ export async function openHost(options: {
       detail: "This browser cannot check the host's signatures any more.",
     });
   }
-  return new PairedHost(INSIDE, { pairing, link: new RelayLink(options.relay, hostId), agentKey });
+  const paired = { pairing, link: new RelayLink(options.relay, hostId), agentKey };
+  return new PairedHost(INSIDE, paired, options);
 }

@@ -3,10 +3,8 @@
  * even ours: whoever takes over the page can use them while it is open, but cannot take them along.
  */
 
-import { requestHash } from "./confirmation.js";
 import { fromUtf8, utf8 } from "./encoding.js";
 import { RelayError } from "./errors.js";
-import { isSoundEd25519Key } from "./spake2.js";
 
 /** One pair of a kind for one host. */
 export interface Identity {
@@ -55,9 +53,8 @@ export async function newIdentity(): Promise<Identity> {
   }
 }
 
-/** The agent's key for checking, or undefined when the bytes cannot be one. */
+/** The agent's key for checking, or undefined when the bytes cannot be one. Whether it is sound, pairing checks. */
 export async function verifyingKey(raw: Uint8Array<ArrayBuffer>): Promise<CryptoKey | undefined> {
-  if (!isSoundEd25519Key(raw)) return undefined;
   return crypto.subtle.importKey("raw", raw, "Ed25519", true, ["verify"]).catch(() => undefined);
 }
 
@@ -87,18 +84,18 @@ export async function sealPsk(psk: Uint8Array<ArrayBuffer>): Promise<CryptoKey> 
 }
 
 /**
- * Opens a code that the agent sealed for the request with this signature (PROTOCOL.md section 3.2);
+ * Opens a code that the agent sealed for the request or exchange with this hash (PROTOCOL.md section 3.2);
  * undefined when it was sealed for anything else.
  */
 export async function unsealCode(
   psk: CryptoKey,
   sealed: Uint8Array<ArrayBuffer>,
-  signature: Uint8Array,
+  salt: Uint8Array<ArrayBuffer>,
 ): Promise<string | undefined> {
   let opened: Uint8Array;
   try {
     const key = await crypto.subtle.deriveKey(
-      { name: "HKDF", hash: "SHA-256", salt: requestHash(signature), info: utf8("relay-pairing/1 code") },
+      { name: "HKDF", hash: "SHA-256", salt, info: utf8("relay-pairing/1 code") },
       psk,
       { name: "AES-GCM", length: 256 },
       false,

@@ -7,12 +7,14 @@
 
 import { uuid } from "./encoding.js";
 import { RelayError } from "./errors.js";
-import { isProblem, jsonObject, problemError } from "./problem.js";
+import { isProblem, type Json, jsonObject, problemError } from "./problem.js";
 import type { RelayAccess } from "./types.js";
 import { abortable, timed } from "./waiting.js";
 
 /** Problems and the SDK's own answers are not larger. */
 const MAX_SMALL_ANSWER = 64 * 1024;
+/** Answers of the agent in one piece are not larger (PROTOCOL.md section 4.3). */
+export const MAX_BUFFERED = 8 * 1024 * 1024;
 
 /** What one call of the SDK's user may still repeat. Each kind once, so that nothing ever loops. */
 export class Budget {
@@ -57,6 +59,20 @@ export async function readLimited(response: Response, limit: number): Promise<Ui
     at += chunk.length;
   }
   return whole;
+}
+
+/** Reads an answer in one piece. @throws RelayError `truncated`, `bad_answer`; the signal's reason */
+export async function readAnswer(
+  response: Response,
+  signal: AbortSignal | undefined,
+): Promise<Uint8Array<ArrayBuffer>> {
+  try {
+    return await readLimited(response, MAX_BUFFERED);
+  } catch (cause) {
+    if (signal?.aborted) throw signal.reason;
+    if (cause instanceof RelayError) throw cause;
+    throw new RelayError("truncated", { status: response.status, detail: "The answer broke off.", cause });
+  }
 }
 
 /** The relay's address without a slash at its end. @throws TypeError */
@@ -165,18 +181,17 @@ export class RelayLink {
     return headers;
   }
 
-  /** Makes a browser session. A refused token is asked for once more. */
-  async #create(): Promise<string> {
-    return timed(undefined, async (signal) => {
+  /**
+   * Asks the relay itself, as the page's user, and answers the JSON. A refused token is asked for once more.
+   * @throws RelayError
+   */
+  async ask(method: string, path: string, outer?: AbortSignal): Promise<Json | undefined> {
+    return timed(outer, async (signal) => {
       for (let attempt = 0; ; attempt++) {
         const headers = await abortable(this.#authorization(), signal);
-        const response = await send(
-          `${this.base}/v1/relay/create/${this.hostId}`,
-          { ...this.#as, method: "POST", headers },
-          signal,
-        );
+        const response = await send(this.base + path, { ...this.#as, method, headers }, signal);
         const body = await readLimited(response, MAX_SMALL_ANSWER);
-        if (response.ok) return this.#read(jsonObject(body));
+        if (response.ok) return jsonObject(body);
         const error = unsigned(response, body);
         const again = error.code === "unauthorized" && this.#access.token !== undefined && attempt === 0;
         if (!again) throw error;
@@ -184,8 +199,9 @@ export class RelayLink {
     });
   }
 
-  #read(answer: ReturnType<typeof jsonObject>): string {
-    const id = uuid(answer?.["session_id"]);
+  /** Makes a browser session. */
+  async #create(): Promise<string> {
+    const id = uuid((await this.ask("POST", `/v1/relay/create/${this.hostId}`))?.["session_id"]);
     if (id === undefined) {
       throw new RelayError("bad_answer", { detail: "The relay's answer is not of this protocol." });
     }

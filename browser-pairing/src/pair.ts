@@ -1,6 +1,8 @@
 /**
  * Pairing (PROTOCOL.md section 3). The code itself is never sent: SPAKE2 proves on both sides that it
  * is known, and nothing is kept before the agent's proof has been verified.
+ *
+ * It is loaded when it is needed: most visits to a page find a pairing that was made before.
  */
 import {
   agentIdentity,
@@ -23,7 +25,8 @@ import {
 } from "./keys.js";
 import { Budget, RelayLink, readLimited, unsigned } from "./link.js";
 import { type Json, jsonObject } from "./problem.js";
-import { RANDOM_LENGTH, Spake2 } from "./spake2.js";
+import { FEATURES } from "./session.js";
+import { isSoundEd25519Key, RANDOM_LENGTH, Spake2 } from "./spake2.js";
 import { type Pairing, persist, probe, save } from "./store.js";
 import type { PairOptions } from "./types.js";
 import { timed } from "./waiting.js";
@@ -106,7 +109,8 @@ export async function readClaims(
   const x25519 = fromB64(claims?.["x25519"]);
   const clientId = uuid(claims?.["client_id"]);
   const { name, version } = (claims?.["agent"] ?? {}) as Json;
-  const agentKey = ed25519 === undefined ? undefined : await verifyingKey(ed25519);
+  const sound = ed25519 !== undefined && isSoundEd25519Key(ed25519);
+  const agentKey = sound ? await verifyingKey(ed25519) : undefined;
   if (
     ed25519 === undefined ||
     x25519 === undefined ||
@@ -174,7 +178,7 @@ async function confirm(
   const started = await post(
     link,
     "/_relay/pairing/start",
-    { v: 1, features: ["records", "websocket"], message: b64(spake.message) },
+    { v: 1, features: FEATURES, message: b64(spake.message) },
     signal,
   );
   const pairingId = uuid(started["pairing_id"]);

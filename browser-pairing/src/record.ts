@@ -1,8 +1,8 @@
 /**
- * The record layer in its signed form (PROTOCOL.md section 4.4): every record carries an Ed25519
- * signature that binds it to the session, the request, its direction and its place.
+ * The record layer (PROTOCOL.md sections 4.4 and 5.2): types, limits, order and framing. What protects a
+ * record is one of two things behind one interface, `record-signed.ts` and `record-sealed.ts`.
  */
-import { concat, u64, utf8 } from "./encoding.js";
+import { concat } from "./encoding.js";
 import { RelayError } from "./errors.js";
 
 /** What a record is. */
@@ -28,11 +28,13 @@ export const TO_BROWSER = 1;
 /** One WebSocket message, at most. */
 export const MAX_MESSAGE = 4 * 1024 * 1024;
 /** A head, at most. */
-const MAX_HEAD = 256 * 1024;
+export const MAX_HEAD = 256 * 1024;
 /** A piece of a body, the trailers and a problem, at most. */
-const MAX_PIECE = 65_536;
-const HEADER = 5;
-const PROTECTION = 64;
+export const MAX_PIECE = 65_536;
+/** Length and type. */
+export const HEADER = 5;
+/** In a type: its sender goes on with the next key from this record on. */
+export const NEXT_EPOCH = 0x80;
 
 /** The largest payload of each type; a type that is not here is none. */
 const LIMITS: ReadonlyMap<number, number> = new Map<number, number>([
@@ -47,40 +49,31 @@ const LIMITS: ReadonlyMap<number, number> = new Map<number, number>([
   [RecordType.CLOSE, 125],
 ]);
 
-/** A record whose signature has been checked. */
+/** A record that has been checked. */
 export interface VerifiedRecord {
   type: RecordType;
   payload: Uint8Array<ArrayBuffer>;
 }
 
-/** What binds the records of one exchange together. */
-export interface RecordContext {
-  /** The signing session, in lower case. */
-  sessionId: string;
-  /** SHA-256 of the request's 64 signature bytes. */
-  requestHash: Uint8Array;
+/** Protects the records of one direction, in their order. Which kind it is, the session decides. */
+export interface Sealer {
+  /** The whole record. `header` holds the payload's length and type; the highest bit of the type may be set. */
+  seal(header: Uint8Array<ArrayBuffer>, sequence: number, payload: Bytes): Promise<Bytes>;
 }
 
-/** The bytes under a record's signature. */
-export async function protectedBytes(
-  context: RecordContext,
-  direction: number,
-  sequence: number,
-  type: number,
-  payload: Uint8Array<ArrayBuffer>,
-): Promise<Uint8Array<ArrayBuffer>> {
-  return concat(
-    utf8("relay-record/1"),
-    utf8(context.sessionId),
-    context.requestHash,
-    new Uint8Array([direction]),
-    u64(sequence),
-    new Uint8Array([type]),
-    new Uint8Array(await crypto.subtle.digest("SHA-256", payload)),
-  );
+/** The other end of a {@link Sealer}. */
+export interface Unsealer {
+  /** How many bytes of a record come after its payload. */
+  readonly size: number;
+  /** Whether the type's highest bit may say that the sender has a new key. */
+  readonly epochs: boolean;
+  /** The payload, or undefined when this is not what the other end protected for this place. */
+  open(record: Bytes, sequence: number): Promise<Bytes | undefined>;
 }
 
-function tampered(detail: string): RelayError {
+type Bytes = Uint8Array<ArrayBuffer>;
+
+export function tampered(detail: string): RelayError {
   return new RelayError("tampered", { detail });
 }
 
@@ -88,26 +81,42 @@ function tampered(detail: string): RelayError {
  * The length of the record that begins here, or undefined while its first five bytes are not there.
  * @throws RelayError `tampered` for unknown types and lengths that are not allowed.
  */
-export function recordLength(bytes: Uint8Array): number | undefined {
+export function recordLength(
+  bytes: Uint8Array,
+  { size, epochs }: Pick<Unsealer, "size" | "epochs">,
+): number | undefined {
   if (bytes.length < HEADER) return undefined;
   const length = new DataView(bytes.buffer, bytes.byteOffset, HEADER).getUint32(0);
-  const type = bytes[4] ?? 0;
+  const type = (bytes[4] ?? 0) & (epochs ? ~NEXT_EPOCH : 0xff);
   const limit = LIMITS.get(type);
   if (limit === undefined) throw tampered("a record of an unknown type came");
   if (length > limit || (type === RecordType.DATA && length === 0)) {
     throw tampered("a record came that is longer or shorter than its type allows");
   }
-  return HEADER + length + PROTECTION;
+  return HEADER + length + size;
+}
+
+/** Makes the records of one direction, in order. */
+export class RecordSender {
+  #sequence = 0;
+
+  constructor(readonly sealer: Sealer) {}
+
+  /** The record's bytes. Not to be called again before it has answered. */
+  async make(type: RecordType, payload: Bytes): Promise<Bytes> {
+    const header = new Uint8Array(HEADER);
+    new DataView(header.buffer).setUint32(0, payload.length);
+    header[4] = type;
+    return this.sealer.seal(header, this.#sequence++, payload);
+  }
 }
 
 /** Checks the records of one direction, in order. */
-export class RecordVerifier {
+export class RecordOpener {
   #sequence = 0;
 
   constructor(
-    readonly context: RecordContext,
-    readonly agentKey: CryptoKey,
-    readonly direction: number = TO_BROWSER,
+    readonly unsealer: Unsealer,
     /** Called for each record that has been verified. */
     readonly onVerified: (record: VerifiedRecord) => void = () => {},
   ) {}
@@ -116,55 +125,30 @@ export class RecordVerifier {
    * The record in these bytes, which are exactly one. Not to be called again before it has answered.
    * @throws RelayError `tampered`
    */
-  async verify(bytes: Uint8Array<ArrayBuffer>): Promise<VerifiedRecord> {
-    if (recordLength(bytes) !== bytes.length) throw tampered("a message came that is not one record");
-    const type = (bytes[4] ?? 0) as RecordType;
-    const payload = bytes.subarray(HEADER, bytes.length - PROTECTION);
-    const signature = bytes.subarray(bytes.length - PROTECTION);
-    const signed = await protectedBytes(this.context, this.direction, this.#sequence, type, payload);
-    if (!(await crypto.subtle.verify("Ed25519", this.agentKey, signature, signed))) {
-      throw tampered("a record was altered, repeated or left out on the way");
+  async open(bytes: Bytes): Promise<VerifiedRecord> {
+    if (recordLength(bytes, this.unsealer) !== bytes.length) {
+      throw tampered("a message came that is not one record");
     }
+    const payload = await this.unsealer.open(bytes, this.#sequence);
+    if (payload === undefined) throw tampered("a record was altered, repeated or left out on the way");
     this.#sequence += 1;
-    const record = { type, payload };
+    const record = { type: ((bytes[4] ?? 0) & ~NEXT_EPOCH) as RecordType, payload };
     this.onVerified(record);
     return record;
-  }
-}
-
-/** Makes the records of one direction, in order. */
-export class RecordSigner {
-  #sequence = 0;
-
-  constructor(
-    readonly context: RecordContext,
-    readonly key: CryptoKey,
-    readonly direction: number = TO_AGENT,
-  ) {}
-
-  /** The record's bytes. Not to be called again before it has answered. */
-  async sign(type: RecordType, payload: Uint8Array<ArrayBuffer>): Promise<Uint8Array<ArrayBuffer>> {
-    const header = new Uint8Array(HEADER);
-    new DataView(header.buffer).setUint32(0, payload.length);
-    header[4] = type;
-    const signed = await protectedBytes(this.context, this.direction, this.#sequence, type, payload);
-    const signature = new Uint8Array(await crypto.subtle.sign("Ed25519", this.key, signed));
-    this.#sequence += 1;
-    return concat(header, payload, signature);
   }
 }
 
 /** Reads verified records from a response's body, one at a time and never ahead of its reader. */
 export class RecordReader {
   readonly #source: ReadableStreamDefaultReader<Uint8Array>;
-  readonly #verifier: RecordVerifier;
+  readonly #opener: RecordOpener;
   #chunks: Uint8Array[] = [];
   #held = 0;
   #ended = false;
 
-  constructor(body: ReadableStream<Uint8Array>, verifier: RecordVerifier) {
+  constructor(body: ReadableStream<Uint8Array>, opener: RecordOpener) {
     this.#source = body.getReader();
-    this.#verifier = verifier;
+    this.#opener = opener;
   }
 
   /** Makes one array of what is held, at least `wanted` bytes of it; false when the stream ends before. */
@@ -202,11 +186,11 @@ export class RecordReader {
       if (this.#held === 0) return undefined;
       throw new RelayError("truncated", { detail: "the stream ended within a record" });
     }
-    const length = recordLength(this.#first(HEADER, false));
+    const length = recordLength(this.#first(HEADER, false), this.#opener.unsealer);
     if (length === undefined || !(await this.#fill(length))) {
       throw new RelayError("truncated", { detail: "the stream ended within a record" });
     }
-    return this.#verifier.verify(this.#first(length, true));
+    return this.#opener.open(this.#first(length, true));
   }
 
   /** Tells the network that nothing more is wanted. */

@@ -57,14 +57,21 @@ export function prepare(components: readonly Component[], params: SignatureParam
 }
 
 /** A request as it was sent: its answer must be to this and nothing else. */
-export interface Asked {
+export type Asked = {
   method: string;
   /** Path and query, as they were signed. */
   target: string;
-  /** What stands after `relay=` in its `signature-input`. */
-  input: string;
-  signature: Uint8Array;
-}
+} & (
+  | {
+      /** What stands after `relay=` in its `signature-input`. */
+      input: string;
+      signature: Uint8Array;
+    }
+  | {
+      /** The prelude of an exchange, in b64 (PROTOCOL.md section 5.3). Such a request has no signature. */
+      exchange: string;
+    }
+);
 
 /** `@path` and `@query` of a target. */
 export function splitTarget(target: string): [path: string, query: string] {
@@ -95,7 +102,10 @@ function paramsFit(params: Params, hostId: string): boolean {
   );
 }
 
-/** What an answer must cover of its request (RFC 9421 section 2.4). Otherwise it may be to another one. */
+/** In an answer to an exchange: which one it is to. */
+const EXCHANGE = "relay-exchange";
+
+/** What an answer may cover of its request (RFC 9421 section 2.4), and must where the request has it. */
 const OF_REQUEST = ["@method", "@path", "@query", "signature-input", "signature"] as const;
 type OfRequest = (typeof OF_REQUEST)[number];
 
@@ -108,15 +118,18 @@ function ofRequest({ value, params }: Item): OfRequest | undefined {
 }
 
 /** The components of a request as they were sent, whatever the other end has made of them. */
-function asSent({ method, target, input, signature }: Asked): Readonly<Record<OfRequest, string>> {
-  const [path, query] = splitTarget(target);
-  return {
-    "@method": method,
-    "@path": path,
-    "@query": query,
-    "signature-input": input,
-    signature: `:${base64(signature)}:`,
-  };
+function asSent(asked: Asked): ReadonlyMap<OfRequest, string> {
+  const [path, query] = splitTarget(asked.target);
+  const parts = new Map<OfRequest, string>([
+    ["@method", asked.method],
+    ["@path", path],
+    ["@query", query],
+  ]);
+  if ("signature" in asked) {
+    parts.set("signature-input", asked.input);
+    parts.set("signature", `:${base64(asked.signature)}:`);
+  }
+  return parts;
 }
 
 /** Whether an answer claims to be signed by the agent. Says nothing about whether it is. */
@@ -150,7 +163,9 @@ export function coveredAnswer(
     const part = ofRequest(item);
     let line: string;
     if (part !== undefined) {
-      line = sent[part];
+      const known = sent.get(part);
+      if (known === undefined) return undefined;
+      line = known;
     } else if (typeof name !== "string" || item.params.size > 0) {
       return undefined;
     } else if (name === "@status") {
@@ -167,7 +182,8 @@ export function coveredAnswer(
     lines.push([item.text, line]);
   }
   const digest = covered.get("content-digest");
-  const bound = OF_REQUEST.every((part) => seen.has(`${part};req`));
+  const bound = [...sent.keys()].every((part) => seen.has(`${part};req`));
+  if ("exchange" in asked && covered.get(EXCHANGE) !== asked.exchange) return undefined;
   if (!bound || !seen.has("@status") || digest === null) return undefined;
   return { base: signatureBase(lines, member.text), signature, headers: covered, digest };
 }

@@ -13,11 +13,32 @@ export interface RelayAccess {
   cookie?: boolean;
 }
 
-/** What {@link pairHost} needs. */
-export interface PairOptions {
+/**
+ * What protects everything between this browser and the host. `sealed`: the relay can neither read nor change it.
+ * `signed`: the relay can read but not change it; for hosts whose program cannot do more.
+ */
+export type Protection = "sealed" | "signed";
+
+/** What {@link openHost} needs. */
+export interface OpenOptions {
   relay: RelayAccess;
   /** The host's id, a hyphenated UUID in either case. */
   hostId: string;
+  /**
+   * `sealed` unless you say otherwise. It is never lowered: with a host that cannot seal, requests fail with
+   * `agent_outdated`.
+   */
+  protection?: Protection;
+  /**
+   * False leaves everything to the relay. Otherwise, after the first request that succeeded, a direct connection
+   * to the host is made where that is possible, and used while it works; what passes is protected in the same
+   * way. It is never waited for.
+   */
+  webRtc?: boolean;
+}
+
+/** What {@link pairHost} needs. */
+export interface PairOptions extends OpenOptions {
   /** The six digits; spaces and hyphens between them do not matter. */
   code: string;
   /** What the host's list shall call this browser, 1 to 100 characters. Default: made from the user agent. */
@@ -81,4 +102,20 @@ export interface DeviceCode {
   code: string;
   /** Unix seconds, by the agent's clock. */
   expiresAt: number;
+}
+
+/** Which way requests to a host take. */
+export interface PathReport {
+  /** Through the relay, or directly to the host (`webrtc`). Both are as safe; the direct one is faster. */
+  kind: "relay" | "webrtc";
+  /**
+   * How a direct way was found: in the same network (`host`), through routers (`srflx`, `prflx`), or over a TURN
+   * server (`relay`). Absent until the browser has told.
+   */
+  candidate?: "host" | "srflx" | "prflx" | "relay";
+  /** The last round trip of a direct way, in milliseconds. */
+  rtt?: number;
+  /** Bytes that went over direct connections to this host since it was opened, protection and framing included. */
+  sent: number;
+  received: number;
 }

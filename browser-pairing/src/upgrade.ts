@@ -1,83 +1,35 @@
 /**
- * Opening a signed WebSocket (PROTOCOL.md section 4.5): the upgrade's address carries the signature,
- * and the agent's first record says what the local server answered.
+ * Opening a WebSocket (PROTOCOL.md sections 4.5, 5.2 and 5.3): an exchange that stays open, or over the relay in a
+ * signed session an upgrade whose address carries the signature. The agent's first record says what the local
+ * server answered.
  *
- * The browser tells a page nothing about an upgrade that was refused. So when one fails, a small signed
+ * The browser tells a page nothing about an upgrade that was refused. So when one fails, a small protected
  * request asks whether a session or the clock was at fault, and if so the socket is opened once more.
  */
 import { recordError } from "./body.js";
 import type { Channel } from "./channel.js";
+import { requestHash } from "./confirmation.js";
 import { b64 } from "./encoding.js";
 import { RelayError } from "./errors.js";
+import { MAX_LOSSES, sealOpening } from "./exchange.js";
+import { type ExchangePath, PathLost, type RecordSocket } from "./path.js";
 import { readHead } from "./payload.js";
-import { RecordSigner, RecordType, type RecordVerifier } from "./record.js";
+import { type RecordOpener, RecordSender, RecordType } from "./record.js";
+import { RecordSigner } from "./record-signed.js";
+import { RelaySocket } from "./relaypath.js";
 import { type Component, splitTarget } from "./signature.js";
 import { abortable } from "./waiting.js";
 
-/** Any signed request would do; this one is small and changes nothing. */
+/** Any protected request would do; this one is small and changes nothing. */
 const QUESTION = "/_relay/browsers";
 
 /** A socket that the local server has accepted. */
 export interface Opened {
-  socket: WebSocket;
   /** What has come after HEAD already, and what comes later. */
-  inbox: Inbox;
-  signer: RecordSigner;
-  verifier: RecordVerifier;
+  socket: RecordSocket;
+  sender: RecordSender;
+  opener: RecordOpener;
   protocol: string;
-}
-
-/** Where messages go as they come. Before somebody listens they are kept, within the given limit. */
-export class Inbox {
-  #held: Uint8Array<ArrayBuffer>[] = [];
-  #bytes = 0;
-  #closed = false;
-  #wake: (() => void) | undefined;
-  /** Set when something came that cannot be a record. */
-  #foul = false;
-
-  constructor(
-    socket: WebSocket,
-    readonly limit: number,
-  ) {
-    socket.addEventListener("message", ({ data }) => {
-      if (data instanceof ArrayBuffer && !this.#foul) {
-        this.#held.push(new Uint8Array(data));
-        this.#bytes += data.byteLength;
-      }
-      if (!(data instanceof ArrayBuffer) || this.#bytes > this.limit) {
-        this.#foul = true;
-        socket.close();
-      }
-      this.#notify();
-    });
-    socket.addEventListener("close", () => {
-      this.#closed = true;
-      this.#notify();
-    });
-  }
-
-  #notify(): void {
-    this.#wake?.();
-    this.#wake = undefined;
-  }
-
-  /** The next message, or undefined when the socket has ended. One caller at a time. */
-  async next(): Promise<Uint8Array<ArrayBuffer> | undefined> {
-    for (;;) {
-      const message = this.#held.shift();
-      if (message !== undefined) {
-        this.#bytes -= message.length;
-        return message;
-      }
-      if (this.#foul)
-        throw new RelayError("tampered", { detail: "Something came that is no record, or too much of it." });
-      if (this.#closed) return undefined;
-      await new Promise<void>((resolve) => {
-        this.#wake = resolve;
-      });
-    }
-  }
 }
 
 /** Everything but the unreserved characters of RFC 3986 as `%XX`. */
@@ -86,26 +38,28 @@ function percent(text: string): string {
   return encodeURIComponent(text).replace(/[!'()*]/g, hexed);
 }
 
-/** The address of an upgrade below the host's prefix. */
+/** The address of a signed upgrade below the host's prefix. */
 export function signedTarget(target: string, input: string, signature: Uint8Array): string {
   const first = target.includes("?") ? "&" : "?";
   return `${target}${first}relay-signature-input=${percent(input)}&relay-signature=${b64(signature)}`;
 }
 
-interface SignedUpgrade {
-  target: string;
-  signature: Uint8Array;
-  keyid: string;
-  created: number;
+/** What is protected and can be sent, again as well: the very same bytes are accepted at most once. */
+interface Prepared {
+  send(signal: AbortSignal): Promise<RecordSocket>;
+  /** Over another path than the one that was lost, where there is one. */
+  elsewhere(): boolean;
+  sender: RecordSender;
+  opener: RecordOpener;
 }
 
-async function signUpgrade(
+async function prepareSigned(
   channel: Channel,
   target: string,
   protocols: readonly string[],
   signal: AbortSignal,
-): Promise<SignedUpgrade> {
-  const session = await channel.session(signal);
+): Promise<Prepared> {
+  const session = await channel.sessions.get(signal);
   const [path, query] = splitTarget(target);
   const components: Component[] = [
     ["@method", "GET"],
@@ -113,32 +67,58 @@ async function signUpgrade(
     ["@query", query],
   ];
   if (protocols.length > 0) components.push(["sec-websocket-protocol", protocols.join(", ")]);
-  const { signature, input, created } = await channel.sign(components, session.id, "websocket");
-  return { target: signedTarget(target, input, signature), signature, keyid: session.id, created };
+  const { signature, input } = await channel.signed.sign(components, session.id, "websocket");
+  const signed = { signature, keyid: session.id };
+  const context = { sessionId: session.id, requestHash: requestHash(signature) };
+  return {
+    send: async (limited) => {
+      const prefix = await channel.link.prefix(limited);
+      return new RelaySocket(prefix + signedTarget(target, input, signature), protocols);
+    },
+    elsewhere: () => false,
+    sender: new RecordSender(new RecordSigner(context, channel.pairing.signingKey)),
+    opener: channel.signedOpener(signed, session),
+  };
 }
 
-/** One attempt; undefined when the upgrade itself failed, for reasons that a page is not told. */
-async function attempt(
+async function prepareExchange(
   channel: Channel,
-  prefix: string,
-  signed: SignedUpgrade,
+  target: string,
   protocols: readonly string[],
-  limit: number,
+  signal: AbortSignal,
+): Promise<Prepared> {
+  const numbered = await channel.sessions.number(signal);
+  const { first, sender } = await sealOpening(numbered, target, protocols);
+  let path: ExchangePath = channel.paths.choose();
+  return {
+    send: (limited) => path.open(first, limited),
+    elsewhere: () => {
+      if (path.kind === "relay") return false;
+      path = channel.paths.choose(path);
+      return true;
+    },
+    sender,
+    opener: channel.exchanges.opener(numbered),
+  };
+}
+
+/** One attempt; undefined when the path was lost, or the upgrade itself failed for reasons that a page is not told. */
+async function attempt(
+  { send, sender, opener }: Prepared,
+  protocols: readonly string[],
   signal: AbortSignal,
 ): Promise<Opened | undefined> {
-  const url = prefix.replace(/^http/, "ws") + signed.target;
-  if (new URL(url).href !== url) throw new TypeError("the path would leave the host's prefix");
-  const socket = new WebSocket(url, [...protocols]);
-  socket.binaryType = "arraybuffer";
-  const inbox = new Inbox(socket, limit);
-  // A failure shows as the end of the inbox.
-  socket.addEventListener("error", () => undefined);
+  let socket: RecordSocket;
   try {
-    const context = channel.recordContext(signed);
-    const verifier = channel.verifier(signed);
-    const message = await abortable(inbox.next(), signal);
+    socket = await send(signal);
+  } catch (cause) {
+    if (cause instanceof PathLost) return undefined;
+    throw cause;
+  }
+  try {
+    const message = await abortable(socket.next(), signal);
     if (message === undefined) return undefined;
-    const first = await verifier.verify(message);
+    const first = await opener.open(message);
     if (first.type === RecordType.ERROR) throw recordError(first);
     if (first.type !== RecordType.HEAD)
       throw new RelayError("tampered", { detail: "The answer has no head." });
@@ -154,13 +134,7 @@ async function attempt(
         detail: "The local server chose a protocol nobody asked for.",
       });
     }
-    return {
-      socket,
-      inbox,
-      signer: new RecordSigner(context, channel.pairing.signingKey),
-      verifier,
-      protocol,
-    };
+    return { socket, sender, opener, protocol };
   } catch (error) {
     socket.close();
     throw error;
@@ -172,25 +146,27 @@ export async function openSocket(
   channel: Channel,
   target: string,
   protocols: readonly string[],
-  limit: number,
   signal: AbortSignal,
 ): Promise<Opened> {
-  await channel.session(signal);
+  const prepare = () => {
+    const bySignature = channel.protection === "signed" && channel.paths.choose().kind === "relay";
+    return (bySignature ? prepareSigned : prepareExchange)(channel, target, protocols, signal);
+  };
+  await channel.sessions.get(signal);
   const { epoch } = channel;
-  let signed = await signUpgrade(channel, target, protocols, signal);
-  const prefix = await channel.link.prefix(signal);
-  const opened = await attempt(channel, prefix, signed, protocols, limit, signal);
-  if (opened !== undefined) return opened;
-
-  await channel.call("GET", QUESTION, 200, undefined, signal);
-  const newPrefix = await channel.link.prefix(signal);
-  if (channel.epoch !== epoch) {
-    signed = await signUpgrade(channel, target, protocols, signal);
-  } else if (newPrefix === prefix) {
-    throw refused();
+  let prepared = await prepare();
+  for (let losses = 0; losses <= MAX_LOSSES; losses++) {
+    const opened = await attempt(prepared, protocols, signal);
+    if (opened !== undefined) return opened;
+    if (!prepared.elsewhere()) break;
   }
-  // Under an unchanged session this is the very same signature: it is accepted at most once.
-  const again = await attempt(channel, newPrefix, signed, protocols, limit, signal);
+  const prefix = await channel.link.prefix(signal);
+  await channel.call("GET", QUESTION, 200, undefined, signal);
+  const renewed = channel.epoch !== epoch;
+  if (renewed) prepared = await prepare();
+  else if ((await channel.link.prefix(signal)) === prefix) throw refused();
+  // Under an unchanged session these are the very same bytes.
+  const again = await attempt(prepared, protocols, signal);
   if (again === undefined) throw refused();
   return again;
 }

@@ -1,4 +1,5 @@
-/** The WebSocket's shape over signed records. */
+/** The WebSocket's shape over protected records. */
+import { recordError } from "./body.js";
 import type { Channel } from "./channel.js";
 import { concat, fromUtf8, u16, utf8 } from "./encoding.js";
 import { RelayError } from "./errors.js";
@@ -12,8 +13,6 @@ import { timed } from "./waiting.js";
 const MAX_REASON = 123;
 /** How long the other end may take to answer a CLOSE, in milliseconds. */
 const CLOSE_TIMEOUT = 5_000;
-/** What has come and waits for its check, in bytes: nothing can slow a WebSocket's sender down. */
-const MAX_UNVERIFIED = 64 * 1024 * 1024;
 const ABNORMAL = 1006;
 const NO_STATUS = 1005;
 const PROTOCOL_ERROR = 1002;
@@ -28,7 +27,7 @@ function checkedProtocols(given: string | string[]): string[] {
 }
 
 /** Has the shape of a `WebSocket`; `error` events carry a {@link RelayError} in `error`. */
-export class SignedWebSocket extends EventTarget {
+export class HostWebSocket extends EventTarget {
   static readonly CONNECTING = 0;
   static readonly OPEN = 1;
   static readonly CLOSING = 2;
@@ -77,7 +76,7 @@ export class SignedWebSocket extends EventTarget {
     return this.#protocol;
   }
 
-  /** Bytes of messages that have not left this browser: not signed yet, or not sent. */
+  /** Bytes of messages that have not left this browser: not protected yet, or not sent. */
   get bufferedAmount(): number {
     return this.#queued + (this.#opened?.socket.bufferedAmount ?? 0);
   }
@@ -128,9 +127,7 @@ export class SignedWebSocket extends EventTarget {
   async #run(channel: Channel, protocols: string[]): Promise<void> {
     try {
       const signal = AbortSignal.any([this.#ending.signal, this.#abort]);
-      const opened = await timed(signal, (limited) =>
-        openSocket(channel, this.url, protocols, MAX_UNVERIFIED, limited),
-      );
+      const opened = await timed(signal, (limited) => openSocket(channel, this.url, protocols, limited));
       if (signal.aborted) {
         opened.socket.close();
         throw signal.reason;
@@ -145,11 +142,11 @@ export class SignedWebSocket extends EventTarget {
     }
   }
 
-  async #receive({ inbox, verifier }: Opened): Promise<void> {
+  async #receive({ socket, opener }: Opened): Promise<void> {
     for (;;) {
-      const message = await inbox.next();
+      const message = await socket.next();
       if (message === undefined) return this.#finish(ABNORMAL, "", false);
-      const { type, payload } = await verifier.verify(message);
+      const { type, payload } = await opener.open(message);
       if (this.#state === this.CLOSED) return;
       switch (type) {
         case RecordType.TEXT: {
@@ -169,6 +166,8 @@ export class SignedWebSocket extends EventTarget {
           break;
         case RecordType.CLOSE:
           return this.#closedByPeer(payload);
+        case RecordType.ERROR:
+          throw recordError({ type, payload });
         default:
           throw new RelayError("tampered", { detail: "A record came where it does not belong." });
       }
@@ -198,22 +197,21 @@ export class SignedWebSocket extends EventTarget {
   }
 
   async #transmit(type: RecordType, payload: Uint8Array<ArrayBuffer>): Promise<void> {
-    const { socket, signer } = this.#opened ?? {};
-    if (socket === undefined || signer === undefined || this.#state === this.CLOSED) return;
-    const record = await signer.sign(type, payload);
-    if (socket.readyState === this.OPEN) socket.send(record);
+    const { socket, sender } = this.#opened ?? {};
+    if (socket === undefined || sender === undefined || this.#state === this.CLOSED) return;
+    await socket.send(await sender.make(type, payload));
   }
 
-  /** Ends at once. The peer is told by a signed CLOSE, because browsers may not send 1002 themselves. */
+  /** Ends at once. The peer is told by a CLOSE record, because browsers may not send 1002 themselves. */
   #fail(error: unknown): void {
     if (this.#state === this.CLOSED) return;
-    const { socket, signer } = this.#opened ?? {};
-    const tell = !this.#closeSent && socket !== undefined && signer !== undefined;
+    const { socket, sender } = this.#opened ?? {};
+    const tell = !this.#closeSent && socket !== undefined && sender !== undefined;
     this.#closeSent = true;
     this.#state = this.CLOSED;
     if (tell) {
       void this.#outbox
-        .then(() => signer.sign(RecordType.CLOSE, u16(PROTOCOL_ERROR)))
+        .then(() => sender.make(RecordType.CLOSE, u16(PROTOCOL_ERROR)))
         .then((record) => socket.send(record))
         .catch(() => undefined)
         .finally(() => socket.close());
@@ -231,7 +229,7 @@ export class SignedWebSocket extends EventTarget {
     clearTimeout(this.#giveUp);
     this.#abort.removeEventListener("abort", this.#stop);
     this.#state = this.CLOSED;
-    if (closeSocket) this.#opened?.socket.close(1000);
+    if (closeSocket) this.#opened?.socket.close();
     this.dispatchEvent(closeEvent(code, reason, wasClean));
   }
 }

@@ -9,9 +9,11 @@ import { AgentClock } from "../src/clock.js";
 import { openHost, type PairedHost, pairHost, RelayError } from "../src/index.js";
 import { load } from "../src/store.js";
 import { RECORDS } from "./support/agent.js";
-import { CODE, withHost, withRelay } from "./support/browser.js";
+import { CODE, useForm, withHost, withRelay } from "./support/browser.js";
 import { DROP, type Relay, unsignedProblem, type WholeAnswer } from "./support/relay.js";
 import type { AgentRequest } from "./support/requests.js";
+
+useForm("signed");
 
 const coded = (code: string, verified?: boolean) => (error: unknown) =>
   error instanceof RelayError &&

@@ -118,6 +118,31 @@ test("a signed POST with a form goes through, whatever the browser adds to it", 
   assert.equal(text, "/form?x=%20y multipart/form-data true yes");
 });
 
+test("what Chromium sends is sealed, and says to the local server what a browser says", async () => {
+  let seen: Record<string, string> = {};
+  let length = 0;
+  relay.agent.local = ({ body, headers }) => {
+    seen = headers;
+    length = body.length;
+    return { status: 200, headers: [["set-cookie", "sesame-cookie=1"]], body: Buffer.from("sesame-answer") };
+  };
+  const before = relay.crossed.length;
+  const [form, text, cookie] = await page.evaluate(async () => {
+    const body = new Blob(["sesame-body", new Uint8Array(5_000_000)]);
+    const response = await host.fetch("/sesame-path", { method: "POST", body, headers: { "x-sesame": "1" } });
+    const text = await response.text();
+    return [host.protection, text, document.cookie];
+  });
+  assert.deepEqual([form, text, cookie, length], ["sealed", "sesame-answer", "", 5_000_011]);
+  assert.match(seen["user-agent"] ?? "", /Chrom/);
+  assert.match(seen["accept-language"] ?? "", /^en/);
+  assert.equal(seen["origin"], relay.url);
+  assert.equal(seen["x-sesame"], "1");
+  const wire = Buffer.concat(relay.crossed.slice(before));
+  assert.ok(wire.length > 5_000_000);
+  assert.equal(wire.includes("sesame"), false);
+});
+
 test("keys survive a reload and a restart of the browser, and cannot be read out", async () => {
   relay.agent.local = () => ({ status: 200, headers: [], body: Buffer.from("still paired") });
   const ask = () => page.evaluate(async () => (await host.fetch("/")).text());
@@ -273,7 +298,7 @@ test("a clock that is ten minutes off locks nobody out", async () => {
 test("what is cut off says so, in Chromium too", async () => {
   let cut = false;
   relay.hostile.answer = (answer, { target }) => {
-    if (target !== "/cut") return answer;
+    if (target !== "/_relay/exchange") return answer;
     cut = true;
     return { ...answer, body: answer.body.subarray(0, -1) };
   };

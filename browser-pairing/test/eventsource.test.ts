@@ -3,7 +3,7 @@ import { once } from "node:events";
 import { test } from "node:test";
 import { EventParser } from "../src/eventstream.js";
 import { RelayError } from "../src/index.js";
-import { withHost } from "./support/browser.js";
+import { eachForm, withHost } from "./support/browser.js";
 
 const CASES: [string, string, [string, string, string][]][] = [
   ["a message", "data: hi\n\n", [["message", "hi", ""]]],
@@ -67,7 +67,7 @@ test("retry counts only when it is a number, and an event without end is refused
   assert.throws(refuse, RelayError);
 });
 
-test("an event source connects again with the last id, and stops when it is closed", async () => {
+eachForm("an event source connects again with the last id, and stops when it is closed", async () => {
   await withHost(async (host, { relay }) => {
     let connections = 0;
     async function* events() {
@@ -105,7 +105,7 @@ test("an event source connects again with the last id, and stops when it is clos
 
 const EventSourceState = { CONNECTING: 0, OPEN: 1, CLOSED: 2 };
 
-test("what is no event stream ends the source", async () => {
+eachForm("what is no event stream ends the source", async () => {
   await withHost(async (host, { relay }) => {
     for (const [status, type] of [
       [200, "text/html"],
@@ -127,36 +127,39 @@ test("what is no event stream ends the source", async () => {
   });
 });
 
-test("closing an event source reaches the local server, and a broken stream is opened again", async () => {
-  await withHost(async (host, { relay }) => {
-    let end = () => {};
-    const ended = new Promise<void>((resolve) => {
-      end = resolve;
-    });
-    let connections = 0;
-    async function* events() {
-      connections += 1;
-      yield Buffer.from("retry: 1\n\ndata: on\n\n");
-      if (connections === 1) throw new Error("broken");
-      try {
-        for (;;) {
-          yield Buffer.from(":\n");
-          await new Promise((resolve) => setTimeout(resolve, 5));
+eachForm(
+  "closing an event source reaches the local server, and a broken stream is opened again",
+  async () => {
+    await withHost(async (host, { relay }) => {
+      let end = () => {};
+      const ended = new Promise<void>((resolve) => {
+        end = resolve;
+      });
+      let connections = 0;
+      async function* events() {
+        connections += 1;
+        yield Buffer.from("retry: 1\n\ndata: on\n\n");
+        if (connections === 1) throw new Error("broken");
+        try {
+          for (;;) {
+            yield Buffer.from(":\n");
+            await new Promise((resolve) => setTimeout(resolve, 5));
+          }
+        } finally {
+          end();
         }
-      } finally {
-        end();
       }
-    }
-    relay.agent.local = () => ({
-      status: 200,
-      headers: [["content-type", "text/event-stream"]],
-      body: events(),
+      relay.agent.local = () => ({
+        status: 200,
+        headers: [["content-type", "text/event-stream"]],
+        body: events(),
+      });
+      const source = host.eventSource("/events");
+      await once(source, "message");
+      await once(source, "message");
+      assert.equal(connections, 2);
+      source.close();
+      await ended;
     });
-    const source = host.eventSource("/events");
-    await once(source, "message");
-    await once(source, "message");
-    assert.equal(connections, 2);
-    source.close();
-    await ended;
-  });
-});
+  },
+);

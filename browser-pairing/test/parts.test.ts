@@ -82,6 +82,13 @@ test("paths of the local server are normalised as the URL standard does it", () 
   ];
   for (const [input, wanted] of cases) assert.equal(localTarget(input), wanted);
   assert.equal(localTarget("../y", "/a/b/c"), "/a/y");
+  assert.equal(localTarget("/_relays"), "/_relays");
+});
+
+test("the agent's own paths are none of the local server's", () => {
+  for (const path of ["/_relay", "/_relay/", "/_relay/browsers", "/x/../_relay/session", "/_Relay?x"]) {
+    assert.throws(() => localTarget(path), TypeError, path);
+  }
 });
 
 test("a redirect keeps what it may keep", () => {
@@ -97,7 +104,13 @@ test("a redirect keeps what it may keep", () => {
     ["GET", "/a/c", null, "1"],
   );
   assert.equal(redirectedCall(call, 307, "?q").target, "/a/b?q");
-  for (const location of ["//other/", "https://local.invalid/", "http://", "javascript:0"]) {
+  for (const location of [
+    "//other/",
+    "https://local.invalid/",
+    "http://",
+    "javascript:0",
+    "/_relay/browsers",
+  ]) {
     assert.throws(() => redirectedCall(call, 302, location), RelayError, location);
   }
 });

@@ -168,7 +168,7 @@ describe("texts of errors", () => {
     assert.match(text("shared_origin_refused", { status: 403 }), /^The relay refused/);
     assert.match(text("uncovered", { status: 400, verified: true }), /^The host refused/);
     assert.match(text("host_offline", { status: 503 }), /offline/);
-    assert.match(text("tampered"), /host's signature/);
+    assert.match(text("tampered"), /not as the host sent it/);
     assert.match(text("rate_limited", { retryAfter: 30 }), /in 30 seconds/);
     assert.match(
       text("signing_session_expired", { verified: true, status: 401 }),

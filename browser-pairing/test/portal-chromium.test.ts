@@ -217,7 +217,7 @@ describe("the portal in Chromium", () => {
     await page.getByRole("textbox", { name: "Path" }).fill("/api/items?page=1");
     await page.keyboard.press("Enter");
     await says("200 OK");
-    await says("Signed and verified");
+    await says("Sealed and verified");
     await says("from the machine");
     await page.getByText("Headers (3)").click();
     await snap("host-response");
@@ -236,6 +236,24 @@ describe("the portal in Chromium", () => {
       await page.getByRole("textbox", { name: "Path" }).fill(path);
       await page.keyboard.press("Enter");
     };
+    const announced = (text: string) =>
+      page.locator("#announcer").filter({ hasText: text }).waitFor({ state: "attached" });
+    const badge = page.locator(".trust-path .badge");
+    assert.equal(await badge.textContent(), "Relay");
+    await send("/direct");
+    await announced("Requests go directly to the host.");
+    assert.equal(await badge.textContent(), "Direct");
+    await says("3.4 ms round trip · 47.1 KiB sent · 6.0 MiB received");
+    await snap("host-direct");
+    await send("/turn");
+    await announced("through a TURN server");
+    assert.equal(await badge.textContent(), "Direct, TURN");
+    await says("84 ms round trip · 47.1 KiB sent · 7.0 MiB received");
+    await snap("host-turn");
+    await send("/relayed");
+    await announced("Requests go over the relay.");
+    await page.locator(".trust-path").getByText("Relay", { exact: true }).waitFor();
+    assert.equal(await page.locator(".trust-numbers").textContent(), "");
     await send("/binary");
     await says("00000000  00 01 02 03");
     await snap("host-binary");
@@ -265,7 +283,7 @@ describe("the portal in Chromium", () => {
     await send("/down");
     await says("Nothing listens on 127.0.0.1:3000.");
     await send("/tampered");
-    await says("does not carry the host's signature");
+    await says("is not as the host sent it");
     await says("An answer did not verify");
     await snap("host-tampered");
     await send("/lies");

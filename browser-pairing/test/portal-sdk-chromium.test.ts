@@ -1,7 +1,7 @@
 /**
- * The portal as it is delivered, with the SDK in it, in a real Chromium: pairing, signed requests,
+ * The portal as it is delivered, with the SDK in it, in a real Chromium: pairing, sealed requests,
  * events, WebSocket, keys that survive a reload, and the end of it all by revoking. The agent behind the
- * stand-in relay verifies every signature.
+ * stand-in relay opens every record.
  */
 import assert from "node:assert/strict";
 import { mkdir, mkdtemp, rm } from "node:fs/promises";
@@ -138,11 +138,11 @@ describe("the portal with the SDK in Chromium", () => {
     await heading("workshop");
   });
 
-  test("requests are signed, answers are verified", async () => {
-    await says("Signed, nothing verified yet");
+  test("requests are sealed, answers are verified", async () => {
+    await says("Sealed, nothing verified yet");
     await send("/things?x=1");
     await says("hello from /things?x=1");
-    await says("Signed and verified");
+    await says("Sealed and verified");
     await page.getByLabel("Method").selectOption("POST");
     await page.getByText("Headers and body").click();
     await page.getByLabel("Headers", { exact: true }).fill("x-demo: one");
@@ -156,15 +156,16 @@ describe("the portal with the SDK in Chromium", () => {
   test("an altered answer is not shown", async () => {
     relay.hostile.answer = (answer) => {
       const body = Buffer.from(answer.body);
-      const at = body.indexOf("hello");
-      if (at >= 0) body.write("jello", at);
+      // The last byte of the body's own record: before its tag, and the record of the end.
+      const at = body.length - 38;
+      if (answer.status === 200 && at >= 0) body[at] = (body[at] ?? 0) ^ 1;
       return { ...answer, body };
     };
     await page.getByRole("button", { name: /^Take GET / }).press("Enter");
     await page.keyboard.press("Enter");
-    await says("does not carry the host's signature");
+    await says("is not as the host sent it");
     await says("An answer did not verify");
-    assert.equal(await page.getByText("jello").count(), 0);
+    assert.equal(await page.getByText("hello from").count(), 0);
     delete relay.hostile.answer;
   });
 
@@ -186,7 +187,7 @@ describe("the portal with the SDK in Chromium", () => {
     await ended.finally(() => clearInterval(going));
   });
 
-  test("a WebSocket carries signed messages", async () => {
+  test("a WebSocket carries sealed messages", async () => {
     relay.socket = (socket) => {
       socket.receive = (type, payload) => {
         if (type === TEXT) socket.send(TEXT, Buffer.from(`echo ${payload}`));

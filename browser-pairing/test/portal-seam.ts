@@ -157,12 +157,27 @@ const browsers: PairedBrowser[] = [
 function fakeHost(info: PairedHostInfo, forget: () => void): Paired {
   const events = new EventTarget();
   let gone = false;
+  let way: Paired["path"] = { kind: "relay", sent: 0, received: 0 };
+  // Some time after the request, as with a real host, so that what is announced does not meet the answer.
+  const goes = (next: Paired["path"]) =>
+    setTimeout(() => {
+      way = next;
+      events.dispatchEvent(new Event("path"));
+    }, 300);
   return {
     ...info,
+    get path() {
+      return way;
+    },
+    protection: "sealed",
     addEventListener: events.addEventListener.bind(events),
     async fetch(input, init = {}) {
       const path = String(input);
       await new Promise((soon) => setTimeout(soon, 15));
+      const far = { kind: "webrtc", sent: 48_213, received: 6_291_456 } as const;
+      if (path.startsWith("/direct")) goes({ ...far, candidate: "host", rtt: 3.42 });
+      if (path.startsWith("/turn")) goes({ ...far, candidate: "relay", rtt: 84.2, received: 7_340_032 });
+      if (path.startsWith("/relayed")) goes({ kind: "relay", sent: 48_213, received: 7_340_032 });
       if (path.startsWith("/revoked")) {
         events.dispatchEvent(new Event("revoked"));
         throw new RelayError("not_paired", { status: 401, ...signed });

@@ -119,6 +119,18 @@ function renderBrowsers() {
   }));
 }
 
+/** The peers that reach this machine past the relay, in words. */
+function paths({ webrtc, peers }) {
+  if (!webrtc) return "off";
+  const open = peers.filter((peer) => peer.open && peer.path);
+  if (open.length === 0) return "none now";
+  return open.map(({ browser, path }) => {
+    const name = state.browsers.find(({ id }) => id === browser)?.name ?? browser;
+    const kind = path.local === "relay" || path.remote === "relay" ? "through a TURN server" : "direct";
+    return `${name}: ${kind} (${path.local} to ${path.remote}${path.rtt_ms === null ? "" : `, ${path.rtt_ms} ms`})`;
+  }).join("; ");
+}
+
 function renderFacts() {
   const { status } = state;
   const up = at("connection");
@@ -131,6 +143,7 @@ function renderFacts() {
     ["Lets through", status.trust === "paired" ? "what paired browsers signed" : "all that the relay authorised"],
     ["Connected", status.connected_since ? `for ${span(state.now - status.connected_since)}` : "no"],
     ["Requests", `${status.requests.total} (${status.requests.active} under way)`],
+    ["Direct paths", paths(status)],
     ["Last error", status.last_error ? `${when(status.last_error.at)}: ${status.last_error.message}` : "none"],
     ["Wrong codes", state.failed_guesses.count === 0 ? "none" : `${state.failed_guesses.count}, the last ${when(state.failed_guesses.last_at)}`],
     ["Version", status.version],

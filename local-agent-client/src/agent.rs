@@ -7,6 +7,7 @@ use crate::{
     dial::{DialError, Dialed, Dialer, RelayUrl, tls},
     forward::{Forwarder, LocalTarget, Settings, insecure},
     gate::{Gate, Options},
+    peer::{self, Peers},
     platform,
     session::{Connect, Session},
     state::{self, StateDir, StateError},
@@ -87,6 +88,7 @@ pub struct Builder {
     require: Require,
     control: Option<SocketAddr>,
     proxies: Option<Matcher>,
+    webrtc: Option<peer::Settings>,
 }
 
 impl Builder {
@@ -151,6 +153,13 @@ impl Builder {
     #[must_use]
     pub fn control(mut self, address: SocketAddr) -> Self {
         self.control = Some(address);
+        self
+    }
+
+    /// Lets browsers upgrade to a direct path by WebRTC, like this; `None` turns it off. On without being said.
+    #[must_use]
+    pub fn webrtc(mut self, settings: Option<peer::Settings>) -> Self {
+        self.webrtc = settings;
         self
     }
 
@@ -220,7 +229,12 @@ impl Builder {
             code_outstanding: false,
             failed_guesses: FailedGuesses::default(),
             control: control.as_ref().map(|control| format!("http://{}", control.address())),
+            webrtc: None,
+            peers: Vec::new(),
         };
+        let relay_is_local = self.relay.is_loopback();
+        let peers =
+            self.webrtc.and_then(|settings| Peers::new(peer::Settings { relay_is_local, ..settings }));
         let settings = Settings {
             target: self.target,
             tls: local_tls,
@@ -240,6 +254,7 @@ impl Builder {
             trust: self.trust,
             require: self.require,
             jars: Arc::new(jars.unwrap_or_default()),
+            peers: peers.clone(),
             ..Options::default()
         };
         Ok(Agent {
@@ -252,6 +267,7 @@ impl Builder {
             gate: Gate::new(forwarder, pairing.clone(), options),
             status: watch::channel(status).0,
             pairing,
+            peers,
             control,
             state,
         })
@@ -264,6 +280,7 @@ pub struct Agent {
     gate: Arc<Gate>,
     status: watch::Sender<Status>,
     pairing: Arc<Pairing>,
+    peers: Option<Arc<Peers>>,
     control: Option<Control>,
     state: Option<Arc<StateDir>>,
 }
@@ -285,6 +302,7 @@ impl Agent {
             require: Require::default(),
             control: None,
             proxies: None,
+            webrtc: Some(peer::Settings::default()),
         }
     }
 
@@ -332,6 +350,7 @@ impl Agent {
                 self.pairing.keep(),
                 self.gate.keep(),
                 follow,
+                status::follow_peers(self.peers.as_deref(), &self.status),
                 self.dial.keep_login()
             )
         };
@@ -340,6 +359,9 @@ impl Agent {
             _ = beside => {}
         }
         self.gate.close();
+        if let Some(peers) = &self.peers {
+            peers.shutdown().await;
+        }
         self.pairing.flush();
         reporter.lock().refresh(self.gate.forwarder().stats(), None);
         tracing::info!("the agent has ended");

@@ -25,6 +25,7 @@
 //! | [`session`] | when to dial, when to leave, how long to wait |
 //! | [`tunnel`] | one tunnel and its streams |
 //! | [`serve`] | one stream: an HTTP/1.1 connection |
+//! | [`peer`] | data channels from browsers, past the relay |
 //! | [`gate`] | one request: whose it is, and whether it is to be believed; the agent's own paths |
 //! | [`cookies`] | what the local server sets in exchanges, by paired browser |
 //! | [`forward`] | one request: header and path policy, the pool to the local server |
@@ -45,6 +46,7 @@ pub mod dial;
 pub mod forward;
 pub mod gate;
 pub mod login;
+pub mod peer;
 pub mod platform;
 pub mod qr;
 pub mod refusal;

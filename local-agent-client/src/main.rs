@@ -15,6 +15,10 @@ use tracing_subscriber::{EnvFilter, layer::SubscriberExt, util::SubscriberInitEx
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
+/// What is logged unless RUST_LOG says otherwise. The engine of peers logs every datagram that it cannot read,
+/// and anybody may send those.
+const LOG: &str = "info,webrtc=off,rtc=off";
+
 fn main() -> ExitCode {
     let env = Env(|name: &str| std::env::var_os(name));
     let dir = |at: &Where| -> anyhow::Result<PathBuf> { env.state_dir(at.state_dir.as_deref()) };
@@ -72,8 +76,7 @@ where
 fn log(format: LogFormat) {
     // The filter's parser panics on some texts beyond ASCII.
     let wanted = std::env::var("RUST_LOG").ok().filter(|text| text.is_ascii() && !text.is_empty());
-    let filter =
-        wanted.and_then(|text| EnvFilter::try_new(text).ok()).unwrap_or_else(|| EnvFilter::new("info"));
+    let filter = wanted.and_then(|text| EnvFilter::try_new(text).ok()).unwrap_or_else(|| EnvFilter::new(LOG));
     let registry = tracing_subscriber::registry().with(filter);
     let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_target(false);
     match format {

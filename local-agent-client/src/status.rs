@@ -2,11 +2,15 @@
 
 use crate::{
     forward::{Counts, GateCounts, Stats},
+    peer::Peers,
     trust::{FailedGuesses, Pairing},
 };
 use serde::{Deserialize, Serialize};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::sync::watch;
+
+/// How often peers are looked at.
+const PEERS: Duration = Duration::from_secs(1);
 
 /// An agent's state at one moment. Times are Unix seconds.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -62,6 +66,65 @@ pub struct Status {
     /// Where the local page and the commands reach the agent, unless that is turned off.
     #[serde(default)]
     pub control: Option<String>,
+    /// What went past the relay, unless peers are turned off.
+    #[serde(default)]
+    pub webrtc: Option<PeerCounts>,
+    /// The peers that there are, oldest first.
+    #[serde(default)]
+    pub peers: Vec<PeerStatus>,
+}
+
+/// What all peers together are and were.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PeerCounts {
+    /// Those that there are.
+    pub open: usize,
+    /// Those that were ever made.
+    pub opened: u64,
+    /// Payload bytes to browsers.
+    pub bytes_sent: u64,
+    /// Payload bytes from browsers.
+    pub bytes_received: u64,
+}
+
+/// One peer: a browser that reaches the agent past the relay.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PeerStatus {
+    /// Its id.
+    pub id: String,
+    /// The browser's id.
+    pub browser: String,
+    /// When it was asked for.
+    pub since: i64,
+    /// Whether its channel is open.
+    pub open: bool,
+    /// Exchanges under way.
+    pub streams: usize,
+    /// Payload bytes to the browser.
+    pub bytes_sent: u64,
+    /// Payload bytes from it.
+    pub bytes_received: u64,
+    /// The path that was found.
+    pub path: Option<PeerPath>,
+}
+
+/// The path of a peer: ICE's selected pair. A candidate is `host`, `srflx` or `prflx` (behind a NAT, or a
+/// browser that does not tell its address), or `relay` (a TURN server).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PeerPath {
+    /// The agent's candidate.
+    pub local: String,
+    /// The browser's.
+    pub remote: String,
+    /// The round-trip time that ICE measured last.
+    pub rtt_ms: Option<f64>,
+}
+
+impl PeerPath {
+    /// `direct`, or `relayed` when a TURN server stands in between.
+    pub fn as_str(&self) -> &'static str {
+        if self.local == "relay" || self.remote == "relay" { "relayed" } else { "direct" }
+    }
 }
 
 /// Something that went wrong.
@@ -185,6 +248,22 @@ pub async fn follow(pairing: &Pairing, status: &watch::Sender<Status>) {
     }
 }
 
+/// Keeps what the status tells of peers as it is, for as long as the agent runs: they live without a tunnel.
+pub async fn follow_peers(peers: Option<&Peers>, status: &watch::Sender<Status>) {
+    let Some(peers) = peers else { return std::future::pending().await };
+    let mut look = tokio::time::interval(PEERS);
+    loop {
+        look.tick().await;
+        let (counts, all) = peers.status();
+        status.send_if_modified(|status| {
+            let changed = status.webrtc != Some(counts) || status.peers != all;
+            status.webrtc = Some(counts);
+            status.peers = all;
+            changed
+        });
+    }
+}
+
 fn down(status: &mut Status) {
     status.connected = false;
     status.connected_since = None;
@@ -218,6 +297,8 @@ pub(crate) fn blank() -> Status {
         code_outstanding: false,
         failed_guesses: FailedGuesses::default(),
         control: None,
+        webrtc: None,
+        peers: Vec::new(),
     }
 }
 

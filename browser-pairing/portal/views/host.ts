@@ -12,6 +12,7 @@ import { notice, status } from "../ui.js";
 import type { SignedIn, View } from "../view.js";
 import { browsersPanel } from "./host-browsers.js";
 import { eventsPanel } from "./host-events.js";
+import { pathMark } from "./host-path.js";
 import { requestPanel } from "./host-request.js";
 import { socketPanel } from "./host-socket.js";
 import { tabs } from "./tabs.js";
@@ -77,11 +78,14 @@ export function hostView(context: SignedIn, hostId: string): View {
     }
     const opened = host;
     stops.push(() => opened.close());
+    const way = pathMark(opened, (text) => context.announce(text));
+    stops.push(() => way.stop());
     const mark = (kind: "on" | "wait" | "bad", text: string) => {
       const print = h("span", { class: "trust-print" }, `Fingerprint ${opened.fingerprint}`);
-      if (stops.length > 0) fill(trust, status(kind, text), print);
+      if (stops.length > 0) fill(trust, status(kind, text), print, way.element);
     };
-    mark("wait", "Signed, nothing verified yet");
+    const form = opened.protection === "sealed" ? "Sealed" : "Signed";
+    mark("wait", `${form}, nothing verified yet`);
     const revoked = () => {
       if (ended.signal.aborted || stops.length === 0) return;
       unpaired(
@@ -99,7 +103,7 @@ export function hostView(context: SignedIn, hostId: string): View {
       verified: () => {
         if (seen) return;
         seen = true;
-        mark("on", "Signed and verified");
+        mark("on", `${form} and verified`);
       },
       failed: (error) => {
         const of = failure(error);

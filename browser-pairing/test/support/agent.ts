@@ -8,18 +8,20 @@ import {
   hkdfSync,
   type KeyObject,
   randomUUID,
-  sign,
   timingSafeEqual,
-  verify,
 } from "node:crypto";
+import { type AgentAnswer, type Asked, type AskedSigned, asked, signAnswer } from "./answers.js";
+import { type AgentRequest, checkRequest, forwarded, type ReadSignature, Refusal } from "./requests.js";
 import {
-  type AgentRequest,
-  checkRequest,
-  forwarded,
-  fromHeaders,
-  type ReadSignature,
-  Refusal,
-} from "./requests.js";
+  exchangeHash,
+  type Keys,
+  type Records,
+  rawKey,
+  respond,
+  SealedRecords,
+  SignedRecords,
+  split,
+} from "./sealing.js";
 import { answer, fingerprint, prove, type SideB } from "./sideb.js";
 
 /** What the local server is asked. */
@@ -38,42 +40,39 @@ export interface LocalAnswer {
   body?: Buffer | AsyncIterable<Buffer>;
 }
 
-/** An answer on its way to the relay. */
-export interface AgentAnswer {
-  status: number;
-  headers: Record<string, string>;
-  body: Buffer | AsyncIterable<Buffer>;
-}
-
 interface Client {
   id: string;
   name: string;
   key: KeyObject;
   raw: Buffer;
+  x25519: Buffer;
   psk: Buffer;
-}
-
-/** The request that an answer is to. */
-type Asked = ReadSignature & Pick<AgentRequest, "method" | "target">;
-
-function asked({ method, target, headers }: AgentRequest): Asked {
-  return { ...fromHeaders(headers), method, target };
+  /** What the local server has set, as the agent keeps it for each browser. */
+  jar: string[];
 }
 
 /** Where a session's requests are checked, and their records signed. */
 export interface Session {
   id: string;
   client: Client;
+  /** Of a sealed session. */
+  keys?: Keys;
+  /** The numbers that were used. */
+  used: Set<bigint>;
+}
+
+/** An exchange whose first record has opened. */
+export interface Exchange {
+  session: Session;
+  prelude: Buffer;
+  records: Records;
+  head: { method: string; target: string; headers: [string, string][]; websocket?: boolean };
 }
 
 const DER = Buffer.from("302a300506032b6570032100", "hex");
 
 function publicKey(raw: Buffer): KeyObject {
   return createPublicKey({ key: Buffer.concat([DER, raw]), format: "der", type: "spki" });
-}
-
-function rawKey(key: KeyObject): Buffer {
-  return Buffer.from((key.export({ format: "jwk" }) as { x: string }).x, "base64url");
 }
 
 const json = (value: unknown) => Buffer.from(JSON.stringify(value));
@@ -97,7 +96,13 @@ export class Agent {
   /** Seconds that this clock is ahead of the real one. */
   ahead = 0;
   code: string | undefined;
-  features = ["records", "websocket"];
+  features = ["records", "websocket", "exchange", "sealed"];
+  /** Seconds until a sealed session takes no more exchanges. */
+  rekeyAfter = 3600;
+  /** Whether sealed sessions are known at all. */
+  seals = true;
+  /** Makes the sealed records of an answer use a new key for every one of them. */
+  rekeyAlways = false;
   local: (request: LocalRequest) => LocalAnswer | Promise<LocalAnswer> = () => ({ status: 404, headers: [] });
   readonly #pairings = new Map<string, SideB>();
 
@@ -119,12 +124,18 @@ export class Agent {
       if (!(error instanceof Refusal)) throw error;
       return this.#problem(error);
     }
-    let read: Asked | undefined;
+    if (path === "/_relay/exchange") return this.#exchange(request.body);
+    let read: AskedSigned | undefined;
     try {
       read = asked(request);
       const session = this.check(request, read, path === "/_relay/session");
-      if (path === "/_relay/session") return this.#signed(200, this.#session(read), read);
-      if (path.startsWith("/_relay")) return this.#own(request, path, session, read);
+      if (path === "/_relay/session") return this.#signed(200, this.#session(read, request.body), read);
+      if (session.keys !== undefined) throw new Refusal(403, "sealed_required");
+      if (path.startsWith("/_relay")) {
+        const salt = createHash("sha256").update(read.signature).digest();
+        const own = this.#own(request.method, path, request.body, session, salt);
+        return this.#signed(own.status, own.body, read);
+      }
       return await this.#forward(request, session, read);
     } catch (error) {
       if (!(error instanceof Refusal)) throw error;
@@ -136,14 +147,15 @@ export class Agent {
 
   /** The order of checks of section 4.2. */
   check(request: AgentRequest, read: ReadSignature, forSession = false): Session {
-    const client = forSession ? this.clients.get(read.keyid) : this.sessions.get(read.keyid)?.client;
+    const known = this.sessions.get(read.keyid);
+    const client = forSession ? this.clients.get(read.keyid) : known?.client;
     if (client === undefined) throw new Refusal(401, forSession ? "not_paired" : "signing_session_expired");
     checkRequest(request, read, client.key);
     if (Math.abs(read.created - this.now) > 60)
       throw new Refusal(401, "clock_skew", { agent_time: this.now });
     if (this.nonces.has(read.nonce)) throw new Refusal(401, "replayed");
     this.nonces.add(read.nonce);
-    return { id: read.keyid, client };
+    return known ?? { id: read.keyid, client, used: new Set() };
   }
 
   /** What no agent may ever do: signs whatever is wanted in answer to whatever comes, unverified. */
@@ -155,6 +167,18 @@ export class Agent {
     uncovered?: string,
   ): AgentAnswer & { body: Buffer } {
     return this.#signed(status, body, asked(request), type, {}, uncovered);
+  }
+
+  /** The same for an exchange: a refusal, or whatever is wanted, in one piece. */
+  exchangeOracle(
+    prelude: Buffer,
+    status: number,
+    body: Buffer,
+    type = PROBLEM,
+    uncovered?: string,
+  ): AgentAnswer & { body: Buffer } {
+    const read = { method: "POST", target: "/_relay/exchange", prelude };
+    return this.#signed(status, body, read, type, {}, uncovered);
   }
 
   /** Forgets a browser and its sessions. */
@@ -190,10 +214,15 @@ export class Agent {
     this.code = undefined;
     this.#pairings.clear();
     if (given.length !== 32 || !timingSafeEqual(given, wanted)) throw new Refusal(401, "pairing_failed");
-    const theirs = JSON.parse(claims.toString()) as { client: { id: string; name: string }; ed25519: string };
+    const theirs = JSON.parse(claims.toString()) as {
+      client: { id: string; name: string };
+      ed25519: string;
+      x25519: string;
+    };
     const raw = Buffer.from(theirs.ed25519, "base64url");
     const { id, name } = theirs.client;
-    this.clients.set(id, { id, name, key: publicKey(raw), raw, psk: side.psk });
+    const x25519 = Buffer.from(theirs.x25519, "base64url");
+    this.clients.set(id, { id, name, key: publicKey(raw), raw, x25519, psk: side.psk, jar: [] });
     const own = json({
       host_id: this.hostId,
       agent: { name: "stand-in", version: "1", features: [] },
@@ -209,22 +238,128 @@ export class Agent {
     });
   }
 
-  #session(read: ReadSignature): Buffer {
+  #session(read: ReadSignature, body: Buffer): Buffer {
     const client = this.clients.get(read.keyid);
     if (client === undefined) throw new Refusal(401, "not_paired");
     const id = randomUUID();
-    this.sessions.set(id, { id, client });
-    this.sessionsMade += 1;
-    return json({
+    const session: Session = { id, client, used: new Set() };
+    const answer: Record<string, unknown> = {
       v: 1,
       session_id: id,
       expires_at: this.now + 3600,
       agent_time: this.now,
       features: this.features,
-    });
+    };
+    const { noise } = JSON.parse(body.toString()) as { noise?: { profile: string; message: string } };
+    if (noise !== undefined && this.seals) {
+      if (noise.profile !== "noise-ikpsk2") throw new Refusal(400, "bad_request");
+      const prologue = `relay-sealed/1 ${this.hostId} ${client.id}`;
+      const { psk, x25519: expected } = client;
+      const responder = { psk, prologue, own: this.x25519.privateKey, expected };
+      const shaken = respond(responder, Buffer.from(noise.message, "base64url"));
+      if (shaken === undefined) throw new Refusal(400, "handshake_failed");
+      session.keys = shaken;
+      answer["noise"] = { profile: noise.profile, message: shaken.message.toString("base64url") };
+      answer["rekey_at"] = this.now + this.rekeyAfter;
+    }
+    this.sessions.set(id, session);
+    this.sessionsMade += 1;
+    return json(answer);
   }
 
-  #own(request: AgentRequest, path: string, session: Session, read: Asked): AgentAnswer {
+  /** Begins an exchange with its prelude and its first record. @throws Refusal */
+  begin(prelude: Buffer, first: Buffer): Exchange {
+    const hex = prelude.subarray(0, 16).toString("hex");
+    const id = hex.replace(/^(.{8})(.{4})(.{4})(.{4})(.{12})$/, "$1-$2-$3-$4-$5");
+    const session = this.sessions.get(id);
+    if (session === undefined) throw new Refusal(401, "signing_session_expired");
+    const number = prelude.readBigUInt64BE(16);
+    const records =
+      session.keys === undefined
+        ? new SignedRecords(id, exchangeHash(prelude), this.keys.privateKey, session.client.key)
+        : new SealedRecords(session.keys, prelude);
+    const opened = records.open(first);
+    if (opened?.type !== 1) throw new Refusal(401, "signature_invalid");
+    if (session.used.has(number)) throw new Refusal(401, "replayed");
+    session.used.add(number);
+    return { session, prelude, records, head: JSON.parse(opened.payload.toString()) as Exchange["head"] };
+  }
+
+  async #exchange(bytes: Buffer): Promise<AgentAnswer> {
+    const prelude = bytes.subarray(0, 24);
+    let exchange: Exchange;
+    let rest: Buffer[];
+    try {
+      if (prelude.length < 24) throw new Refusal(400, "bad_request");
+      const size = this.#sizeFor(prelude);
+      const [first = Buffer.alloc(0), ...others] = split(bytes.subarray(24), size);
+      exchange = this.begin(prelude, first);
+      rest = others;
+    } catch (error) {
+      if (!(error instanceof Refusal)) throw error;
+      const read = { method: "POST", target: "/_relay/exchange", prelude };
+      const { status, code, extra } = error;
+      return this.#signed(status, json({ type: "about:blank", status, code, ...extra }), read, PROBLEM);
+    }
+    const body = this.#exchanged(exchange, rest);
+    return { status: 200, headers: { "content-type": RECORDS }, body };
+  }
+
+  #sizeFor(prelude: Buffer): number {
+    const id = prelude.subarray(0, 16).toString("hex");
+    const session = [...this.sessions.values()].find((one) => one.id.replaceAll("-", "") === id);
+    return session === undefined || session.keys !== undefined ? 16 : 64;
+  }
+
+  /** Everything after the first record. The local server sees nothing of a request that is not whole. */
+  async *#exchanged({ session, prelude, records, head }: Exchange, rest: Buffer[]): AsyncGenerator<Buffer> {
+    const refuse = (status: number, code: string) => records.make(4, json({ status, code }));
+    const parts: Buffer[] = [];
+    let ended = false;
+    for (const bytes of rest) {
+      const record = records.open(bytes);
+      if (ended || record === undefined || (record.type !== 2 && record.type !== 3)) {
+        return void (yield refuse(400, "bad_request"));
+      }
+      if (record.type === 2) parts.push(record.payload);
+      else ended = true;
+    }
+    if (!ended) return void (yield refuse(400, "bad_request"));
+    const { method, target } = head;
+    const body = Buffer.concat(parts);
+    const path = target.split("?")[0] ?? "";
+    if (path.startsWith("/_relay")) {
+      try {
+        const own = this.#own(method, path, body, session, exchangeHash(prelude));
+        yield records.make(1, headPayload(own.status, [["content-type", "application/json"]]));
+        if (own.body.length > 0) yield records.make(2, own.body);
+        yield records.make(3, Buffer.alloc(0));
+      } catch (error) {
+        if (!(error instanceof Refusal)) throw error;
+        yield refuse(error.status, error.code);
+      }
+      return;
+    }
+    const headers = Object.fromEntries(head.headers.filter(([name]) => !HOPS.test(name)));
+    if (session.client.jar.length > 0) headers["cookie"] = session.client.jar.join("; ");
+    const request = { method, target, body, headers, clientId: session.client.id };
+    this.forwarded.push(request);
+    const local = await this.local(request);
+    for (const [name, value] of local.headers) {
+      if (name === "set-cookie") session.client.jar.push(value.split(";")[0] ?? "");
+    }
+    const seen = local.headers.filter(([name]) => name !== "set-cookie");
+    const bare = method === "HEAD" ? { status: local.status, headers: seen } : { ...local, headers: seen };
+    yield* this.#records(bare, records);
+  }
+
+  #own(
+    method: string,
+    path: string,
+    body: Buffer,
+    session: Session,
+    salt: Buffer,
+  ): { status: number; body: Buffer } {
     const list = () =>
       [...this.clients.values()].map(({ id, name, raw }) => ({
         id,
@@ -237,34 +372,30 @@ export class Agent {
         last_used_at: this.now,
         current: id === session.client.id,
       }));
-    if (path === "/_relay/browsers") return this.#signed(200, json({ browsers: list() }), read);
+    if (path === "/_relay/browsers") return { status: 200, body: json({ browsers: list() }) };
     if (path === "/_relay/pairing/code") {
       this.code = "424242";
-      return this.#signed(
-        200,
-        json({ v: 1, sealed_code: this.#seal(session, read), expires_at: this.now + 300 }),
-        read,
-      );
+      const sealed = this.#seal(session, salt);
+      return { status: 200, body: json({ v: 1, sealed_code: sealed, expires_at: this.now + 300 }) };
     }
     const client = this.clients.get(path.slice("/_relay/browsers/".length));
     if (client === undefined) throw new Refusal(404, "not_found");
-    if (request.method === "DELETE") {
+    if (method === "DELETE") {
       this.revoke(client.id);
-      return this.#signed(204, Buffer.alloc(0), read);
+      return { status: 204, body: Buffer.alloc(0) };
     }
-    client.name = (JSON.parse(request.body.toString()) as { name: string }).name;
-    return this.#signed(200, json(list().find(({ id }) => id === client.id)), read);
+    client.name = (JSON.parse(body.toString()) as { name: string }).name;
+    return { status: 200, body: json(list().find(({ id }) => id === client.id)) };
   }
 
-  #seal(session: Session, read: ReadSignature): string {
-    const salt = createHash("sha256").update(read.signature).digest();
+  #seal(session: Session, salt: Buffer): string {
     const key = Buffer.from(hkdfSync("sha256", session.client.psk, salt, "relay-pairing/1 code", 32));
     const cipher = createCipheriv("aes-256-gcm", key, Buffer.alloc(12));
     const sealed = Buffer.concat([cipher.update(this.code ?? ""), cipher.final(), cipher.getAuthTag()]);
     return sealed.toString("base64url");
   }
 
-  async #forward(request: AgentRequest, session: Session, read: Asked): Promise<AgentAnswer> {
+  async #forward(request: AgentRequest, session: Session, read: AskedSigned): Promise<AgentAnswer> {
     const { method, target, body } = request;
     const localRequest = {
       method,
@@ -282,17 +413,29 @@ export class Agent {
       const bytes = method === "HEAD" ? Buffer.alloc(0) : (local.body ?? Buffer.alloc(0));
       return this.#signed(local.status, bytes, read, undefined, headers);
     }
-    return { status: 200, headers: { "content-type": RECORDS }, body: this.#records(local, session, read) };
+    return {
+      status: 200,
+      headers: { "content-type": RECORDS },
+      body: this.#records(local, this.recordsOf(session, read)),
+    };
   }
 
-  async *#records(local: LocalAnswer, session: Session, read: ReadSignature): AsyncGenerator<Buffer> {
-    const records = new Records(this, session, read);
+  /** The records of a signed request. */
+  recordsOf(session: Session, { signature }: ReadSignature): Records {
+    const hash = createHash("sha256").update(signature).digest();
+    return new SignedRecords(session.id, hash, this.keys.privateKey, session.client.key);
+  }
+
+  async *#records(local: LocalAnswer, records: Records): AsyncGenerator<Buffer> {
+    if (this.rekeyAlways && records instanceof SealedRecords) records.rekey = true;
     yield records.make(1, headPayload(local.status, local.headers));
     const parts = Buffer.isBuffer(local.body) ? [local.body] : (local.body ?? []);
     try {
       for await (const part of parts) {
-        for (let at = 0; at < part.length; at += 65_536)
+        for (let at = 0; at < part.length; at += 65_536) {
+          if (this.rekeyAlways && records instanceof SealedRecords) records.rekey = true;
           yield records.make(2, part.subarray(at, at + 65_536));
+        }
       }
     } catch (error) {
       const ended = error instanceof Error && error.message === "signing_session_ended";
@@ -316,90 +459,19 @@ export class Agent {
   #signed(
     status: number,
     body: Buffer,
-    { method, target, params: input, signature: signed }: Asked,
-    type: string | undefined = "application/json",
-    given: Record<string, string> = {},
+    request: Asked,
+    type?: string,
+    given?: Record<string, string>,
     uncovered?: string,
   ): AgentAnswer & { body: Buffer } {
-    // The answer to a HEAD has no body, whatever it says.
-    const digest = `sha-256=:${createHash("sha256")
-      .update(method === "HEAD" ? "" : body)
-      .digest("base64")}:`;
-    const headers: Record<string, string> = { "content-type": type, ...given, "content-digest": digest };
-    const lines: [string, string][] = [
-      ['"@status"', String(status)],
-      ['"@method";req', method],
-      ['"@path";req', target.split("?")[0] ?? ""],
-      ['"@query";req', `?${target.split("?").slice(1).join("?")}`],
-      ['"signature-input";key="relay";req', input],
-      ['"signature";key="relay";req', `:${signed.toString("base64")}:`],
-      ...Object.entries(headers).map(([name, value]): [string, string] => [`"${name}"`, value]),
-    ];
-    const at = lines.findIndex(([id]) => id === uncovered);
-    if (at !== -1) lines.splice(at, 1);
-    const params = `(${lines.map(([id]) => id).join(" ")});created=${this.now};keyid="${this.hostId}";alg="ed25519"`;
-    const base = [...lines.map(([id, value]) => `${id}: ${value}`), `"@signature-params": ${params}`].join(
-      "\n",
-    );
-    const signature = sign(null, Buffer.from(base, "latin1"), this.keys.privateKey);
-    return {
-      status,
-      headers: {
-        ...headers,
-        "signature-input": `relay=${params}`,
-        signature: `relay=:${signature.toString("base64")}:`,
-      },
-      body,
-    };
+    const by = { key: this.keys.privateKey, hostId: this.hostId, now: this.now };
+    return signAnswer(by, status, body, request, type, given, uncovered);
   }
 }
 
 const PROBLEM = "application/problem+json";
 /** The media type of record streams. */
 export const RECORDS = "application/vnd.relay.records";
-
-/** Makes the agent's records of one exchange, and checks the browser's. */
-export class Records {
-  #sent = 0;
-  #received = 0;
-
-  constructor(
-    readonly agent: Agent,
-    readonly session: Session,
-    readonly read: ReadSignature,
-  ) {}
-
-  #protected(direction: number, sequence: number, type: number, payload: Buffer): Buffer {
-    const place = Buffer.alloc(9);
-    place[0] = direction;
-    place.writeBigUInt64BE(BigInt(sequence), 1);
-    return Buffer.concat([
-      Buffer.from("relay-record/1"),
-      Buffer.from(this.session.id),
-      createHash("sha256").update(this.read.signature).digest(),
-      place,
-      Buffer.from([type]),
-      createHash("sha256").update(payload).digest(),
-    ]);
-  }
-
-  make(type: number, payload: Buffer): Buffer {
-    const head = Buffer.alloc(5);
-    head.writeUInt32BE(payload.length);
-    head[4] = type;
-    const signature = sign(null, this.#protected(1, this.#sent, type, payload), this.agent.keys.privateKey);
-    this.#sent += 1;
-    return Buffer.concat([head, payload, signature]);
-  }
-
-  /** The record in a message; undefined when the browser did not make it, or not for this place. */
-  open(message: Buffer): { type: number; payload: Buffer } | undefined {
-    if (message.length < 69 || message.readUInt32BE(0) !== message.length - 69) return undefined;
-    const type = message[4] ?? 0;
-    const payload = message.subarray(5, -64);
-    const signed = this.#protected(0, this.#received, type, payload);
-    if (!verify(null, signed, this.session.client.key, message.subarray(-64))) return undefined;
-    this.#received += 1;
-    return { type, payload };
-  }
-}
+/** Left out of what the local server sees of an exchange's headers. */
+const HOPS =
+  /^(?:host|connection|content-length|expect|cookie|signature|signature-input|forwarded|x-forwarded-.*|x-real-ip|x-relay-.*|x-relayed|keep-alive|te|trailer|transfer-encoding|upgrade|proxy-.*)$/;

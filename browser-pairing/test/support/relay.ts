@@ -10,8 +10,10 @@ import { createServer, type IncomingMessage, type Server, type ServerResponse } 
 import type { AddressInfo } from "node:net";
 import type { Duplex } from "node:stream";
 import { type WebSocket, WebSocketServer } from "ws";
-import { Agent, type AgentAnswer, headPayload, Records, type Session } from "./agent.js";
-import { type AgentRequest, fromQuery, type ReadSignature, Refusal } from "./requests.js";
+import { Agent, headPayload } from "./agent.js";
+import type { AgentAnswer } from "./answers.js";
+import { type AgentRequest, fromQuery, Refusal } from "./requests.js";
+import type { Records } from "./sealing.js";
 
 /** A message that the relay does not pass on: the connection breaks instead. */
 export const DROP = Symbol("drop");
@@ -197,21 +199,31 @@ export class Relay {
     const given = { method: "GET", target, headers, body: Buffer.alloc(0) };
     const asked = this.hostile.request?.(given) ?? given;
     if (asked === DROP || "status" in asked) return void socket.destroy();
-    let session: Session;
-    let read: ReadSignature;
+    let records: Records;
     let request: AgentRequest;
+    let sealed = false;
     try {
-      const query = fromQuery(asked.target);
-      read = query.read;
-      request = { ...asked, target: query.rest };
-      const covered = read.names.includes("sec-websocket-protocol");
-      if (!covered && "sec-websocket-protocol" in asked.headers) throw new Refusal(400, "uncovered");
-      session = this.agent.check(request, read);
+      const first = /^\/_relay\/exchange\?relay-exchange=([A-Za-z0-9_-]+)$/.exec(asked.target)?.[1];
+      if (first !== undefined) {
+        const bytes = Buffer.from(first, "base64url");
+        const exchange = this.agent.begin(bytes.subarray(0, 24), bytes.subarray(24));
+        const { method, target, websocket } = exchange.head;
+        if (websocket !== true || method !== "GET") throw new Refusal(400, "bad_request");
+        const headers = Object.fromEntries(exchange.head.headers);
+        request = { method, target, headers, body: Buffer.alloc(0) };
+        records = exchange.records;
+        sealed = true;
+      } else {
+        const { rest, read } = fromQuery(asked.target);
+        request = { ...asked, target: rest };
+        const covered = read.names.includes("sec-websocket-protocol");
+        if (!covered && "sec-websocket-protocol" in asked.headers) throw new Refusal(400, "uncovered");
+        records = this.agent.recordsOf(this.agent.check(request, read), read);
+      }
     } catch (error) {
       if (!(error instanceof Refusal)) throw error;
       return void refuse(error.status);
     }
-    const records = new Records(this.agent, session, read);
     let raw: WebSocket | undefined;
     const pass = (data: Buffer) => {
       this.crossed.push(data);
@@ -240,7 +252,8 @@ export class Relay {
       verdict.protocol === undefined ? [] : [["sec-websocket-protocol", verdict.protocol]];
     heads.push(records.make(1, headPayload(verdict.status, list)));
     if (verdict.status !== 101) heads.push(records.make(3, Buffer.alloc(0)));
-    this.#chosen = verdict.protocol;
+    // The protocol of an exchange is inside of it.
+    this.#chosen = sealed ? undefined : verdict.protocol;
     this.#sockets.handleUpgrade(incoming, socket, head, (accepted) => {
       raw = accepted;
       accepted.on("message", (data) => {

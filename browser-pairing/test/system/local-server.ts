@@ -1,5 +1,6 @@
 /** The program behind the agent: does what apps do, and remembers what reached it. */
 import { createHash } from "node:crypto";
+import { once } from "node:events";
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from "node:http";
 import type { AddressInfo } from "node:net";
 import { WebSocketServer } from "ws";
@@ -12,12 +13,25 @@ export interface Arrived {
   body: Buffer;
 }
 
+/** What `/flow` repeats: 64 KiB that differ at every offset. */
+const FLOW = Buffer.from(Array.from({ length: 65_536 }, (_, at) => (at * 7 + (at >> 8)) % 251));
+
+/** The SHA-256 of so many bytes of `/flow`, in hex. */
+export function flowHash(bytes: number): string {
+  const hash = createHash("sha256");
+  for (let at = 0; at < bytes; at += FLOW.length) hash.update(FLOW.subarray(0, bytes - at));
+  return hash.digest("hex");
+}
+
 export class LocalServer {
   readonly arrived: Arrived[] = [];
   /** Event streams that are open now. */
   streams = 0;
   /** WebSockets that are open now. */
   sockets = 0;
+  /** Bytes of `/flow` that were handed to the network. */
+  flowed = 0;
+  readonly #held: (() => void)[] = [];
   readonly #server: Server;
 
   private constructor() {
@@ -61,6 +75,7 @@ export class LocalServer {
   async #answer(request: IncomingMessage, response: ServerResponse): Promise<void> {
     const path = new URL(request.url ?? "/", "http://local").pathname;
     if (path === "/events") return this.#events(request, response);
+    if (path === "/flow") return this.#flow(request, response);
     const pieces: Buffer[] = [];
     try {
       for await (const piece of request) pieces.push(piece as Buffer);
@@ -81,6 +96,9 @@ export class LocalServer {
           .toString("hex")
           .repeat(4),
       );
+    } else if (path === "/hold") {
+      await new Promise<void>((resolve) => this.#held.push(resolve));
+      response.end("released");
     } else if (path === "/moved") {
       response.writeHead(302, { location: "/hello" }).end();
     } else if (path === "/hello") {
@@ -89,6 +107,26 @@ export class LocalServer {
     } else {
       response.writeHead(404, { "content-type": "text/plain" }).end("no such page");
     }
+  }
+
+  /** Lets every request to `/hold` have its answer. */
+  release(): void {
+    for (const answer of this.#held.splice(0)) answer();
+  }
+
+  /** As many bytes as the query says, as fast as they are taken; what they are is {@link flowHash}'s. */
+  async #flow(request: IncomingMessage, response: ServerResponse): Promise<void> {
+    this.#remember(request, Buffer.alloc(0));
+    const total = Number(new URL(request.url ?? "/", "http://local").searchParams.get("bytes"));
+    response.writeHead(200, { "content-type": "application/octet-stream", "content-length": String(total) });
+    const gone = once(response, "close");
+    for (let at = 0; at < total && !response.destroyed; at += FLOW.length) {
+      const piece = FLOW.subarray(0, total - at);
+      this.flowed += piece.length;
+      if (response.write(piece)) continue;
+      await Promise.race([once(response, "drain"), gone]);
+    }
+    response.end();
   }
 
   /** An event every 50 ms, until the reader leaves. */

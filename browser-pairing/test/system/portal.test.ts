@@ -175,7 +175,7 @@ describe("the whole path in Chromium", { timeout: 10 * SOON }, () => {
   it("sends signed requests and shows verified answers", async () => {
     await request("GET", "/hello?x=1");
     await response().getByText("Hello from the machine behind the tunnel.").waitFor();
-    await shows("Signed and verified");
+    await shows("Sealed and verified");
     const got = stack.local.arrived.at(-1);
     assert.equal(got?.target, "/hello?x=1");
     assert.match(String(got?.headers["x-relay-client-id"]), /^[0-9a-f-]{36}$/);

@@ -1,5 +1,5 @@
 /** Relay, agent and local server as real processes, a user who may sign in, and codes to pair by. */
-import { mkdtemp, rm, writeFile } from "node:fs/promises";
+import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { LocalServer } from "./local-server.js";
@@ -7,6 +7,14 @@ import { eventually, Running, run } from "./processes.js";
 
 const EMAIL = "owner@example.com";
 export const HOST_NAME = "workshop";
+
+/** What a stack may have of its own. */
+export interface Special {
+  /** Settings of the relay. */
+  relay?: Record<string, string>;
+  /** Arguments of the agent. */
+  agent?: string[];
+}
 
 export class Stack {
   private constructor(
@@ -16,11 +24,12 @@ export class Stack {
     readonly url: string,
     public agent: Running,
     readonly hostId: string,
+    private readonly special: Special,
   ) {}
 
-  static async start(): Promise<Stack> {
+  static async start(special: Special = {}): Promise<Stack> {
     const folder = await mkdtemp(join(tmpdir(), "whole-"));
-    const env = { RELAY_DATA_DIR: join(folder, "relay"), HOME: folder };
+    const env = { RELAY_DATA_DIR: join(folder, "relay"), HOME: folder, ...special.relay };
     const local = await LocalServer.start();
     const relay = new Running("relay-server", ["serve"], { ...env, RELAY_LISTEN_ADDR: "127.0.0.1:0" });
     const [, port] = await relay.line(/listening.*?addr\S*?=\S*?127\.0\.0\.1:(\d+)/);
@@ -28,7 +37,7 @@ export class Stack {
     await run("relay-server", ["user", "add", EMAIL], env);
     const token = (await run("relay-server", ["token", "create", "--user", EMAIL], env)).trim();
     await writeFile(join(folder, "token"), token, { mode: 0o600 });
-    const agent = startAgent(folder, url, local.url);
+    const agent = startAgent(folder, url, local.url, special);
     let hostId = "";
     await eventually("the host is online", async () => {
       const answer = await fetch(`${url}/v1/relay/hosts`, { headers: { authorization: `Bearer ${token}` } });
@@ -37,7 +46,12 @@ export class Stack {
       hostId = host?.id ?? "";
       return host !== undefined;
     });
-    return new Stack(folder, local, relay, url, agent, hostId);
+    return new Stack(folder, local, relay, url, agent, hostId, special);
+  }
+
+  /** A token of the owner's, as a web app would have one. */
+  async token(): Promise<string> {
+    return readFile(join(this.folder, "token"), "utf8");
   }
 
   /** A link that signs in, once. */
@@ -77,7 +91,7 @@ export class Stack {
 
   async restartAgent(): Promise<void> {
     await this.agent.stop();
-    this.agent = startAgent(this.folder, this.url, this.local.url);
+    this.agent = startAgent(this.folder, this.url, this.local.url, this.special);
     await this.agent.line(/connected to the relay/);
   }
 
@@ -89,8 +103,8 @@ export class Stack {
   }
 }
 
-function startAgent(folder: string, relay: string, local: string): Running {
+function startAgent(folder: string, relay: string, local: string, special: Special): Running {
   const args = ["run", "--relay", relay, "--to", local, "--name", HOST_NAME];
   const files = ["--token-file", join(folder, "token"), "--state-dir", join(folder, "agent")];
-  return new Running("local-agent-client", [...args, ...files], { HOME: folder });
+  return new Running("local-agent-client", [...args, ...files, ...(special.agent ?? [])], { HOME: folder });
 }

@@ -1,7 +1,11 @@
 //! What can be said on the command line.
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use std::{net::SocketAddr, path::PathBuf};
+use local_agent_client::peer::addresses::PortRange;
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+};
 use uuid::Uuid;
 
 /// Serves a local HTTP server through a relay.
@@ -166,6 +170,15 @@ pub struct Run {
     /// Leave Host, Origin and Referer as the browser sent them
     #[arg(long)]
     pub preserve_host: bool,
+    /// Do not let browsers upgrade to a direct path by WebRTC [env: RELAY_AGENT_WEBRTC=0]
+    #[arg(long)]
+    pub no_webrtc: bool,
+    /// UDP ports for WebRTC; otherwise the system chooses [env: RELAY_AGENT_WEBRTC_PORTS]
+    #[arg(long, value_name = "MIN-MAX")]
+    pub webrtc_ports: Option<PortRange>,
+    /// A local address for WebRTC, once for each; otherwise all that others can reach [env: RELAY_AGENT_WEBRTC_ADDRESSES, with commas]
+    #[arg(long = "webrtc-address", value_name = "IP")]
+    pub webrtc_addresses: Vec<IpAddr>,
     /// How the log is written to standard error; RUST_LOG says how much
     #[arg(long, value_enum, default_value = "text")]
     pub log_format: LogFormat,

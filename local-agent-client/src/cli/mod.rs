@@ -7,7 +7,8 @@ pub use args::*;
 use anyhow::{Context, bail};
 use clap::ValueEnum;
 use local_agent_client::{
-    Agent, LocalTarget, RelayUrl, Require, Token, TokenSource, Trust, login::Login as StoredLogin, platform,
+    Agent, LocalTarget, RelayUrl, Require, Token, TokenSource, Trust, login::Login as StoredLogin, peer,
+    platform,
 };
 use std::{
     ffi::OsString,
@@ -67,6 +68,7 @@ impl<F: Fn(&str) -> Option<OsString>> Env<F> {
             .require(self.require(run)?)
             .insecure_local(run.insecure_local)
             .preserve_host(run.preserve_host)
+            .webrtc(self.webrtc(run)?)
             .state_dir(state_dir);
         if let ControlArg::At(address) = self.control(run)? {
             builder = builder.control(address);
@@ -126,6 +128,36 @@ impl<F: Fn(&str) -> Option<OsString>> Env<F> {
             },
         };
         Ok(named.unwrap_or(ControlArg::At(SocketAddr::from(([127, 0, 0, 1], 0)))))
+    }
+
+    /// `None` when it is turned off.
+    fn webrtc(&self, run: &Run) -> anyhow::Result<Option<peer::Settings>> {
+        let off = match self.text("RELAY_AGENT_WEBRTC")?.as_deref() {
+            None | Some("1") => false,
+            Some("0") => true,
+            Some(text) => bail!("RELAY_AGENT_WEBRTC is `{text}`; it can be `0` or `1`"),
+        };
+        if off || run.no_webrtc {
+            return Ok(None);
+        }
+        let ports = match (run.webrtc_ports, self.text("RELAY_AGENT_WEBRTC_PORTS")?) {
+            (Some(ports), _) => Some(ports),
+            (None, Some(text)) => match text.parse() {
+                Ok(ports) => Some(ports),
+                Err(error) => bail!("RELAY_AGENT_WEBRTC_PORTS is `{text}`; {error}"),
+            },
+            (None, None) => None,
+        };
+        let addresses = match (run.webrtc_addresses.as_slice(), self.text("RELAY_AGENT_WEBRTC_ADDRESSES")?) {
+            ([], Some(text)) => match text.split(',').map(|ip| ip.trim().parse()).collect() {
+                Ok(addresses) => addresses,
+                Err(_) => {
+                    bail!("RELAY_AGENT_WEBRTC_ADDRESSES is `{text}`; it has to be IP addresses with commas")
+                }
+            },
+            (named, _) => named.to_vec(),
+        };
+        Ok(Some(peer::Settings { ports, addresses, ..peer::Settings::default() }))
     }
 
     /// The file with further roots that a flag or the environment names.
@@ -246,6 +278,9 @@ mod tests {
             (vec![relay, local, token, ("RELAY_REQUIRE", "everything")], "RELAY_REQUIRE"),
             (vec![relay, local, token, ("RELAY_AGENT_CONTROL", "0.0.0.0:0")], "RELAY_AGENT_CONTROL"),
             (vec![relay, local, token, ("RELAY_AGENT_CONTROL", "on")], "loopback"),
+            (vec![relay, local, token, ("RELAY_AGENT_WEBRTC", "off")], "RELAY_AGENT_WEBRTC"),
+            (vec![relay, local, token, ("RELAY_AGENT_WEBRTC_PORTS", "9-8")], "40000-40100"),
+            (vec![relay, local, token, ("RELAY_AGENT_WEBRTC_ADDRESSES", "10.0.0.1,eth0")], "IP addresses"),
             (vec![relay, local, token, ("RELAY_CA_FILE", "/does/not/exist")], "/does/not/exist"),
             (vec![relay, local, ("RELAY_TOKEN", "two words")], "RELAY_TOKEN"),
             (vec![("RELAY_URL", "relay"), local, token], "the relay's URL"),

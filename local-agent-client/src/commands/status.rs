@@ -1,7 +1,7 @@
 //! `status`: reads what the running agent wrote of itself.
 
 use super::span;
-use local_agent_client::{Status, state};
+use local_agent_client::{Status, state, status::PeerStatus};
 use std::{io::Write, path::Path, process::ExitCode};
 
 pub fn run(dir: &Path, json: bool) -> anyhow::Result<ExitCode> {
@@ -26,6 +26,32 @@ pub fn run(dir: &Path, json: bool) -> anyhow::Result<ExitCode> {
     }
     let connected = status.is_some_and(|status| status.connected);
     Ok(if connected { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// What goes past the relay, in one line.
+fn webrtc(status: &Status) -> String {
+    match &status.webrtc {
+        None => "off".to_owned(),
+        Some(counts) => format!(
+            "{} of {} peers open, {} bytes in, {} out",
+            counts.open, counts.opened, counts.bytes_received, counts.bytes_sent
+        ),
+    }
+}
+
+fn describe_peer(peer: &PeerStatus, now: i64) -> String {
+    let age = span(now - peer.since);
+    let path = match (&peer.path, peer.open) {
+        (Some(path), true) => {
+            let rtt = path.rtt_ms.map(|rtt| format!(", {rtt} ms")).unwrap_or_default();
+            format!("{} ({} to {}{rtt})", path.as_str(), path.local, path.remote)
+        }
+        _ => "connecting".to_owned(),
+    };
+    format!(
+        "browser {}: {path} for {age}, {} under way, {} bytes in, {} out",
+        peer.browser, peer.streams, peer.bytes_received, peer.bytes_sent
+    )
 }
 
 /// The status for people.
@@ -81,6 +107,10 @@ fn describe(status: &Status, now: i64) -> String {
     line("sessions", Some(format!("{} ({} sealed)", gate.sessions, gate.sealed_sessions)));
     line("exchanges", Some(gate.exchanges.to_string()));
     line("bytes", Some(format!("{} in, {} out", status.requests.bytes_received, status.requests.bytes_sent)));
+    line("webrtc", Some(webrtc(status)));
+    for peer in &status.peers {
+        line("", Some(describe_peer(peer, now)));
+    }
     line(
         "last error",
         status.last_error.as_ref().map(|error| format!("{} ago: {}", span(now - error.at), error.message)),

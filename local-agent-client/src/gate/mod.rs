@@ -16,7 +16,7 @@
 //! | [`exchange`] | an exchange in records, over the relay or a stream of its own |
 //! | [`answer`], [`records`] | the two forms of an answer: in one piece, as a stream |
 //! | [`websocket`] | a WebSocket of a paired browser |
-//! | [`own`], [`routes`] | the agent's own paths |
+//! | [`own`], [`routes`], [`peers`] | the agent's own paths |
 //! | [`page`] | what people see who come without a signature |
 //! | [`body`], [`piece`] | bytes on their way out |
 
@@ -29,6 +29,7 @@ pub mod limits;
 mod options;
 mod own;
 pub mod page;
+mod peers;
 pub mod piece;
 pub mod records;
 pub mod routes;
@@ -44,6 +45,7 @@ use crate::{
         body::Source,
         path::{self, Owner},
     },
+    peer::Peers,
     refusal::Refusal,
     trust::{Pairing, Require, Trust},
 };
@@ -69,7 +71,10 @@ use relay_protocol::{
     },
 };
 use sessions::Sessions;
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Weak},
+    time::Duration,
+};
 use tokio::sync::Semaphore;
 use uuid::Uuid;
 
@@ -89,7 +94,10 @@ pub struct Gate {
     trust: Trust,
     require: Require,
     jars: Arc<Jars>,
+    peers: Option<Arc<Peers>>,
     clock: Clock,
+    /// Itself, for the streams of peers.
+    me: Weak<Self>,
     sessions: Sessions,
     clients: Clients,
     starts: Mutex<Bucket>,
@@ -143,14 +151,16 @@ impl<'a> Head<'a> {
 impl Gate {
     /// A gate in front of `forwarder` for the browsers of `pairing`.
     pub fn new(forwarder: Arc<Forwarder>, pairing: Arc<Pairing>, options: Options) -> Arc<Self> {
-        let Options { trust, require, jars, clock } = options;
+        let Options { trust, require, jars, peers, clock } = options;
         let bucket = || Mutex::new(Bucket::new(PAIRING_BURST, PAIRING_EVERY));
-        Arc::new(Self {
+        Arc::new_cyclic(|me| Self {
+            me: me.clone(),
             forwarder,
             pairing,
             trust,
             require,
             jars,
+            peers,
             clock,
             sessions: Sessions::default(),
             clients: Clients::default(),

@@ -2,6 +2,7 @@
 
 use crate::{
     cookies::Jars,
+    peer::Peers,
     status,
     trust::{Require, Trust},
 };
@@ -18,6 +19,8 @@ pub struct Options {
     pub require: Require,
     /// The cookies of paired browsers; otherwise they end with the agent.
     pub jars: Arc<Jars>,
+    /// The peers of browsers; without them browsers stay on the relay.
+    pub peers: Option<Arc<Peers>>,
     /// The time.
     pub clock: Clock,
 }
@@ -28,6 +31,7 @@ impl Default for Options {
             trust: Trust::default(),
             require: Require::default(),
             jars: Arc::default(),
+            peers: None,
             clock: Arc::new(status::now),
         }
     }

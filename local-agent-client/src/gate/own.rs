@@ -7,10 +7,11 @@
 use super::{
     Credentials, Gate, Head,
     routes::{NoRoute, Route, route},
-    sessions::{Form, Owner},
+    sessions::{Form, Owner, Session},
     verify::{self, Keyed},
 };
 use crate::{
+    peer,
     refusal::Refusal,
     trust::{Browser, Pairing, PairingError, Require, TrustError},
 };
@@ -30,7 +31,6 @@ use relay_protocol::{
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::{sync::Arc, time::Duration};
-use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 /// Bytes of the largest body: claims and messages of pairing have a tenth of it.
@@ -105,13 +105,13 @@ pub(super) enum Own {
     Open(Response<Bytes>),
 }
 
-/// An exchange that asks for one of the agent's own paths.
+/// Who asks for one of the agent's own paths, signed or inside an exchange.
 #[derive(Clone, Copy)]
 pub(super) struct Inside<'a> {
     /// Who asks.
     pub caller: &'a Browser,
-    /// The end of the session.
-    pub ended: &'a CancellationToken,
+    /// Its session.
+    pub session: &'a Arc<Session>,
     /// What a secret in the answer is bound to.
     pub salt: [u8; 32],
 }
@@ -144,7 +144,13 @@ impl Gate {
                 return self.finish(message, (self.clock)()).await.map(Own::Open);
             }
             Route::Exchange => return Err(no_route(NoRoute::NotFound)),
-            Route::Session | Route::Code | Route::Browsers | Route::Rename(_) | Route::Revoke(_) => {}
+            Route::Session
+            | Route::Code
+            | Route::Browsers
+            | Route::Rename(_)
+            | Route::Revoke(_)
+            | Route::Offer
+            | Route::ClosePeer(_) => {}
         }
         let signed = match credentials {
             Credentials::Signed(signed) => signed,
@@ -170,10 +176,12 @@ impl Gate {
         if caller.has_ended() {
             return Err(crate::forward::session_ended());
         }
-        let caller = &caller.browser;
-        let answer = match route {
-            Route::Session => self.session(caller, parse(&body)?, (self.clock)()),
-            route => self.of_the_paired(route, caller, &body, verified.signature_hash()).await,
+        let answer = match &caller.session {
+            None => self.session(&caller.browser, parse(&body)?, (self.clock)()),
+            Some(in_use) => {
+                let (session, salt) = (in_use.session(), verified.signature_hash());
+                self.of_the_paired(route, &body, Inside { caller: &caller.browser, session, salt }).await
+            }
         };
         answer.map(Own::Signed)
     }
@@ -185,23 +193,24 @@ impl Gate {
         body: Bytes,
         inside: Inside<'_>,
     ) -> Result<Response<Bytes>, Refusal> {
-        if inside.ended.is_cancelled() {
+        if inside.session.ended.is_cancelled() {
             return Err(crate::forward::session_ended());
         }
-        self.of_the_paired(route.map_err(no_route)?, inside.caller, &body, inside.salt).await
+        self.of_the_paired(route.map_err(no_route)?, &body, inside).await
     }
 
-    /// What a paired browser may ask for, signed or inside an exchange. A secret in the answer is bound to the
-    /// request by `salt`.
+    /// What a paired browser may ask for, signed or inside an exchange.
     async fn of_the_paired(
         &self,
         route: Route,
-        caller: &Browser,
         body: &[u8],
-        salt: [u8; 32],
+        inside: Inside<'_>,
     ) -> Result<Response<Bytes>, Refusal> {
+        let caller = inside.caller;
         match route {
-            Route::Code => self.code(caller, parse(body)?, &salt, (self.clock)()),
+            Route::Code => self.code(caller, parse(body)?, &inside.salt, (self.clock)()),
+            Route::Offer => self.offer(inside, parse(body)?).await,
+            Route::ClosePeer(id) => self.close_peer(inside, id),
             Route::Browsers => self.browsers(caller),
             Route::Rename(id) => self.rename(caller, id, parse(body)?).await,
             Route::Revoke(id) => self.revoke(id).await,
@@ -211,13 +220,19 @@ impl Gate {
         }
     }
 
+    /// What this agent can do; peers may be turned off.
+    fn features(&self) -> Vec<String> {
+        let peers = self.peers.iter().map(|_| peer::FEATURE.to_owned());
+        Pairing::agent_info().features.into_iter().chain(peers).collect()
+    }
+
     fn hello(&self) -> Result<Response<Bytes>, Refusal> {
         let info = Pairing::agent_info();
         json(&Hello {
             v: VERSION,
             host_id: self.host_id()?,
             agent: HelloAgent { name: info.name, version: info.version },
-            features: info.features,
+            features: self.features(),
             trust: self.trust.as_str().to_owned(),
             require: self.require.as_str().map(str::to_owned),
         })
@@ -256,7 +271,7 @@ impl Gate {
         if session.ended.is_cancelled() {
             return Err(Refusal::new(Code::NotPaired, "The browser was revoked just now."));
         }
-        let ours = Pairing::agent_info().features;
+        let ours = self.features();
         let both = ours.iter().filter(|ours| request.features.contains(ours)).map(String::as_str);
         json(&SessionAnswer {
             v: VERSION,
@@ -368,7 +383,7 @@ fn slowed(taken: Result<(), i64>) -> Result<(), Refusal> {
     })
 }
 
-fn check(v: u32) -> Result<(), Refusal> {
+pub(super) fn check(v: u32) -> Result<(), Refusal> {
     check_version(v).map_err(|code| {
         let side = if code == Code::AgentOutdated { "The agent" } else { "The browser's side" };
         Refusal::new(code, format!("{side} is too old for the other. Upgrade it."))
@@ -395,7 +410,7 @@ fn not_changed(error: TrustError) -> Refusal {
     Refusal::new(error.code(), format!("{error}."))
 }
 
-fn json(answer: &impl Serialize) -> Result<Response<Bytes>, Refusal> {
+pub(super) fn json(answer: &impl Serialize) -> Result<Response<Bytes>, Refusal> {
     let text =
         serde_json::to_vec(answer).map_err(|_| Refusal::new(Code::Internal, "The answer has no JSON."))?;
     let mut response = Response::new(Bytes::from(text));

@@ -25,6 +25,10 @@ pub enum Route {
     Rename(Uuid),
     /// `DELETE /_relay/browsers/{id}`
     Revoke(Uuid),
+    /// `POST /_relay/webrtc`
+    Offer,
+    /// `DELETE /_relay/webrtc/{id}`
+    ClosePeer(Uuid),
 }
 
 /// Why it is none.
@@ -55,17 +59,22 @@ pub fn route(method: &Method, path: &str) -> Result<Route, NoRoute> {
             _ => Err(NoRoute::Method("POST, GET")),
         },
         "/_relay/browsers" => only(Method::GET, "GET", Route::Browsers),
-        _ => {
-            // Hyphenated as everywhere, in either case.
-            let id = path.strip_prefix("/_relay/browsers/").filter(|id| id.len() == 36);
-            match (id.and_then(|id| id.parse().ok()), method) {
-                (None, _) => Err(NoRoute::NotFound),
-                (Some(id), &Method::PATCH) => Ok(Route::Rename(id)),
-                (Some(id), &Method::DELETE) => Ok(Route::Revoke(id)),
-                (Some(_), _) => Err(NoRoute::Method("PATCH, DELETE")),
-            }
-        }
+        "/_relay/webrtc" => only(Method::POST, "POST", Route::Offer),
+        _ => match (id_below("/_relay/browsers/", path), id_below("/_relay/webrtc/", path)) {
+            (Some(id), _) => match *method {
+                Method::PATCH => Ok(Route::Rename(id)),
+                Method::DELETE => Ok(Route::Revoke(id)),
+                _ => Err(NoRoute::Method("PATCH, DELETE")),
+            },
+            (None, Some(id)) => only(Method::DELETE, "DELETE", Route::ClosePeer(id)),
+            (None, None) => Err(NoRoute::NotFound),
+        },
     }
+}
+
+/// An id, hyphenated as everywhere, in either case.
+fn id_below(start: &str, path: &str) -> Option<Uuid> {
+    path.strip_prefix(start).filter(|id| id.len() == 36)?.parse().ok()
 }
 
 #[cfg(test)]
@@ -76,6 +85,7 @@ mod tests {
     fn the_agents_own_paths() {
         let id = Uuid::from_u128(0x0123_4567_89ab_cdef_0123_4567_89ab_cdef);
         let with_id = format!("/_relay/browsers/{}", id.to_string().to_uppercase());
+        let peer = format!("/_relay/webrtc/{id}");
         let without_hyphens = format!("/_relay/browsers/{}", id.simple());
         for (method, path, expected) in [
             (Method::GET, "/_relay/hello", Ok(Route::Hello)),
@@ -94,6 +104,11 @@ mod tests {
             (Method::GET, &with_id, Err(NoRoute::Method("PATCH, DELETE"))),
             (Method::DELETE, &without_hyphens, Err(NoRoute::NotFound)),
             (Method::DELETE, "/_relay/browsers/", Err(NoRoute::NotFound)),
+            (Method::POST, "/_relay/webrtc", Ok(Route::Offer)),
+            (Method::GET, "/_relay/webrtc", Err(NoRoute::Method("POST"))),
+            (Method::DELETE, &peer, Ok(Route::ClosePeer(id))),
+            (Method::POST, &peer, Err(NoRoute::Method("DELETE"))),
+            (Method::POST, "/_relay/webrtc/", Err(NoRoute::NotFound)),
             (Method::GET, "/_relay", Err(NoRoute::NotFound)),
             (Method::GET, "/_relay/", Err(NoRoute::NotFound)),
             (Method::GET, "/_relay/hello/", Err(NoRoute::NotFound)),

@@ -1,6 +1,12 @@
 //! Writes the golden vectors into `vectors/`, the same bytes each time:
 //! `cargo run -p relay-protocol --example vectors`. A test checks that what is committed is what this writes.
-#![allow(clippy::unwrap_used, clippy::indexing_slicing, missing_docs, reason = "a generator for tests")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    missing_docs,
+    reason = "a generator for tests"
+)]
 
 mod cases;
 

@@ -1,4 +1,4 @@
-//! A WebSocket as a byte stream: what the yamux session reads from and writes to.
+//! Messages as a byte stream: what the yamux session reads from and writes to.
 //!
 //! Writing is corked: the session's many small writes gather in one buffer, and the driver sends the
 //! whole buffer as one message when the session has run dry. A write is therefore always complete, and
@@ -7,8 +7,8 @@
 
 use super::control::{Control, ParseError};
 use super::mux::Ended;
+use super::transport::{Inbound, Outbound, Transport};
 use bytes::{Buf, Bytes, BytesMut};
-use futures_util::{Sink, Stream};
 use parking_lot::Mutex;
 use std::collections::VecDeque;
 use std::io;
@@ -16,32 +16,29 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio_tungstenite::WebSocketStream;
-use tokio_tungstenite::tungstenite::{self, Message, protocol::CloseFrame};
+use tokio_util::codec::Encoder;
+use tokio_yamux::frame::{Frame, FrameCodec};
 
 /// Outbound bytes from which on nothing more is read from the peer: only answers to its yamux frames
 /// can get there (streams are held at a quarter of it), so it is a peer that asks and does not read.
 /// What it asks by WebSocket pings is bounded by `WRITE_BUFFER`.
 const STOP_READING: usize = 4 << 20;
-/// Bytes of one message at the most. Pings and their answers go between messages: on a line of 100 kB/s
-/// one may take a second, not ten.
-const MAX_BATCH: usize = 128 * 1024;
 /// Control messages that may wait for the driver; it takes them in the same poll that reads them.
 const MAX_CONTROLS: usize = 64;
 /// An idle outbound buffer larger than this is given back.
 const KEEP_IDLE: usize = 16 * 1024;
 
-pub(super) struct Link<S> {
-    ws: WebSocketStream<S>,
+pub(super) struct Link<T> {
+    transport: T,
     plain: bool,
     /// The rest of the message that the session is reading.
     inbound: Bytes,
     /// What the session has written and no message carries yet.
     pub(super) outbound: BytesMut,
-    /// Bytes of the message that the socket is taking.
+    /// Bytes of the message that the transport is taking.
     in_flight: usize,
     /// Messages that go before the next batch: hello, drain, ping.
-    urgent: VecDeque<Message>,
+    urgent: VecDeque<Outbound>,
     flushing: bool,
     /// Something came from the peer since this was last cleared.
     pub(super) heard: bool,
@@ -55,10 +52,10 @@ pub(super) struct Link<S> {
     stopped: Option<Waker>,
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> Link<S> {
-    pub(super) fn new(ws: WebSocketStream<S>, plain: bool) -> Self {
+impl<T: Transport> Link<T> {
+    pub(super) fn new(transport: T, plain: bool) -> Self {
         Self {
-            ws,
+            transport,
             plain,
             inbound: Bytes::new(),
             outbound: BytesMut::new(),
@@ -73,17 +70,17 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Link<S> {
         }
     }
 
-    /// Bytes that the socket has not taken.
+    /// Bytes that the transport has not taken.
     pub(super) fn queued(&self) -> usize {
         self.outbound.len().saturating_add(self.in_flight)
     }
 
-    /// Whether the socket has taken everything.
+    /// Whether the transport has taken everything.
     pub(super) fn drained(&self) -> bool {
         self.outbound.is_empty() && self.urgent.is_empty() && !self.flushing
     }
 
-    pub(super) fn send_first(&mut self, message: Message) {
+    pub(super) fn send_first(&mut self, message: Outbound) {
         self.urgent.push_back(message);
     }
 
@@ -93,13 +90,22 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Link<S> {
         while !reason.is_char_boundary(cut) {
             cut -= 1;
         }
-        let reason = reason.get(..cut).unwrap_or_default().to_owned().into();
-        self.urgent.push_back(Message::Close(Some(CloseFrame { code: code.into(), reason })));
+        let reason = reason.get(..cut).unwrap_or_default().to_owned();
+        self.urgent.push_back(Outbound::Close { code, reason });
     }
 
-    /// tungstenite holds an answer to the peer's close that no flush has carried yet.
+    /// The transport may hold an answer to the peer's close that no flush has carried yet.
     pub(super) fn flush_again(&mut self) {
         self.flushing = true;
+    }
+
+    /// Writes a frame beside the session. The session writes whole frames too, so the buffer ends at a
+    /// frame's end whenever the session does not run.
+    pub(super) fn write_frame(&mut self, frame: Frame) {
+        let mut bytes = BytesMut::new();
+        if FrameCodec::default().encode(frame, &mut bytes).is_ok() {
+            self.outbound.extend_from_slice(&bytes);
+        }
     }
 
     /// Gives back what a burst left behind.
@@ -109,16 +115,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Link<S> {
         }
     }
 
-    /// Moves outbound bytes to the socket until it takes no more. `hold` leaves a small batch for the
+    /// Moves outbound bytes to the transport until it takes no more. `hold` leaves a small batch for the
     /// next poll. Returns whether a batch started.
     pub(super) fn poll_send(&mut self, cx: &mut Context<'_>, hold: bool) -> Result<bool, Ended> {
         let mut started = false;
         loop {
             if self.flushing {
-                match Pin::new(&mut self.ws).poll_flush(cx) {
+                match self.transport.poll_flush(cx) {
                     Poll::Pending => break,
                     Poll::Ready(result) => {
-                        result.map_err(Ended::from)?;
+                        result?;
                         self.flushing = false;
                         self.in_flight = 0;
                     }
@@ -127,21 +133,21 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Link<S> {
             if self.urgent.is_empty() && (self.outbound.is_empty() || hold) {
                 break;
             }
-            match Pin::new(&mut self.ws).poll_ready(cx) {
+            match self.transport.poll_ready(cx) {
                 Poll::Pending => break,
-                Poll::Ready(result) => result.map_err(Ended::from)?,
+                Poll::Ready(result) => result?,
             }
             let message = match self.urgent.pop_front() {
                 Some(message) => message,
                 None => {
                     started = true;
-                    let len = self.outbound.len().min(MAX_BATCH);
+                    let len = self.outbound.len().min(T::MESSAGE);
                     let batch = self.outbound.split_to(len).freeze();
                     self.in_flight = batch.len();
-                    Message::Binary(batch)
+                    Outbound::Bytes(batch)
                 }
             };
-            Pin::new(&mut self.ws).start_send(message).map_err(Ended::from)?;
+            self.transport.start_send(message)?;
             self.flushing = true;
         }
         if self.outbound.len() < STOP_READING
@@ -161,11 +167,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Link<S> {
             if self.ended.is_some() {
                 return Poll::Ready(Ok(()));
             }
-            match Pin::new(&mut self.ws).poll_next(cx) {
+            match self.transport.poll_recv(cx) {
                 Poll::Pending => return Poll::Pending,
-                Poll::Ready(None) => self.ended = Some(Ended::Lost("the connection ended".to_owned())),
-                Poll::Ready(Some(Err(error))) => self.ended = Some(error.into()),
-                Poll::Ready(Some(Ok(message))) => {
+                Poll::Ready(Err(ended)) => self.ended = Some(ended),
+                Poll::Ready(Ok(message)) => {
                     self.heard = true;
                     self.take(message);
                 }
@@ -177,11 +182,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Link<S> {
         Poll::Ready(Ok(()))
     }
 
-    fn take(&mut self, message: Message) {
+    fn take(&mut self, message: Inbound) {
         match message {
-            Message::Binary(bytes) => self.inbound = bytes,
-            Message::Text(text) if self.plain => self.inbound = text.into(),
-            Message::Text(text) => match Control::parse(text.as_str()) {
+            Inbound::Bytes(bytes) => self.inbound = bytes,
+            Inbound::Text(text) if self.plain => self.inbound = text.into(),
+            Inbound::Text(text) => match Control::parse(text.as_str()) {
                 Ok(Control::Unknown) => {}
                 Ok(_) if self.controls.len() >= MAX_CONTROLS => {
                     self.ended = Some(Ended::Protocol("too many control messages".to_owned()));
@@ -191,47 +196,23 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Link<S> {
                     self.ended = Some(Ended::Protocol(error.to_string()));
                 }
             },
-            Message::Pong(payload) => self.pong = Some(payload),
-            Message::Close(frame) => {
-                let (code, reason) = match frame {
-                    Some(frame) => (frame.code.into(), frame.reason.as_str().to_owned()),
-                    // RFC 6455 section 7.1.5: no code was given.
-                    None => (1005, String::new()),
-                };
-                self.ended = Some(Ended::Closed { code, reason });
-            }
-            // tungstenite answers pings while it reads.
-            Message::Ping(_) | Message::Frame(_) => {}
-        }
-    }
-}
-
-impl From<tungstenite::Error> for Ended {
-    fn from(error: tungstenite::Error) -> Self {
-        use tungstenite::Error as E;
-        match error {
-            E::Capacity(_)
-            | E::Protocol(tungstenite::error::ProtocolError::UnmaskedFrameFromClient)
-            | E::Utf8(_) => Ended::Protocol(error.to_string()),
-            E::Protocol(tungstenite::error::ProtocolError::ResetWithoutClosingHandshake)
-            | E::ConnectionClosed
-            | E::AlreadyClosed
-            | E::Io(_) => Ended::Lost(error.to_string()),
-            other => Ended::Protocol(other.to_string()),
+            Inbound::Pong(payload) => self.pong = Some(payload),
+            Inbound::Close { code, reason } => self.ended = Some(Ended::Closed { code, reason }),
+            Inbound::Sign => {}
         }
     }
 }
 
 /// The session's end of a link.
-pub(super) struct LinkIo<S>(pub(super) Arc<Mutex<Link<S>>>);
+pub(super) struct LinkIo<T>(pub(super) Arc<Mutex<Link<T>>>);
 
-impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for LinkIo<S> {
+impl<T: Transport> AsyncRead for LinkIo<T> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         self.0.lock().poll_read(cx, buf)
     }
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for LinkIo<S> {
+impl<T: Transport> AsyncWrite for LinkIo<T> {
     fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         self.0.lock().outbound.extend_from_slice(buf);
         Poll::Ready(Ok(buf.len()))

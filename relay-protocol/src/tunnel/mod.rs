@@ -3,14 +3,17 @@
 //! ```text
 //!   Stream (AsyncRead + AsyncWrite)  … one HTTP/1.1 connection each, opened by the relay
 //!      │ slices, gated on the backlog                       ▲ pumped at once, bounded by the window
-//!   Driver ─ tokio_yamux::Session ─ Link (corked byte stream) ─ WebSocket messages
+//!   Driver ─ tokio_yamux::Session ─ Link (corked byte stream) ─ Transport: WebSocket messages
 //! ```
+//!
+//! The same runs between a browser and an agent over a WebRTC data channel (PROTOCOL.md section 6): there
+//! the transport is another one, each stream is one exchange, and the browser opens them.
 //!
 //! The peer may be lying in every byte: a frame that yamux refuses, a control message that does not
 //! parse, or silence past the ping's deadline ends the tunnel, and with it every stream by a reset,
 //! never by a clean end of file.
 //!
-//! [`control`] is pure; [`link`] turns messages into bytes; [`mux`] owns the session; [`stream`] is
+//! [`control`] is pure; [`transport`] carries messages; [`link`] turns them into bytes; [`mux`] owns the session; [`stream`] is
 //! what callers hold. Clock and executor are tokio's, so tests run on paused time.
 
 pub mod control;
@@ -18,10 +21,12 @@ mod gate;
 mod link;
 mod mux;
 mod stream;
+pub mod transport;
 
 pub use control::{Control, Hello};
 pub use mux::{Driver, Ended, Handle, Incoming, OpenError, start};
 pub use stream::Stream;
+pub use transport::Transport;
 
 use std::time::Duration;
 
@@ -49,16 +54,20 @@ pub fn websocket_config() -> WebSocketConfig {
         .max_frame_size(Some(MAX_MESSAGE))
 }
 
-/// Which end of the tunnel this is.
+/// Which end this is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
-    /// yamux client: accepts streams.
+    /// Of a tunnel; yamux client: accepts streams.
     Agent,
-    /// yamux server: opens streams.
+    /// Of a tunnel; yamux server: opens streams.
     Relay,
+    /// The agent's end of a data channel; yamux server: accepts streams.
+    Peer,
+    /// The browser's end of a data channel; yamux client: opens streams.
+    Browser,
 }
 
-/// What the WebSocket's messages mean.
+/// What the messages mean.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Form {
     /// Every message, text ones too, carries bytes of the stream.
@@ -82,13 +91,28 @@ pub struct Options {
     /// Streams that may be opened over the tunnel's life before [`Handle::wants_renewal`] says so.
     /// yamux has 2^31 ids for each end; half of them leave ample time to drain.
     pub max_opens: u64,
-    /// How often the peer is pinged. With [`Options::ping_timeout`] a dead peer is noticed within 25 s.
+    /// How often the peer is pinged. With [`Options::ping_timeout`] a dead one is noticed within 25 s, and
+    /// within 30 s over a data channel.
     pub ping_interval: Duration,
     /// How long a ping may go without any byte from the peer.
     pub ping_timeout: Duration,
 }
 
 impl Options {
+    /// What the ends of a data channel (`Role::Peer`, `Role::Browser`) use.
+    ///
+    /// A stream's window is smaller than a tunnel's: a paired browser may leave 256 streams of 32 peers
+    /// unread. 512 KiB carry 13 MB/s at 40 ms. A ping waits for longer than an ICE restart may take (15 s),
+    /// so that streams live through one.
+    pub fn data_channel(role: Role) -> Self {
+        Self {
+            window: 512 * 1024,
+            ping_interval: Duration::from_secs(10),
+            ping_timeout: Duration::from_secs(20),
+            ..Self::new(role, Form::Plain)
+        }
+    }
+
     /// The defaults for this role and form.
     pub fn new(role: Role, form: Form) -> Self {
         Self {

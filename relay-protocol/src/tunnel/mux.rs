@@ -10,8 +10,9 @@
 use super::gate::Gate;
 use super::link::{Link, LinkIo};
 use super::stream::{Cell, Stream};
+use super::transport::{Outbound, Transport};
 use super::{Control, Form, Hello, Options, Role};
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use futures_util::task::AtomicWaker;
 use parking_lot::Mutex;
 use std::fmt;
@@ -20,13 +21,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, Sleep, sleep_until};
-use tokio_tungstenite::WebSocketStream;
-use tokio_tungstenite::tungstenite::Message;
-use tokio_util::codec::Encoder;
-use tokio_yamux::frame::{Flag, Flags, Frame, FrameCodec};
+use tokio_yamux::frame::{Flag, Flags, Frame};
 use tokio_yamux::session::{Session, SessionType};
 use tokio_yamux::{Config, StreamHandle};
 
@@ -320,12 +317,12 @@ enum Closing {
     Sent,
 }
 
-/// Owns the WebSocket and moves everything. Run it in a task of its own: nothing happens otherwise.
-pub struct Driver<S> {
+/// Owns the transport and moves everything. Run it in a task of its own: nothing happens otherwise.
+pub struct Driver<T> {
     shared: Arc<Shared>,
-    link: Arc<Mutex<Link<S>>>,
+    link: Arc<Mutex<Link<T>>>,
     /// Gone only while the driver is dropped: it ends before the streams are told.
-    session: Option<Session<LinkIo<S>>>,
+    session: Option<Session<LinkIo<T>>>,
     wake: Arc<SessionWake>,
     commands: mpsc::Receiver<Command>,
     incoming: mpsc::Sender<Stream>,
@@ -342,19 +339,16 @@ pub struct Driver<S> {
     company: usize,
 }
 
-impl<S> fmt::Debug for Driver<S> {
+impl<T> fmt::Debug for Driver<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Driver").field("shared", &self.shared).finish_non_exhaustive()
     }
 }
 
-/// Starts a tunnel on a WebSocket whose handshake is done.
+/// Starts a tunnel on a WebSocket whose handshake is done, or on another transport that is open.
 ///
 /// Must be called within a tokio runtime with its timer enabled.
-pub fn start<S>(ws: WebSocketStream<S>, options: Options) -> (Handle, Incoming, Driver<S>)
-where
-    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-{
+pub fn start<T: Transport>(transport: T, options: Options) -> (Handle, Incoming, Driver<T>) {
     let shared = Arc::new(Shared {
         gate: Gate::new(),
         driver: AtomicWaker::new(),
@@ -371,22 +365,22 @@ where
         drained: watch::Sender::new(None),
         rtt: AtomicU64::new(0),
     });
-    let mut link = Link::new(ws, options.form == Form::Plain);
+    let mut link = Link::new(transport, options.form == Form::Plain);
     if let Form::V1(hello) = &options.form {
-        link.send_first(Message::text(Control::Hello(hello.clone()).to_text()));
+        link.send_first(Outbound::Control(Control::Hello(hello.clone()).to_text()));
     }
     let link = Arc::new(Mutex::new(link));
     let config = Config {
         accept_backlog: ACCEPT_BACKLOG.min(options.max_streams),
-        // The WebSocket's ping has a deadline; yamux's own notices a dead peer after 35 s and more.
+        // The driver's ping has a deadline; yamux's own notices a dead peer after 35 s and more.
         enable_keepalive: false,
         max_stream_count: options.max_streams,
         max_stream_window_size: options.window.max(tokio_yamux::config::INITIAL_STREAM_WINDOW),
         ..Config::default()
     };
     let ty = match options.role {
-        Role::Agent => SessionType::Client,
-        Role::Relay => SessionType::Server,
+        Role::Agent | Role::Browser => SessionType::Client,
+        Role::Relay | Role::Peer => SessionType::Server,
     };
     let session = Session::new(LinkIo(link.clone()), config, ty);
     let (commands, command_queue) = mpsc::channel(COMMANDS);
@@ -414,7 +408,7 @@ where
     (Handle { shared, commands }, Incoming { streams: accepted }, driver)
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> Driver<S> {
+impl<T: Transport> Driver<T> {
     /// Runs the tunnel to its end. Dropping the future ends it too, like a lost connection.
     pub async fn run(mut self) -> Ended {
         let ended = std::future::poll_fn(|cx| self.poll(cx)).await;
@@ -523,7 +517,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> Driver<S> {
                 }
                 Command::Drain(reconnect_within) => {
                     let text = Control::Drain { reconnect_within }.to_text();
-                    self.link.lock().send_first(Message::text(text));
+                    self.link.lock().send_first(Outbound::Control(text));
                 }
                 Command::Probe(deadline) => self.probe(deadline),
                 Command::Close(code, reason) => {
@@ -600,13 +594,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> Driver<S> {
             if *deadline > now {
                 return true;
             }
-            // yamux sends no reset after a FIN, so this end writes the frame itself. The session has run
-            // dry, so the outbound buffer ends at a frame's end.
-            let frame = Frame::new_window_update(Flags::from(Flag::Rst), cell.id(), 0);
-            let mut bytes = BytesMut::new();
-            if FrameCodec::default().encode(frame, &mut bytes).is_ok() {
-                link.lock().outbound.extend_from_slice(&bytes);
-            }
+            // yamux sends no reset after a FIN, so this end writes the frame itself.
+            link.lock().write_frame(Frame::new_window_update(Flags::from(Flag::Rst), cell.id(), 0));
             cell.release();
             false
         });
@@ -637,10 +626,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> Driver<S> {
         }
         self.ping_count = self.ping_count.wrapping_add(1);
         self.ping_sent = Instant::now();
-        let payload = Bytes::copy_from_slice(&self.ping_count.to_be_bytes());
+        let count = self.ping_count.to_be_bytes();
         let mut link = self.link.lock();
         link.heard = false;
-        link.send_first(Message::Ping(payload));
+        if T::PINGS {
+            link.send_first(Outbound::Ping(Bytes::copy_from_slice(&count)));
+        } else {
+            // The session knows nothing of it and passes over the answer; the number has 32 bits there.
+            let [.., a, b, c, d] = count;
+            link.write_frame(Frame::new_ping(Flags::from(Flag::Syn), u32::from_be_bytes([a, b, c, d])));
+        }
         self.ping = Ping::Sent { rest: interval.saturating_sub(deadline) };
         self.timer.as_mut().reset(self.ping_sent + deadline);
     }
@@ -724,7 +719,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin + Send + 'static> Driver<S> {
 }
 
 /// Ends every stream with a reset and tells everybody who waits; also when the driver's task is aborted.
-impl<S> Drop for Driver<S> {
+impl<T> Drop for Driver<T> {
     fn drop(&mut self) {
         self.shared.end(Ended::Lost("the tunnel's task was ended".to_owned()));
         // Its end wakes every stream, which lists them.

@@ -1,6 +1,8 @@
 //! Two ends of a tunnel in one process, over a pipe that behaves as badly as sockets do.
 #![allow(dead_code, clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
+pub mod messages;
+
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use relay_protocol::tunnel::{self, Driver, Ended, Form, Handle, Hello, Incoming, Options, Role};
 use std::io;
@@ -74,8 +76,8 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Moody<T> {
 
 pub async fn websocket<S: AsyncRead + AsyncWrite + Unpin>(io: S, role: Role) -> WebSocketStream<S> {
     let role = match role {
-        Role::Agent => WsRole::Client,
-        Role::Relay => WsRole::Server,
+        Role::Agent | Role::Browser => WsRole::Client,
+        Role::Relay | Role::Peer => WsRole::Server,
     };
     WebSocketStream::from_raw_socket(io, role, Some(tunnel::websocket_config())).await
 }
@@ -84,6 +86,8 @@ pub fn options(role: Role) -> Options {
     let name = match role {
         Role::Agent => "agent",
         Role::Relay => "relay",
+        Role::Peer => "peer",
+        Role::Browser => "browser",
     };
     Options::new(role, Form::V1(Hello::new(name, "1.2.3", None)))
 }
@@ -95,9 +99,7 @@ pub struct End {
     pub task: JoinHandle<Ended>,
 }
 
-pub fn run<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
-    (handle, incoming, driver): (Handle, Incoming, Driver<S>),
-) -> End {
+pub fn run<T: tunnel::Transport>((handle, incoming, driver): (Handle, Incoming, Driver<T>)) -> End {
     End { handle, incoming, task: tokio::spawn(driver.run()) }
 }
 

@@ -12,6 +12,7 @@ mod pairing;
 mod record;
 mod sealed;
 mod signature;
+mod yamux;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 use serde_json::Value;

@@ -72,7 +72,7 @@ impl Gate {
         let answered = match head {
             Err(refusal) => Err(refusal),
             Ok(head) if own => {
-                let inside = Inside { caller: &browser, ended: &ended, salt: prelude.hash() };
+                let inside = Inside { caller: &browser, session: in_use.session(), salt: prelude.hash() };
                 self.own_answer(head, upload, inside).await
             }
             Ok(head) => self.ask(head, upload, &browser, &ended, way, active).await,

@@ -7,6 +7,7 @@ mod record_sealed;
 mod request;
 mod response;
 mod sealed;
+mod yamux;
 
 use relay_protocol::keys::{AgentSigningKey, BrowserSigningKey};
 use serde_json::Value;
@@ -31,6 +32,7 @@ pub fn files() -> Vec<(&'static str, Value)> {
         ("rfc9421_b26.json", response::rfc9421_b26()),
         ("record_signed.json", record::record_signed()),
         ("record_payload.json", record::record_payload()),
+        ("yamux.json", yamux::yamux()),
         ("noise_handshake.json", sealed::noise_handshake()),
         ("record_key.json", sealed::record_key()),
         ("record_sealed.json", record_sealed::record_sealed()),
