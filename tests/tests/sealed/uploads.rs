@@ -6,20 +6,48 @@ use futures_util::StreamExt;
 use relay_protocol::problem::Problem;
 use relay_protocol::record::{EPOCH_SECONDS, encode_error};
 use std::sync::atomic::{AtomicI64, Ordering};
-use system_tests::local::Recorder;
+
+/// What the local server tells of an upload.
+#[derive(Debug)]
+enum Heard {
+    Piece(Bytes),
+    /// It is over; whether all of it came.
+    Over(bool),
+}
+
+/// Tells that it is over, also when the connection breaks under the handler.
+struct Teller {
+    tell: mpsc::UnboundedSender<Heard>,
+    whole: bool,
+}
+
+impl Drop for Teller {
+    fn drop(&mut self) {
+        self.tell.send(Heard::Over(self.whole)).ok();
+    }
+}
 
 /// `/upload` tells the test of every piece as it comes.
-fn app() -> (mpsc::UnboundedReceiver<Result<Bytes, String>>, Router) {
+fn app() -> (mpsc::UnboundedReceiver<Heard>, Router) {
     let (tell, heard) = mpsc::unbounded_channel();
-    let upload = move |request: AxumRequest| async move {
-        let mut body = request.into_body().into_data_stream();
-        while let Some(piece) = body.next().await {
-            tell.send(piece.map_err(|error| error.to_string())).ok();
+    let upload = move |request: AxumRequest| {
+        let tell = tell.clone();
+        async move {
+            let mut teller = Teller { tell, whole: false };
+            let mut body = request.into_body().into_data_stream();
+            while let Some(piece) = body.next().await {
+                let Ok(piece) = piece else { return "broken" };
+                teller.tell.send(Heard::Piece(piece)).ok();
+            }
+            teller.whole = true;
+            "taken"
         }
-        tell.send(Ok(Bytes::new())).ok();
-        "taken"
     };
     (heard, Router::new().route("/upload", axum::routing::post(upload)))
+}
+
+async fn next(heard: &mut mpsc::UnboundedReceiver<Heard>) -> Heard {
+    within("the local server tells", SOON, heard.recv()).await.expect("it runs")
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -42,8 +70,10 @@ async fn a_body_arrives_while_it_is_written_over_changes_of_the_key() {
         upload.send(Kind::Data, piece.clone()).await.expect("sent");
         let mut got = Vec::new();
         while got.len() < piece.len() {
-            let next = within("the piece", SOON, heard.recv()).await.expect("the server runs");
-            got.extend_from_slice(&next.expect("nothing breaks"));
+            match next(&mut heard).await {
+                Heard::Piece(piece) => got.extend_from_slice(&piece),
+                over => panic!("{over:?}"),
+            }
         }
         assert_eq!(got, piece);
     }
@@ -54,33 +84,35 @@ async fn a_body_arrives_while_it_is_written_over_changes_of_the_key() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_request_that_breaks_off_never_looks_whole() {
-    let local = Recorder::start().await;
-    let stack = stack(&local.server.url()).await;
+    let (mut heard, router) = app();
+    let server = LocalServer::router(router).await;
+    let stack = stack(&server.url()).await;
     let browser = browser(&stack).await;
-    for (n, (form, session)) in every_form(&browser).await.into_iter().enumerate() {
-        // More than the agent holds back in the hope that it is all.
-        let begin = async || {
-            let mut upload = session.upload(Request::post("/echo").body(()).unwrap()).await;
-            for piece in 0..4 {
-                upload.send(Kind::Data, noise(piece, 60_000)).await.expect("sent");
+    for (form, session) in every_form(&browser).await {
+        for what in ["no END", "ERROR", "nobody waits"] {
+            let mut upload = session.upload(Request::post("/upload").body(()).unwrap()).await;
+            upload.send(Kind::Data, noise(1, 60_000)).await.expect("sent");
+            assert!(matches!(next(&mut heard).await, Heard::Piece(_)), "{form} {what}");
+            match what {
+                // The bytes end, and the browser is told that they should not have.
+                "no END" => {
+                    let told = within("a refusal", SOON, upload.answer()).await.err();
+                    assert!(matches!(told, Some(Failure::Agent(Code::BadRequest))), "{form}: {told:?}");
+                }
+                // The browser breaks it off.
+                "ERROR" => {
+                    let problem = Problem::new(Code::BadRequest, "The person left.");
+                    upload.send(Kind::Error, encode_error(&problem)).await.expect("sent");
+                    assert!(within("a refusal", SOON, upload.answer()).await.is_err(), "{form}");
+                }
+                _ => drop(upload),
             }
-            upload
-        };
-        // The bytes end without END.
-        let told = within("a refusal", SOON, begin().await.answer()).await.err();
-        assert!(matches!(told, Some(Failure::Agent(Code::BadRequest))), "{form}: {told:?}");
-        // ERROR says that the browser broke it off.
-        let mut broken = begin().await;
-        let problem = Problem::new(Code::BadRequest, "The person left.");
-        broken.send(Kind::Error, encode_error(&problem)).await.expect("sent");
-        let told = within("a refusal", SOON, broken.answer()).await;
-        assert!(told.is_err(), "{form}");
-        // Nobody waits for an answer.
-        drop(begin().await);
-        eventually("the local server has seen the ends", SOON, || async { local.count() == 3 * (n + 1) })
-            .await;
-    }
-    for (head, body) in local.all() {
-        assert!(!body.complete, "{} {:?}", head.text(), String::from_utf8_lossy(&body.bytes));
+            let whole = loop {
+                if let Heard::Over(whole) = next(&mut heard).await {
+                    break whole;
+                }
+            };
+            assert!(!whole, "{form} {what}");
+        }
     }
 }
