@@ -7,7 +7,7 @@ use crate::{
     idle::Memory,
     load::{Bulk, Measured},
     process::{Part, part},
-    report, signed,
+    protected, report,
     stats::median,
 };
 use anyhow::{Context as _, ensure};
@@ -42,6 +42,9 @@ pub struct Args {
     /// Mebibytes of each bulk transfer.
     #[arg(long, default_value_t = 2048)]
     mib: u64,
+    /// Mebibytes of each bulk transfer of a paired browser.
+    #[arg(long, default_value_t = 512)]
+    protected_mib: u64,
     /// Idle tunnels to measure at.
     #[arg(long, default_value = "1000,10000")]
     idle: String,
@@ -99,8 +102,8 @@ impl Row {
 pub struct Results {
     /// One row for each contestant, direct first.
     pub rows: Vec<Row>,
-    /// Our relay and agent, unsigned and signed.
-    pub signed: Vec<signed::Round>,
+    /// Our relay and agent under every protection.
+    pub protected: Vec<protected::Round>,
     /// Idle tunnels.
     pub idle: Memory,
     /// Milliseconds to serving, with a fresh database and with an existing one.
@@ -151,12 +154,19 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
     }
     let browser = dir.join("browser");
     let ours = all.last().context("nobody is measured")?;
-    signed::pair(&agent, &contestants::agent_state(&dir.join("ours")), &ours.base, &browser).await?;
+    protected::pair(&agent, &contestants::agent_state(&dir.join("ours")), &ours.base, &browser).await?;
+    let plan = protected::Plan {
+        browser: &browser,
+        processes: &ours.processes,
+        seconds: args.seconds,
+        many: MANY,
+        // Whole uploads.
+        mib: args.protected_mib.next_multiple_of(protected::UPLOAD >> 20),
+    };
     let mut rounds = Vec::new();
     for number in 1..=args.rounds {
-        eprintln!("round {number} of {}: signed", args.rounds);
-        let round = signed::round(&browser, &ours.processes, args.seconds, MANY).await;
-        rounds.push(round.context("measuring signed requests")?);
+        eprintln!("round {number} of {}: unsigned, signed, sealed", args.rounds);
+        rounds.push(plan.round().await.context("measuring protected requests")?);
     }
     for process in all.into_iter().flat_map(|contestant| contestant.processes) {
         process.stop().await?;
@@ -165,7 +175,7 @@ pub async fn run(args: Args) -> anyhow::Result<()> {
 
     let notes = args.notes.map(std::fs::read_to_string).transpose().context("reading the notes")?;
     let text = report::markdown(
-        &Results { rows, signed: rounds, idle, start_ms },
+        &Results { rows, protected: rounds, idle, start_ms },
         &report::About::here(args.commit, args.date),
         notes.as_deref(),
     );

@@ -12,8 +12,8 @@ mod idle;
 mod load;
 mod origin;
 mod process;
+mod protected;
 mod report;
-mod signed;
 mod stats;
 
 use anyhow::Context as _;
@@ -81,8 +81,8 @@ enum Command {
         #[arg(long, default_value_t = 1)]
         readers: usize,
     },
-    /// A paired browser beside one that signs nothing.
-    Signed(signed::Args),
+    /// A paired browser that signs or seals, beside one that does neither.
+    Protected(protected::Args),
     /// Opens idle tunnels and prints the relay's memory at each count.
     Idle(idle::Args),
     /// Everything, side by side, and the tables.
@@ -124,7 +124,7 @@ async fn run(command: Command) -> anyhow::Result<()> {
             }
         },
         Command::Stall { url, readers } => load::stall(&client::Target::parse(&url)?, readers).await,
-        Command::Signed(args) => print(&signed::run(&args).await?),
+        Command::Protected(args) => print(&protected::run(&args).await?),
         Command::Idle(args) => print(&idle::run(&args).await?),
         Command::Compare(args) => compare::run(args).await,
     }

@@ -106,6 +106,12 @@ impl Stat {
     }
 }
 
+/// CPU seconds that this process has used.
+pub fn own_cpu_seconds() -> anyhow::Result<f64> {
+    let stat = fs::read_to_string("/proc/self/stat")?;
+    Stat::parse(&stat).map(|stat| stat.cpu).context("/proc/self/stat cannot be read")
+}
+
 /// Resident memory of a process in KiB.
 pub fn rss_kib(pid: u32) -> anyhow::Result<u64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status"))

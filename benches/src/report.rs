@@ -2,9 +2,8 @@
 
 use crate::{
     compare::{MANY, Results, Row},
-    load::Measured,
-    signed,
-    stats::median,
+    protected::{self, Protection},
+    stats::{Latency, median},
 };
 use std::fmt::Write as _;
 
@@ -58,7 +57,7 @@ pub fn markdown(results: &Results, about: &About, notes: Option<&str>) -> String
     out.push_str(&bulk(&results.rows));
     out.push_str(&beside(&results.rows));
     out.push_str(&cpu(&results.rows));
-    out.push_str(&signed(&results.signed));
+    out.push_str(&protection(&results.protected));
     out.push_str(&relay(results));
     if let Some(notes) = notes {
         let _ = write!(out, "\n{}", notes.trim_start());
@@ -94,6 +93,43 @@ fn figure(value: f64) -> String {
         v if v >= 1.0 => format!("{v:.2}"),
         v => format!("{v:.3}"),
     }
+}
+
+/// What signing and sealing may cost.
+fn protection_targets(rounds: &[protected::Round]) -> Vec<Verdict> {
+    let of = |protection: Protection, figure: fn(&protected::Figures) -> f64| {
+        let at = Protection::ALL.iter().position(|p| *p == protection).unwrap_or_default();
+        median(rounds.iter().filter_map(|round| round.get(at)).map(figure))
+    };
+    if rounds.is_empty() {
+        return Vec::new();
+    }
+    let p50 = |protection| of(protection, |f| f.one.measured.latency.p50);
+    let cpu = |protection| of(protection, |f| f.many.cpu.iter().map(|(_, seconds)| seconds).sum());
+    let verdict = |what, target, measured, unit, bound| Verdict {
+        what,
+        target,
+        measured,
+        unit,
+        bound,
+        at_least: false,
+    };
+    vec![
+        verdict(
+            "signed request over unsigned, p50, both ends together",
+            "under 0.2 ms".into(),
+            p50(Protection::Signed) - p50(Protection::Unsigned),
+            "ms",
+            0.2,
+        ),
+        verdict(
+            "CPU of 100,000 sealed small requests, all ends together",
+            format!("less than signed: {} s", figure(cpu(Protection::Signed))),
+            cpu(Protection::Sealed),
+            "s",
+            cpu(Protection::Signed),
+        ),
+    ]
 }
 
 fn targets(results: &Results) -> String {
@@ -163,21 +199,7 @@ fn targets(results: &Results) -> String {
             ));
         }
     }
-    let over = |pair: fn(&signed::Round) -> &signed::Pair<Measured>| {
-        median(results.signed.iter().map(|round| {
-            let pair = pair(round);
-            pair.signed.latency.p50 - pair.plain.latency.p50
-        }))
-    };
-    if !results.signed.is_empty() {
-        all.push(at_most(
-            "signed request over unsigned, p50, both ends together",
-            "under 0.2 ms".into(),
-            over(|round| &round.one),
-            "ms",
-            0.2,
-        ));
-    }
+    all.extend(protection_targets(&results.protected));
     let alone = ours.median(|r| r.one.latency.p99);
     let stalled = ours.median(|r| r.beside_stalled.latency.p99);
     all.push(at_most(
@@ -317,47 +339,67 @@ fn cpu(rows: &[Row]) -> String {
     out
 }
 
-/// One line for each thing, unsigned and signed.
-fn signed(rounds: &[signed::Round]) -> String {
+/// One table for each thing that is measured, a column for each protection.
+fn protection(rounds: &[protected::Round]) -> String {
     if rounds.is_empty() {
         return String::new();
     }
     let mut out = String::from(
-        "\n## Signed beside unsigned, through our relay and agent\n\n\
-         The client is a paired browser in Rust that signs each request and verifies each record, on the same machine; its work is in\n\
-         the figures. A small answer is three records (head, data, end). First byte: of a body of 4 MiB, on a connection that is open.\n\n\
-         | | unsigned /s | signed /s | ratio | unsigned p50 / p99 ms | signed p50 / p99 ms |\n| --- | ---: | ---: | ---: | ---: | ---: |\n",
+        "\n## Unsigned, signed and sealed, through our relay and agent\n\n\
+         The client is a paired browser in Rust that signs or seals each request and opens each record, on the same machine; its work\n\
+         is in the figures. A small answer is three records (head, data, end). First byte: of a body of 4 MiB, on a connection that is\n\
+         open. Up: requests of 16 MiB, each of which a signed browser has to read twice.\n\n",
     );
-    type Pick = fn(&signed::Round) -> &signed::Pair<Measured>;
+    let columns = || Protection::ALL.iter().enumerate();
+    let titles = columns().map(|(_, p)| format!(" {} |", p.name())).collect::<String>();
+    let rule = "| --- |".to_owned() + &" ---: |".repeat(Protection::ALL.len());
+    let of = |at: usize, figure: &dyn Fn(&protected::Figures) -> f64| {
+        median(rounds.iter().filter_map(|round| round.get(at)).map(figure))
+    };
+    type Pick = fn(&protected::Figures) -> &protected::Figure;
     let lines: [(String, Pick); 4] = [
-        ("GET of 1 KiB, 1 connection".into(), |round| &round.one),
-        (format!("GET of 1 KiB, {MANY} connections"), |round| &round.many),
-        ("first byte".into(), |round| &round.first_byte),
-        ("WebSocket, echo of 64 bytes".into(), |round| &round.socket),
+        ("GET of 1 KiB, 1 connection".into(), |f| &f.one),
+        (format!("GET of 1 KiB, {MANY} connections"), |f| &f.many),
+        ("first byte".into(), |f| &f.first_byte),
+        ("WebSocket, echo of 64 bytes".into(), |f| &f.socket),
     ];
-    for (name, pick) in lines {
-        let of =
-            |figure: &dyn Fn(&signed::Pair<Measured>) -> f64| median(rounds.iter().map(|r| figure(pick(r))));
-        let (plain, own) = (of(&|p| p.plain.per_second), of(&|p| p.signed.per_second));
-        let _ = writeln!(
-            out,
-            "| {name} | {} | {} | {:.2} | {:.3} / {:.3} | {:.3} / {:.3} |",
-            figure(plain),
-            figure(own),
-            own / plain,
-            of(&|p| p.plain.latency.p50),
-            of(&|p| p.plain.latency.p99),
-            of(&|p| p.signed.latency.p50),
-            of(&|p| p.signed.latency.p99),
-        );
+    let _ = writeln!(out, "| per second |{titles}\n{rule}");
+    for (name, pick) in &lines {
+        let cells =
+            columns().map(|(at, _)| format!(" {} |", figure(of(at, &|f| pick(f).measured.per_second))));
+        let _ = writeln!(out, "| {name} |{}", cells.collect::<String>());
     }
-    out.push_str("\nCPU seconds per 100,000 of these small requests:\n\n| process | unsigned | signed |\n| --- | ---: | ---: |\n");
-    let names = rounds.first().map(|round| round.cpu.plain.as_slice()).unwrap_or_default();
-    for (at, (name, _)) in names.iter().enumerate() {
-        let at = |cpu: &[(&str, f64)]| cpu.get(at).map_or(0.0, |(_, seconds)| *seconds);
-        let plain = median(rounds.iter().map(|round| at(&round.cpu.plain)));
-        let own = median(rounds.iter().map(|round| at(&round.cpu.signed)));
-        let _ = writeln!(out, "| {name} | {plain:.2} | {own:.2} |");
+    let _ = writeln!(out, "\n| p50 / p99 ms |{titles}\n{rule}");
+    for (name, pick) in &lines {
+        let cells = columns().map(|(at, _)| {
+            let latency = |of_one: fn(&Latency) -> f64| of(at, &|f| of_one(&pick(f).measured.latency));
+            format!(" {:.3} / {:.3} |", latency(|l| l.p50), latency(|l| l.p99))
+        });
+        let _ = writeln!(out, "| {name} |{}", cells.collect::<String>());
+    }
+    let bulk: [(&str, Pick); 2] = [("down", |f| &f.down), ("up", |f| &f.up)];
+    let _ = writeln!(out, "\n| large bodies, MB/s |{titles}\n{rule}");
+    for (name, pick) in bulk {
+        let cells =
+            columns().map(|(at, _)| format!(" {} |", figure(of(at, &|f| pick(f).measured.per_second))));
+        let _ = writeln!(out, "| {name} |{}", cells.collect::<String>());
+    }
+    let many: Pick = |f| &f.many;
+    for (title, scale, pick) in [
+        ("CPU seconds per 100,000 of the small requests", 1.0, many),
+        // Seconds per GiB are that many 1024ths of a second per MiB.
+        ("CPU ms per MiB down", 1000.0 / 1024.0, bulk[0].1),
+        ("CPU ms per MiB up", 1000.0 / 1024.0, bulk[1].1),
+    ] {
+        let _ = writeln!(out, "\n| {title} |{titles}\n{rule}");
+        let names = rounds.first().and_then(|round| round.first()).map(|f| pick(f).cpu.as_slice());
+        for (number, (name, _)) in names.unwrap_or_default().iter().enumerate() {
+            let cells = columns().map(|(at, _)| {
+                let used = of(at, &|f| pick(f).cpu.get(number).map_or(0.0, |(_, seconds)| *seconds));
+                format!(" {} |", figure(used * scale))
+            });
+            let _ = writeln!(out, "| {name} |{}", cells.collect::<String>());
+        }
     }
     out
 }

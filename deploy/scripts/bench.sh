@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # `make bench`: builds everything optimised, compares side by side, rewrites benches/RESULTS.md.
 #
-#   BENCH_ROUNDS (3), BENCH_SECONDS (5), BENCH_MIB (2048), BENCH_IDLE (1000,10000)
+#   BENCH_ROUNDS (3), BENCH_SECONDS (5), BENCH_MIB (2048), BENCH_PROTECTED_MIB (512), BENCH_IDLE (1000,10000)
 #   BENCH_OUT    where the tables go, benches/RESULTS.md unless given
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -45,5 +45,5 @@ notes=()
   --relay "$target/release/relay-server" --agent "$target/release/local-agent-client" \
   --nginx "$(command -v nginx)" --rathole "$rathole" \
   --rounds "${BENCH_ROUNDS:-3}" --seconds "${BENCH_SECONDS:-5}" --mib "${BENCH_MIB:-2048}" \
-  --idle "${BENCH_IDLE:-1000,10000}" --commit "$commit" --date "$(date -u +%F)" \
+  --protected-mib "${BENCH_PROTECTED_MIB:-512}" --idle "${BENCH_IDLE:-1000,10000}" --commit "$commit" --date "$(date -u +%F)" \
   "${notes[@]}" --out "${BENCH_OUT:-benches/RESULTS.md}"

@@ -6,7 +6,7 @@ use std::sync::{
     atomic::{AtomicU64, Ordering},
 };
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, header, uri::PathAndQuery,
 };
@@ -199,11 +199,16 @@ impl<'a> Session<'a> {
     /// Seals or signs a request as the next exchange.
     pub fn seal(&self, request: &Request<Bytes>) -> Whole {
         let mut exchange = self.exchange();
-        let mut bytes = exchange.begin(request).to_vec();
-        for piece in request.body().chunks(MAX_DATA) {
-            bytes.extend_from_slice(&exchange.record(Kind::Data, Bytes::copy_from_slice(piece)));
+        let mut bytes = BytesMut::with_capacity(request.body().len() + 4096);
+        bytes.extend_from_slice(&exchange.begin(request));
+        let mut write = |kind, payload| {
+            exchange.protect.protect(kind, payload).expect("within the limits").write(&mut bytes);
+        };
+        let mut rest = request.body().clone();
+        while !rest.is_empty() {
+            write(Kind::Data, rest.split_to(rest.len().min(MAX_DATA)));
         }
-        bytes.extend_from_slice(&exchange.record(Kind::End, Bytes::new()));
+        write(Kind::End, Bytes::new());
         Whole { prelude: exchange.prelude, bytes: bytes.into() }
     }
 

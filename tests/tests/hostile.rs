@@ -1,10 +1,14 @@
 //! A relay that reads, alters, replays, reorders, cuts and invents: neither end accepts anything of it, and
-//! the code never crosses it. PROTOCOL.md sections 3 and 4.
+//! the code never crosses it. PROTOCOL.md sections 3 to 5.
 
+#[path = "hostile/capture.rs"]
+mod capture;
 #[path = "hostile/exchanges.rs"]
 mod exchanges;
 #[path = "hostile/pairing.rs"]
 mod pairing;
+#[path = "hostile/sealed.rs"]
+mod sealed;
 #[path = "hostile/sockets.rs"]
 mod sockets;
 

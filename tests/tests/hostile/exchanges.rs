@@ -16,7 +16,7 @@ use system_tests::{
 use crate::{Bytes, Scene, app, flip, once};
 
 /// A POST with everything that can be altered.
-fn post() -> Request<Bytes> {
+pub fn post() -> Request<Bytes> {
     Request::post("/echo?first=1&second=2")
         .header("content-type", "text/plain")
         .header("x-own", "kept")
@@ -218,20 +218,20 @@ async fn a_request_is_done_once_however_often_it_is_sent() {
     assert_eq!(local.count(), 2);
 }
 
-/// The records of a stream, as they lie in it.
-fn records(body: &[u8]) -> Vec<Bytes> {
+/// The records of a stream, as they lie in it, each with so many bytes of protection.
+pub fn records(body: &[u8], protection: usize) -> Vec<Bytes> {
     let mut rest = Bytes::copy_from_slice(body);
     let mut records = Vec::new();
     while rest.len() >= HEADER_LEN {
         let length = u32::from_be_bytes([rest[0], rest[1], rest[2], rest[3]]) as usize;
-        records.push(rest.split_to(HEADER_LEN + length + SIGNED_LEN));
+        records.push(rest.split_to(HEADER_LEN + length + protection));
     }
     assert!(rest.is_empty(), "whole records");
     records
 }
 
 /// What the relay changes in an answer of HEAD, some DATA and END.
-const ANSWERS: &[(&str, fn(Vec<Bytes>) -> Vec<Bytes>)] = &[
+pub const ANSWERS: &[(&str, fn(Vec<Bytes>) -> Vec<Bytes>)] = &[
     ("a bit of the head", |mut all| {
         all[0] = flip(&all[0]);
         all
@@ -317,7 +317,7 @@ async fn an_altered_answer_is_not_believed() {
     for (what, alter) in ANSWERS {
         let alter = *alter;
         scene.script.on_response(move |_, response| {
-            let all = records(response.body());
+            let all = records(response.body(), SIGNED_LEN);
             assert!(all.len() > 4, "several pieces");
             *response.body_mut() = alter(all).concat().into();
         });

@@ -9,7 +9,7 @@ use tokio_tungstenite::tungstenite::Message;
 use crate::{Scene, app, flip};
 
 /// Alters the second and later messages: the first one is a HEAD, or must arrive so that the rest means something.
-fn from_second(alter: fn(Message) -> Vec<Message>) -> impl Fn(Message) -> Vec<Message> + Send + Sync {
+pub fn from_second(alter: fn(Message) -> Vec<Message>) -> impl Fn(Message) -> Vec<Message> + Send + Sync {
     let count = Mutex::new(0);
     move |message| {
         if !message.is_binary() {
@@ -21,7 +21,7 @@ fn from_second(alter: fn(Message) -> Vec<Message>) -> impl Fn(Message) -> Vec<Me
     }
 }
 
-const ALTERATIONS: &[(&str, fn(Message) -> Vec<Message>)] = &[
+pub const ALTERATIONS: &[(&str, fn(Message) -> Vec<Message>)] = &[
     ("a bit", |message| vec![Message::Binary(flip(&message.into_data()))]),
     ("twice", |message| vec![message.clone(), message]),
     ("a text message", |_| vec![Message::text("hello")]),
