@@ -11,6 +11,9 @@ mod common;
 mod exchanges;
 mod hostile;
 mod life;
+#[path = "../../../tests/src/records.rs"]
+#[allow(dead_code, missing_docs)]
+mod records;
 #[path = "../gate/setup.rs"]
 #[allow(dead_code, missing_docs)]
 mod setup;
