@@ -117,6 +117,8 @@ impl Jars {
     /// Writes what has changed and clears what was revoked, for as long as the agent runs.
     pub async fn keep(self: &Arc<Self>, browsers: &Browsers, now: Arc<Now>) {
         let mut changes = browsers.changes();
+        // What was revoked before it was looked at.
+        changes.mark_changed();
         loop {
             tokio::select! {
                 () = self.changed.notified() => tokio::time::sleep(WRITE_EVERY).await,

@@ -16,7 +16,7 @@
 //! | [`exchange`] | an exchange in records, over the relay or a stream of its own |
 //! | [`answer`], [`records`] | the two forms of an answer: in one piece, as a stream |
 //! | [`websocket`] | a WebSocket of a paired browser |
-//! | [`own`], [`routes`] | the agent's own paths |
+//! | [`own`], [`routes`], [`json_body`] | the agent's own paths |
 //! | [`page`] | what people see who come without a signature |
 //! | [`body`], [`piece`] | bytes on their way out |
 
@@ -25,6 +25,7 @@ pub mod body;
 mod clients;
 mod exchange;
 pub mod headers;
+mod json_body;
 pub mod limits;
 mod options;
 mod own;
@@ -50,7 +51,6 @@ use crate::{
 use answer::Signer;
 use body::AnswerBody;
 use clients::Clients;
-use exchange::begin::Unopened;
 use http::{HeaderMap, Method, Request, Response, Uri, request::Parts, uri};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
@@ -263,46 +263,6 @@ impl Gate {
                 match &signer {
                     Some(signer) => signer.refuse(refusal),
                     None => answer::unsigned(refusal),
-                }
-            }
-        }
-    }
-
-    /// An exchange over the relay. Its refusals are signed as far as it is known what they refuse.
-    async fn over_relay(
-        &self,
-        mut parts: Parts,
-        mut body: Option<Incoming>,
-        connection: &Connection,
-        active: Active,
-    ) -> Response<AnswerBody> {
-        let waits = parts.headers.contains_key(http::header::EXPECT);
-        let request_id = parts.headers.get(X_REQUEST_ID).cloned();
-        let answered = match (plain_target(&parts), &parts.method) {
-            (Err(refusal), _) => Err(refusal.into()),
-            (Ok(()), &Method::POST) => self.exchange(&parts, &mut body, connection, active).await,
-            (Ok(()), &Method::GET) if websocket::is_upgrade(&parts) => {
-                self.exchange_websocket(&mut parts, connection, active).await.map_err(Unopened::from)
-            }
-            (Ok(()), &Method::GET) => Err(Refusal::new(
-                Code::UpgradeRequired,
-                "This path takes POST, or an upgrade to a WebSocket.",
-            )
-            .into()),
-            (Ok(()), _) => Err(own::no_route(routes::NoRoute::Method("POST, GET")).into()),
-        };
-        match answered {
-            Ok(answer) => answer,
-            Err(Unopened { refusal, prelude }) => {
-                self.forwarder.stats().gate.refused(refusal.code());
-                drain(body.take().filter(|_| !waits)).await;
-                let refusal = refusal.response(request_id.as_ref());
-                match (prelude, self.pairing.host().get()) {
-                    (Some(prelude), Some(host_id)) => {
-                        let key = &self.pairing.keys().signing;
-                        answer::refuse_exchange(refusal, &prelude, host_id, key, (self.clock)())
-                    }
-                    _ => answer::unsigned(refusal),
                 }
             }
         }

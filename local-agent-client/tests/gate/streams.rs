@@ -179,7 +179,7 @@ async fn an_end_of_either_side_ends_the_other() {
         async move {
             let asked = head(&mut socket).await;
             if asked.starts_with("POST /early") {
-                let answer = b"HTTP/1.1 413 Too Large\r\ncontent-length: 2\r\n\r\nno";
+                let answer = b"HTTP/1.1 413 Too Large\r\ncontent-length: 2\r\nconnection: close\r\n\r\nno";
                 socket.write_all(answer).await.unwrap();
             }
             let mut rest = Vec::new();

@@ -96,7 +96,7 @@ impl Gate {
         first.until(HEADER_LEN).await?;
         let length = head_length(&first.bytes)?;
         // What strangers may make the agent hold has a bound over all of them.
-        let _room = answer::room(&self.buffers, Some(length as u64)).await?;
+        let _room = answer::room_now(&self.buffers, length as u64)?;
         first.until(HEADER_LEN + length + opener.overhead()).await?;
         let mut decoder = Decoder::new(opener);
         decoder.push(first.bytes.freeze());

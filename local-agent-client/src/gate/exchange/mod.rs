@@ -17,10 +17,7 @@ mod stream;
 mod upload;
 
 use super::{
-    Gate, headers as answer_headers,
-    own::{Inside, read_bytes},
-    records::Records,
-    routes::route,
+    Gate, headers as answer_headers, json_body::read_bytes, own::Inside, records::Records, routes::route,
     signed::client,
 };
 use crate::{
