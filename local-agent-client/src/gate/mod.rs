@@ -44,13 +44,16 @@ use crate::{
         Active, Connection, Forwarder,
         body::Source,
         path::{self, Owner},
+        policy::Caller,
     },
     refusal::Refusal,
     trust::{Pairing, Require, Trust},
 };
 use answer::Signer;
 use body::AnswerBody;
+use bytes::Bytes;
 use clients::Clients;
+use exchange::first::Rooms;
 use http::{HeaderMap, Method, Request, Response, Uri, request::Parts, uri};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
@@ -96,6 +99,8 @@ pub struct Gate {
     finishes: Mutex<Bucket>,
     /// KiB that answers in one piece may still take.
     buffers: Arc<Semaphore>,
+    /// What exchanges may hold that begin.
+    firsts: Rooms,
 }
 
 /// What a request says of who signed it.
@@ -157,6 +162,7 @@ impl Gate {
             starts: bucket(),
             finishes: bucket(),
             buffers: Arc::new(Semaphore::new(answer::kib(answer::BUDGET))),
+            firsts: Rooms::default(),
         })
     }
 
@@ -279,7 +285,7 @@ impl Gate {
             Trust::Relay => {
                 let source = body.take().map_or(Source::Empty, Source::plain);
                 let request = Request::from_parts(parts, source);
-                let forwarded = self.forwarder.forward(request, None, connection, active).await;
+                let forwarded = self.forwarder.forward(request, Caller::Unknown, connection, active).await;
                 forwarded.map(|response| response.map(AnswerBody::from))
             }
             Trust::Paired if page::is_navigation(&parts.method, &parts.headers) => {
@@ -324,12 +330,15 @@ fn sealed_required() -> Refusal {
 /// Takes in what still comes of a refused request's body, within reason: a stream that ends while the relay still
 /// writes is a lost connection to it, and the refusal would not arrive. Whoever waits for `100 Continue` has not
 /// begun to send, and reading would ask for it.
-async fn drain(body: Option<Incoming>) {
-    let Some(mut body) = body.filter(|body| !hyper::body::Body::is_end_stream(body)) else { return };
+async fn drain<B>(body: Option<B>)
+where
+    B: hyper::body::Body<Data = Bytes> + Unpin,
+{
+    let Some(mut body) = body.filter(|body| !body.is_end_stream()) else { return };
     let drained = async {
         let mut left = DRAIN;
         while let Some(Ok(frame)) = body.frame().await {
-            left = left.saturating_sub(frame.data_ref().map_or(0, bytes::Bytes::len));
+            left = left.saturating_sub(frame.data_ref().map_or(0, Bytes::len));
             if left == 0 {
                 return;
             }
