@@ -81,9 +81,11 @@ use uuid::Uuid;
 const PAIRING_BURST: i64 = 32;
 const PAIRING_EVERY: i64 = 2;
 
-/// How much of a refused request's body is taken in, and for how long.
-const DRAIN: usize = 256 * 1024;
-const DRAIN_TIME: Duration = Duration::from_secs(2);
+/// How much of a refused request's body is taken in, for how long in all, and how long while nothing comes. None of it
+/// is held. An upload that goes on after this is one whose refusal is lost, so it is more than most of them have.
+const DRAIN: usize = 64 * 1024 * 1024;
+const DRAIN_TIME: Duration = Duration::from_secs(10);
+const DRAIN_IDLE: Duration = Duration::from_secs(2);
 
 /// Decides about requests of any number of tunnels.
 pub struct Gate {
@@ -337,7 +339,7 @@ where
     let Some(mut body) = body.filter(|body| !body.is_end_stream()) else { return };
     let drained = async {
         let mut left = DRAIN;
-        while let Some(Ok(frame)) = body.frame().await {
+        while let Ok(Some(Ok(frame))) = tokio::time::timeout(DRAIN_IDLE, body.frame()).await {
             left = left.saturating_sub(frame.data_ref().map_or(0, Bytes::len));
             if left == 0 {
                 return;

@@ -404,7 +404,7 @@ async fn exchanges_that_the_relay_begins_and_does_not_finish_starve_nobody() {
     // What is small needs no room, and what comes directly has room of its own.
     assert_eq!(soon(session.get("/")).await.unwrap().status, 200);
     let mut exchange = session.exchange();
-    let request = Request::get("/_relay/browsers").header("x-large", "x".repeat(100_000)).body(()).unwrap();
+    let request = Request::get("/_relay/browsers").header("x-large", "x".repeat(250_000)).body(()).unwrap();
     let first = exchange.begin(&request);
     let mut stream = Stream::begin(&setup, &session, &exchange, &first).await;
     stream.send(&exchange.record(Kind::End, "")).await;

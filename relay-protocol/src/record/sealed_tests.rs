@@ -167,7 +167,8 @@ fn what_may_not_come_is_refused_by_its_header() {
         (2, Kind::End, 0, false),
     ];
     for (taken, kind, length, waits) in cases {
-        let (mut protect, mut decoder, mut order) = (protect(still()), Decoder::new(open()), Order::request());
+        let (mut protect, mut decoder, mut order) =
+            (protect(still()), Decoder::new(open()), Order::request());
         for kind in [Kind::Head, Kind::End].into_iter().take(taken) {
             decoder.push(protect.protect(kind, Bytes::from_static(b"{}")).unwrap().to_bytes());
             assert_eq!(decoder.next_in(&mut order).unwrap().unwrap().kind, kind);

@@ -77,8 +77,7 @@ fn write<const N: usize>(noise: &mut HandshakeState) -> Result<[u8; N], Handshak
 }
 
 fn split(mut noise: HandshakeState) -> Result<SessionKeys, HandshakeError> {
-    let mut hash: [u8; 32] =
-        noise.get_handshake_hash().try_into().map_err(|_| HandshakeError::NotOpened)?;
+    let mut hash: [u8; 32] = noise.get_handshake_hash().try_into().map_err(|_| HandshakeError::NotOpened)?;
     // Wiped where they lie: to move them into something that wipes would leave a copy behind.
     let mut raw = noise.dangerously_get_raw_split();
     let keys = SessionKeys::from_split(&raw.0, &raw.1, &hash);

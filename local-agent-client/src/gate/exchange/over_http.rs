@@ -5,7 +5,7 @@ use super::{Answered, Way, begin::Unopened, reader::Bytestream};
 use crate::{
     forward::{Active, BodyError, Connection},
     gate::{
-        DRAIN_TIME, Gate, answer, body::AnswerBody, drain, own, plain_target, routes::NoRoute, signed::outer,
+        DRAIN_IDLE, Gate, answer, body::AnswerBody, drain, own, plain_target, routes::NoRoute, signed::outer,
         websocket,
     },
     refusal::Refusal,
@@ -66,7 +66,7 @@ impl Gate {
         let Answered { records, refused, rest } = self.answer(begun, way, active).await;
         if refused
             // Whoever still holds the rest is no reason to wait for ever.
-            && let Ok(Ok(rest)) = tokio::time::timeout(DRAIN_TIME, rest).await
+            && let Ok(Ok(rest)) = tokio::time::timeout(DRAIN_IDLE, rest).await
         {
             drain(Some(rest.reader.into_source())).await;
         }
