@@ -169,6 +169,13 @@ async fn whatever_is_altered_before_the_first_record_opened_is_refused_and_uses_
             let sent = crate::sealed::Whole { prelude, bytes: sent.into() };
             assert_eq!(soon(session.send(&sent)).await.unwrap_err(), Failure::Agent(code), "{what}");
         }
+        // The refusal waits for what it refuses, within reason, and arrives.
+        let upload = session.seal(&Request::post("/").body(Bytes::from(vec![1; 200_000])).unwrap());
+        let prelude = Prelude { session_id: Uuid::nil(), ..upload.prelude };
+        let long = [&prelude.to_bytes()[..], &upload.bytes[PRELUDE_LEN..]].concat();
+        let long = crate::sealed::Whole { prelude, bytes: long.into() };
+        let refused = soon(session.send(&long)).await.unwrap_err();
+        assert_eq!(refused, Failure::Agent(Code::SigningSessionExpired));
         // Without a prelude there is nothing that a signature could bind to.
         let reply = soon(client::fetch(browser.addr, session.outer(full(bytes[..20].to_vec())))).await;
         reply.is_problem(Code::BadRequest);

@@ -1,5 +1,5 @@
 use super::*;
-use crate::record::{Decoder, open_message};
+use crate::record::{Decoder, Order, open_message};
 use bytes::BytesMut;
 use std::sync::atomic::{AtomicI64, Ordering};
 use uuid::Uuid;
