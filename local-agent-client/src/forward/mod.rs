@@ -28,7 +28,7 @@ use hyper::{body::Incoming, upgrade::OnUpgrade};
 use hyper_util::rt::TokioIo;
 use local::{Abort, Upload};
 use parking_lot::Mutex;
-use policy::Policy;
+use policy::{Caller, Policy};
 use relay_protocol::{headers::restore_hop, problem::Code, splice::splice};
 use std::{error::Error as _, pin::Pin, sync::Arc, time::Duration};
 use tokio::sync::watch;
@@ -117,21 +117,21 @@ impl Forwarder {
         &self.stats
     }
 
-    /// Forwards one request. `client` is the paired browser that signed it, for the local server.
+    /// Forwards one request of `caller`.
     ///
     /// # Errors
     /// When the local server gives no answer.
     pub async fn forward(
         &self,
         request: Request<Source>,
-        client: Option<HeaderValue>,
+        caller: Caller,
         connection: &Connection,
         active: Active,
     ) -> Result<Response<ResponseBody>, Refusal> {
         let (mut parts, body) = request.into_parts();
         let unsized_body =
             !hyper::body::Body::is_end_stream(&body) && hyper::body::Body::size_hint(&body).exact().is_none();
-        let hop = policy::request(&self.policy, client, &mut parts.headers);
+        let hop = policy::request(&self.policy, caller, &mut parts.headers);
         if unsized_body {
             // Said explicitly: hyper would take a GET for one without a body.
             parts.headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));

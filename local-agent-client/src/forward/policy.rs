@@ -24,32 +24,46 @@ pub struct Policy {
     pub preserve_host: bool,
 }
 
-/// Rewrites a request's headers. `client` is the paired browser that signed it. Returns what its hop-by-hop
-/// headers asked for, already told again.
-pub fn request(policy: &Policy, client: Option<HeaderValue>, headers: &mut HeaderMap) -> Hop {
+/// Whose request it is, and so what of it is to be believed.
+#[derive(Debug, Clone)]
+pub enum Caller {
+    /// Nobody's that is known.
+    Unknown,
+    /// The paired browser of this id signed it. What origin it used is the relay's to tell, which is in the hands
+    /// of the request.
+    Signed(HeaderValue),
+    /// It came out of an exchange of the paired browser of this id: what the relay says of origins counts nothing
+    /// beside what the agent itself was told of the relay.
+    Exchange(HeaderValue),
+}
+
+/// Rewrites a request's headers. Returns what its hop-by-hop headers asked for, already told again.
+pub fn request(policy: &Policy, caller: Caller, headers: &mut HeaderMap) -> Hop {
     let hop = strip_hop_by_hop(headers);
     restore_hop(headers, &hop);
     headers.insert(X_RELAYED, HeaderValue::from_static("1"));
     headers.insert(X_VK_RELAYED, HeaderValue::from_static("1"));
-    match client {
-        Some(client) => drop(headers.insert(X_RELAY_CLIENT_ID, client)),
-        None => drop(headers.remove(X_RELAY_CLIENT_ID)),
+    let relay_tells = !matches!(caller, Caller::Exchange(_));
+    match caller {
+        Caller::Signed(client) | Caller::Exchange(client) => drop(headers.insert(X_RELAY_CLIENT_ID, client)),
+        Caller::Unknown => drop(headers.remove(X_RELAY_CLIENT_ID)),
     }
     if policy.preserve_host && headers.contains_key(header::HOST) {
         return hop;
     }
     headers.insert(header::HOST, policy.authority.clone());
     if !policy.preserve_host {
-        rewrite_origin(policy, headers, header::ORIGIN);
-        rewrite_origin(policy, headers, header::REFERER);
+        rewrite_origin(policy, relay_tells, headers, header::ORIGIN);
+        rewrite_origin(policy, relay_tells, headers, header::REFERER);
     }
     hop
 }
 
 /// Replaces the origin in the value of `name` by the local server's when it is the relay's own: a
 /// page that was loaded through the relay is, to the local server, one of its own pages. Any other
-/// origin stays, so that the local server can refuse it.
-fn rewrite_origin(policy: &Policy, headers: &mut HeaderMap, name: HeaderName) {
+/// origin stays, so that the local server can refuse it. `relay_tells` says whether the origin that the relay tells
+/// is the relay's own too.
+fn rewrite_origin(policy: &Policy, relay_tells: bool, headers: &mut HeaderMap, name: HeaderName) {
     let Some(value) = headers.get(&name).and_then(|value| value.to_str().ok()) else { return };
     let Some((origin, path)) = split_origin(value) else { return };
     let browsers = || {
@@ -58,7 +72,7 @@ fn rewrite_origin(policy: &Policy, headers: &mut HeaderMap, name: HeaderName) {
         split_origin(&text).filter(|(_, rest)| rest.is_empty()).map(|(origin, _)| origin)
     };
     let relays = split_origin(&policy.relay_origin).is_some_and(|(relay, _)| relay == origin);
-    if (relays || browsers().as_ref() == Some(&origin))
+    if (relays || relay_tells && browsers().as_ref() == Some(&origin))
         && let Ok(rewritten) = HeaderValue::from_str(&format!("{}{path}", policy.origin))
     {
         headers.insert(name, rewritten);
@@ -174,13 +188,13 @@ mod tests {
             ("connection", "x-relayed"),
         ]);
         let client = HeaderValue::from_static("the-one");
-        request(&policy(), Some(client), &mut headers);
+        request(&policy(), Caller::Signed(client), &mut headers);
         assert_eq!(all(&headers, "x-relay-client-id"), ["the-one"]);
         assert_eq!(all(&headers, "x-relayed"), ["1"]);
         assert_eq!(all(&headers, "x-vk-relayed"), ["1"]);
         let mut preserved =
             map(&[("host", "relay.example"), ("x-relayed", "0"), ("x-relay-client-id", "me")]);
-        request(&Policy { preserve_host: true, ..policy() }, None, &mut preserved);
+        request(&Policy { preserve_host: true, ..policy() }, Caller::Unknown, &mut preserved);
         assert_eq!(all(&preserved, "x-relayed"), ["1"]);
         assert!(!preserved.contains_key("x-relay-client-id"));
     }
@@ -259,9 +273,32 @@ mod tests {
         ];
         for (came, preserve_host, expected) in cases {
             let mut headers = map(came);
-            request(&Policy { preserve_host: *preserve_host, ..policy() }, None, &mut headers);
+            request(&Policy { preserve_host: *preserve_host, ..policy() }, Caller::Unknown, &mut headers);
             for (name, value) in *expected {
                 assert_eq!(all(&headers, name).join(","), *value, "{name} from {came:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn of_an_exchange_no_origin_counts_that_only_the_relay_tells() {
+        for (origin, host, by_exchange, by_signature) in [
+            ("https://relay.example", "relay.example", "http://127.0.0.1:3000", "http://127.0.0.1:3000"),
+            ("https://relay.example", "evil.example", "http://127.0.0.1:3000", "http://127.0.0.1:3000"),
+            ("https://evil.example", "evil.example", "https://evil.example", "http://127.0.0.1:3000"),
+            ("https://evil.example", "relay.example", "https://evil.example", "https://evil.example"),
+        ] {
+            for name in ["origin", "referer"] {
+                let client = || HeaderValue::from_static("the-one");
+                for (caller, expected) in
+                    [(Caller::Exchange(client()), by_exchange), (Caller::Signed(client()), by_signature)]
+                {
+                    let mut headers =
+                        map(&[(name, origin), ("x-forwarded-proto", "https"), ("x-forwarded-host", host)]);
+                    request(&policy(), caller.clone(), &mut headers);
+                    assert_eq!(all(&headers, name), [expected], "{name} {origin} {host} {caller:?}");
+                    assert_eq!(all(&headers, "x-relay-client-id"), ["the-one"]);
+                }
             }
         }
     }

@@ -49,20 +49,20 @@ pub enum Opened {
 }
 
 impl Forwarder {
-    /// Opens a WebSocket for a request whose signature was right. `config` bounds what it takes.
+    /// Opens a WebSocket for a request that was `caller`'s indeed. `config` bounds what it takes.
     ///
     /// # Errors
     /// When the local server gives no answer, or one that is no WebSocket.
     pub async fn open_websocket(
         &self,
         mut parts: Parts,
-        client: HeaderValue,
+        caller: policy::Caller,
         config: WebSocketConfig,
     ) -> Result<Opened, Refusal> {
         let offered =
             parts.headers.get_all(header::SEC_WEBSOCKET_PROTOCOL).iter().cloned().collect::<Vec<_>>();
         let key = generate_key();
-        policy::request(&self.policy, Some(client), &mut parts.headers);
+        policy::request(&self.policy, caller, &mut parts.headers);
         let headers = &mut parts.headers;
         for name in [header::SEC_WEBSOCKET_EXTENSIONS, header::CONTENT_LENGTH, header::TE] {
             headers.remove(name);

@@ -45,6 +45,7 @@ use crate::{
         Active, Connection, Forwarder,
         body::Source,
         path::{self, Owner},
+        policy::Caller,
     },
     peer::Peers,
     refusal::Refusal,
@@ -52,7 +53,9 @@ use crate::{
 };
 use answer::Signer;
 use body::AnswerBody;
+use bytes::Bytes;
 use clients::Clients;
+use exchange::first::Rooms;
 use http::{HeaderMap, Method, Request, Response, Uri, request::Parts, uri};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
@@ -83,9 +86,11 @@ use uuid::Uuid;
 const PAIRING_BURST: i64 = 32;
 const PAIRING_EVERY: i64 = 2;
 
-/// How much of a refused request's body is taken in, and for how long.
-const DRAIN: usize = 256 * 1024;
-const DRAIN_TIME: Duration = Duration::from_secs(2);
+/// How much of a refused request's body is taken in, for how long in all, and how long while nothing comes. None of it
+/// is held. An upload that goes on after this is one whose refusal is lost, so it is more than most of them have.
+const DRAIN: usize = 64 * 1024 * 1024;
+const DRAIN_TIME: Duration = Duration::from_secs(10);
+const DRAIN_IDLE: Duration = Duration::from_secs(2);
 
 /// Decides about requests of any number of tunnels.
 pub struct Gate {
@@ -104,6 +109,8 @@ pub struct Gate {
     finishes: Mutex<Bucket>,
     /// KiB that answers in one piece may still take.
     buffers: Arc<Semaphore>,
+    /// What exchanges may hold that begin.
+    firsts: Rooms,
 }
 
 /// What a request says of who signed it.
@@ -167,6 +174,7 @@ impl Gate {
             starts: bucket(),
             finishes: bucket(),
             buffers: Arc::new(Semaphore::new(answer::kib(answer::BUDGET))),
+            firsts: Rooms::default(),
         })
     }
 
@@ -289,7 +297,7 @@ impl Gate {
             Trust::Relay => {
                 let source = body.take().map_or(Source::Empty, Source::plain);
                 let request = Request::from_parts(parts, source);
-                let forwarded = self.forwarder.forward(request, None, connection, active).await;
+                let forwarded = self.forwarder.forward(request, Caller::Unknown, connection, active).await;
                 forwarded.map(|response| response.map(AnswerBody::from))
             }
             Trust::Paired if page::is_navigation(&parts.method, &parts.headers) => {
@@ -336,13 +344,13 @@ fn sealed_required() -> Refusal {
 /// begun to send, and reading would ask for it.
 async fn drain<B>(body: Option<B>)
 where
-    B: hyper::body::Body<Data = bytes::Bytes> + Unpin,
+    B: hyper::body::Body<Data = Bytes> + Unpin,
 {
     let Some(mut body) = body.filter(|body| !body.is_end_stream()) else { return };
     let drained = async {
         let mut left = DRAIN;
-        while let Some(Ok(frame)) = body.frame().await {
-            left = left.saturating_sub(frame.data_ref().map_or(0, bytes::Bytes::len));
+        while let Ok(Some(Ok(frame))) = tokio::time::timeout(DRAIN_IDLE, body.frame()).await {
+            left = left.saturating_sub(frame.data_ref().map_or(0, Bytes::len));
             if left == 0 {
                 return;
             }

@@ -1,7 +1,7 @@
 //! The sessions (PROTOCOL.md sections 4.1 and 5.1). Pure: the time comes in.
 //!
 //! A session is signed or sealed for its whole life. A sealed one takes nothing but exchanges, and new ones only
-//! until its keys are to be replaced; what is under way then goes on.
+//! until its keys are to be replaced; what is under way then goes on, and the session is over with it.
 //!
 //! A session is what lets a browser's requests be told from a replay, and what ends them: its token ends
 //! whatever is under way on its behalf, and is itself ended by the browser's when that is revoked. Only
@@ -104,8 +104,15 @@ impl Session {
         InUse(self.clone())
     }
 
+    /// Whether it takes nothing new any more: a sealed one whose time is over, or whose numbers are used up.
+    fn is_spent(&self, now: i64) -> bool {
+        !self.takes_exchanges(now) || self.numbers.lock().is_used_up()
+    }
+
     fn is_over(&self, now: i64) -> bool {
-        let idle = self.open.load(Relaxed) == 0 && now >= self.used.load(Relaxed).saturating_add(IDLE);
+        let unused = now >= self.used.load(Relaxed).saturating_add(IDLE);
+        // Whatever takes nothing new and has nothing under way would only take a place.
+        let idle = self.open.load(Relaxed) == 0 && (unused || self.is_spent(now));
         self.ended.is_cancelled() || idle || now >= self.made.saturating_add(LIFE)
     }
 }
@@ -249,6 +256,48 @@ mod tests {
         let _download = sealed.begin(NOW + REKEY_AFTER - 1);
         sessions.sweep(NOW + LIFE - 1);
         assert!(!sealed.ended.is_cancelled(), "what is under way goes on");
+    }
+
+    #[test]
+    fn a_spent_session_takes_no_place_once_nothing_is_under_way() {
+        let sessions = Sessions::default();
+        let sealed = |n: u128| {
+            let form = Form::Sealed(SessionKeys::from_split(&[1; 32], &[2; 32], &[3; 32]));
+            sessions.open(id(n), owner(0, &CancellationToken::new()), form, NOW)
+        };
+        let spent: Vec<_> = (0..PER_BROWSER as u128).map(sealed).collect();
+        // In use a moment ago all of them, and one still.
+        let later = NOW + REKEY_AFTER;
+        spent.iter().for_each(|session| drop(session.begin(later - 1)));
+        let download = spent[3].begin(later - 1);
+        sessions.sweep(later - 1);
+        assert_eq!(sessions.count().0, PER_BROWSER);
+        sessions.sweep(later);
+        assert_eq!(sessions.count().0, 1);
+        assert!(spent[0].ended.is_cancelled() && !spent[3].ended.is_cancelled());
+        // One session more than there are places, of which one is only waited for.
+        let live: Vec<_> = (100..100 + PER_BROWSER as u128 - 1).map(|n| open(&sessions, n, later)).collect();
+        drop(download);
+        open(&sessions, 200, later);
+        assert!(spent[3].ended.is_cancelled() && live.iter().all(|session| !session.ended.is_cancelled()));
+        assert!(sessions.find(id(3), later).is_none());
+    }
+
+    #[test]
+    fn a_session_whose_numbers_are_used_up_is_over() {
+        let sessions = Sessions::default();
+        let form = Form::Sealed(SessionKeys::from_split(&[1; 32], &[2; 32], &[3; 32]));
+        let session = sessions.open(id(1), owner(0, &CancellationToken::new()), form, NOW);
+        *session.numbers.lock() = Numbers::with_limit(2);
+        let under_way = session.begin(NOW);
+        for number in [7, 8] {
+            assert!(sessions.find(id(1), NOW).is_some());
+            session.numbers.lock().take(number).unwrap();
+        }
+        assert!(sessions.find(id(1), NOW).is_some(), "something is under way");
+        drop(under_way);
+        assert!(sessions.find(id(1), NOW).is_none());
+        assert!(session.ended.is_cancelled());
     }
 
     #[test]

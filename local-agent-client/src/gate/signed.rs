@@ -18,6 +18,7 @@ use crate::{
         body::Source,
         checked::Checked,
         fault::{Fault, Wrong},
+        policy::Caller,
     },
     refusal::Refusal,
 };
@@ -77,7 +78,8 @@ impl Gate {
             headers::only_scriptable_codings(&mut parts.headers);
         }
         let request = Request::from_parts(parts, source);
-        let forwarding = self.forwarder.forward(request, client(caller.browser.id), connection, active);
+        let from = client(caller.browser.id).map_or(Caller::Unknown, Caller::Signed);
+        let forwarding = self.forwarder.forward(request, from, connection, active);
         let forwarded = tokio::select! {
             biased;
             () = ended.cancelled() => Err(forward::session_ended()),

@@ -53,12 +53,16 @@ pub fn gate(target: LocalTarget) -> Arc<Gate> {
 }
 
 pub fn forwarder(target: LocalTarget) -> Arc<Forwarder> {
+    forwarder_with(target, false)
+}
+
+pub fn forwarder_with(target: LocalTarget, preserve_host: bool) -> Arc<Forwarder> {
     tls::install_provider();
     let tls = rustls::ClientConfig::builder()
         .with_root_certificates(rustls::RootCertStore::empty())
         .with_no_client_auth();
     let relay_origin = "https://relay.example".to_owned();
-    Forwarder::new(Settings { target, tls, relay_origin, preserve_host: false }).unwrap()
+    Forwarder::new(Settings { target, tls, relay_origin, preserve_host }).unwrap()
 }
 
 /// An agent's tunnel, and the relay's handle on it.

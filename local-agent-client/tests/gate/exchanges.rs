@@ -10,6 +10,7 @@ use crate::{
 };
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, StatusCode, header};
+use local_agent_client::gate::Options;
 use relay_protocol::{
     exchange::{PRELUDE_LEN, Prelude},
     problem::Code,
@@ -282,5 +283,39 @@ async fn an_answer_says_nothing_beside_its_records() {
             assert!(!answer.headers.contains_key(name) && !answer.outer.contains_key(name), "{name}");
         }
         assert!(!answer.outer.contains_key("location") && !answer.outer.contains_key("x-app"));
+    }
+}
+
+#[tokio::test]
+async fn neither_host_nor_origin_are_what_the_relay_says() {
+    for preserve_host in [false, true] {
+        let forwarder = crate::common::forwarder_with(app(mirror()).await, preserve_host);
+        let setup = Setup::over(forwarder, Options::default(), None).await;
+        let browser = setup.browser().await;
+        for session in both(&browser).await {
+            for (origin, is_ours) in [("https://evil.example", false), ("https://relay.example", true)] {
+                let request = Request::get("/").header("origin", origin).header("referer", origin);
+                let whole = session.seal(&request.body(Bytes::new()).unwrap());
+                let mut outer = session.outer(full(whole.bytes.clone()));
+                for (name, value) in [("x-forwarded-proto", "https"), ("x-forwarded-host", "evil.example")] {
+                    outer.headers_mut().insert(name, HeaderValue::from_static(value));
+                }
+                let response = soon(client::send(browser.addr, outer)).await.unwrap();
+                let stream = crate::records::Stream::begin(response, session.opener(&whole.prelude));
+                let text = soon(async { stream.await.unwrap().collect().await }).await.unwrap().text();
+                let line = |name: &str| {
+                    let prefix = format!("{name}: ");
+                    text.lines().find_map(|line| line.strip_prefix(&prefix)).unwrap_or_default().to_owned()
+                };
+                // As the relay told it: it speaks of itself.
+                assert_eq!(line("x-forwarded-host"), "evil.example");
+                let host = line("host");
+                assert_eq!(host == "relay.example", preserve_host, "{host}");
+                assert_ne!(host, "evil.example");
+                let local = format!("http://{host}");
+                let expected = if is_ours && !preserve_host { &local } else { origin };
+                assert_eq!((line("origin").as_str(), line("referer").as_str()), (expected, expected));
+            }
+        }
     }
 }

@@ -17,6 +17,7 @@ mod own;
 #[path = "../../../tests/src/records.rs"]
 #[allow(dead_code, missing_docs)]
 mod records;
+mod refusals;
 #[path = "../../../tests/src/sealed.rs"]
 #[allow(dead_code, missing_docs)]
 mod sealed;

@@ -7,6 +7,7 @@ use crate::{
 use local_agent_client::{
     LocalTarget, Trust,
     cookies::Jars,
+    forward::Forwarder,
     gate::{Clock, Gate, Options},
     state::StateDir,
     trust::Pairing,
@@ -50,6 +51,11 @@ impl Setup {
 
     /// With all that a gate is told but the clock, and with a state folder if there is one.
     pub async fn of(target: LocalTarget, options: Options, state: Option<Arc<StateDir>>) -> Self {
+        Self::over(forwarder(target), options, state).await
+    }
+
+    /// The same in front of a forwarder.
+    pub async fn over(forwarder: Arc<Forwarder>, options: Options, state: Option<Arc<StateDir>>) -> Self {
         let pairing = Arc::new(Pairing::open("https://relay.example".to_owned(), state.clone()).unwrap());
         pairing.host().told(&HOST.to_string());
         let now = local_agent_client::status::now();
@@ -59,7 +65,7 @@ impl Setup {
         let clock: Clock = Arc::new(move || local_agent_client::status::now() + moved.load(Ordering::SeqCst));
         let jars = jars.unwrap_or(options.jars);
         let options = Options { clock: clock.clone(), jars, ..options };
-        let gate = Gate::new(forwarder(target), pairing.clone(), options);
+        let gate = Gate::new(forwarder, pairing.clone(), options);
         let pair = Arc::new(pair_of(gate.clone()).await);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();

@@ -343,3 +343,70 @@ async fn a_websocket_is_a_stream_too() {
     assert_eq!(stream.next().await, None);
     setup.until_idle().await;
 }
+
+#[tokio::test]
+async fn the_end_of_a_session_does_not_cut_a_record() {
+    let (ended, _told) = mpsc::channel(16);
+    let setup = Setup::new(app(router(ended)).await).await;
+    for form in 0..2 {
+        let browser = setup.browser().await;
+        let session = &both(&browser).await[form];
+        let mut exchange = session.exchange();
+        let target = "/echo".parse().unwrap();
+        let head = RequestHead { method: Method::GET, target, headers: HeaderMap::new(), websocket: true };
+        let first = exchange.begin_with(&head);
+        let mut stream = Stream::begin(&setup, session, &exchange, &first).await;
+        stream.order = Order::websocket_from_agent();
+        stream.next().await.unwrap();
+        stream.order.accepted().unwrap();
+        const SIZE: usize = 1 << 20;
+        stream.send(&exchange.record(Kind::Binary, vec![7; SIZE])).await;
+        // The echo has begun, and does not fit into what waits on the way.
+        let mut beginning = [0; 5];
+        soon(stream.io.read_exact(&mut beginning)).await.unwrap();
+        setup.pairing.browsers().revoke(browser.client_id).unwrap();
+        stream.decoder.push(Bytes::copy_from_slice(&beginning));
+        let echo = stream.next().await.unwrap();
+        assert_eq!((echo.kind, echo.payload.len()), (Kind::Binary, SIZE));
+        let error = stream.next().await.unwrap();
+        assert_eq!(decode_error(&error.payload).unwrap().code, Code::SigningSessionEnded);
+        assert_eq!(stream.next().await, None);
+        soon(stream.served).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn exchanges_that_the_relay_begins_and_does_not_finish_starve_nobody() {
+    let setup = Setup::new(app(mirror()).await).await;
+    let browser = setup.browser().await;
+    let session = soon(browser.sealed()).await.unwrap();
+    // Any number does: that it is wrong is seen once the record is whole. More of them than there is room for.
+    let announced = (relay_protocol::record::MAX_HEAD as u32).to_be_bytes();
+    let begun = [&session.prelude().to_bytes()[..], &announced, &[Kind::Head as u8], &[0; 250_000]].concat();
+    let mut stalled = Vec::new();
+    for _ in 0..24 {
+        let mut stream = setup.pair.relay.open().await.unwrap();
+        let request = "POST /_relay/exchange HTTP/1.1\r\nhost: r\r\ncontent-length: 1000000\r\n\
+            content-type: application/vnd.relay.records\r\n\r\n";
+        let bytes = [request.as_bytes(), &begun].concat();
+        stalled.push(tokio::spawn(async move {
+            // Who is refused does not take all of it.
+            let _ = stream.write_all(&bytes).await;
+            stream
+        }));
+    }
+    soon(async {
+        while setup.refused("too_many_streams") == 0 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    // What is small needs no room, and what comes directly has room of its own.
+    assert_eq!(soon(session.get("/")).await.unwrap().status, 200);
+    let mut exchange = session.exchange();
+    let request = Request::get("/_relay/browsers").header("x-large", "x".repeat(250_000)).body(()).unwrap();
+    let first = exchange.begin(&request);
+    let mut stream = Stream::begin(&setup, &session, &exchange, &first).await;
+    stream.send(&exchange.record(Kind::End, "")).await;
+    assert_eq!(stream.answer().await.unwrap().0, 200);
+}

@@ -76,6 +76,11 @@ impl Numbers {
         }
     }
 
+    /// Whether no number is good any more.
+    pub const fn is_used_up(&self) -> bool {
+        self.left == 0
+    }
+
     /// Uses a number. Call it only when the exchange's first record has opened.
     ///
     /// # Errors

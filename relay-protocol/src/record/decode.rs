@@ -1,7 +1,7 @@
 //! Records from bytes, however they were cut on the way.
 
 use super::{
-    Record, RecordError,
+    Order, Record, RecordError,
     header::{HEADER_LEN, Header},
     protect::{Open, Payload},
 };
@@ -32,19 +32,36 @@ impl<O: Open> Decoder<O> {
         }
     }
 
-    /// The next whole record; `None` when more bytes are needed. After an error it is that error for ever.
+    /// The next whole record, of whatever kind; `None` when more bytes are needed. After an error it is that error
+    /// for ever.
     pub fn next_record(&mut self) -> Result<Option<Record>, RecordError> {
+        self.decode_once(None)
+    }
+
+    /// The same in its order, which takes the record. A record that may not come is refused by its header, so that
+    /// no more is held than what the largest kind allows that may come now.
+    ///
+    /// # Errors
+    /// As [`Decoder::next_record`], and [`RecordError::OutOfOrder`].
+    pub fn next_in(&mut self, order: &mut Order) -> Result<Option<Record>, RecordError> {
+        self.decode_once(Some(order))
+    }
+
+    fn decode_once(&mut self, order: Option<&mut Order>) -> Result<Option<Record>, RecordError> {
         if let Some(error) = self.failed {
             return Err(error);
         }
-        let result = self.decode();
+        let result = self.decode(order);
         self.failed = result.as_ref().err().copied();
         result
     }
 
-    fn decode(&mut self) -> Result<Option<Record>, RecordError> {
+    fn decode(&mut self, order: Option<&mut Order>) -> Result<Option<Record>, RecordError> {
         let Some(header) = self.buffer.first_chunk::<HEADER_LEN>() else { return Ok(None) };
         let header = Header::parse(*header, self.open.epochs())?;
+        if let Some(order) = &order {
+            order.check(header.kind)?;
+        }
         let overhead = self.open.overhead();
         if self.buffer.len() < HEADER_LEN + header.length + overhead {
             return Ok(None);
@@ -53,6 +70,9 @@ impl<O: Open> Decoder<O> {
         let payload = Payload::Own(self.buffer.split_to(header.length));
         let protection = self.buffer.split_to(overhead);
         let payload = self.open.open(header, payload, &protection)?;
+        if let Some(order) = order {
+            order.next(header.kind)?;
+        }
         Ok(Some(Record { kind: header.kind, payload }))
     }
 

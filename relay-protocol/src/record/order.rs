@@ -79,20 +79,37 @@ impl Order {
         }
     }
 
-    /// Takes the next record.
-    pub fn next(&mut self, kind: Kind) -> Result<(), RecordError> {
-        self.phase = match (self.phase, kind) {
+    /// Where a record of this kind would lead.
+    const fn after(&self, kind: Kind) -> Result<Phase, RecordError> {
+        Ok(match (self.phase, kind) {
             (Phase::Start, Kind::Head) => Phase::Body,
             // A request that says nothing is none.
-            (Phase::Start, Kind::Error) if self.form != Form::Request => Phase::Ended,
+            (Phase::Start, Kind::Error) if !matches!(self.form, Form::Request) => Phase::Ended,
             (Phase::Body, Kind::End | Kind::Error) => Phase::Ended,
             // A refused WebSocket has no body.
-            (Phase::Body, Kind::Data) if self.form != Form::FromAgent => Phase::Body,
+            (Phase::Body, Kind::Data) if !matches!(self.form, Form::FromAgent) => Phase::Body,
             (Phase::Messages, Kind::Text | Kind::Binary | Kind::Ping | Kind::Pong) => Phase::Messages,
             (Phase::Messages, Kind::Close | Kind::Error) => Phase::Ended,
             _ => return Err(RecordError::OutOfOrder),
-        };
-        self.headed = kind == Kind::Head;
+        })
+    }
+
+    /// Whether a record of this kind may come now. Asked of what a header says that nobody has vouched for yet, so
+    /// that nothing is held for a record that would be refused.
+    ///
+    /// # Errors
+    /// [`RecordError::OutOfOrder`] when it may not.
+    pub fn check(&self, kind: Kind) -> Result<(), RecordError> {
+        self.after(kind).map(drop)
+    }
+
+    /// Takes the next record.
+    ///
+    /// # Errors
+    /// As [`Order::check`].
+    pub fn next(&mut self, kind: Kind) -> Result<(), RecordError> {
+        self.phase = self.after(kind)?;
+        self.headed = matches!(kind, Kind::Head);
         Ok(())
     }
 

@@ -66,6 +66,7 @@ impl Epochs {
             Some(key) => key,
             empty => {
                 let key = self.keys.record_key(&self.prelude, self.direction, self.epoch);
+                let key = key.map_err(|_| RecordError::Unprotected)?;
                 // 32 bytes always are a key.
                 let key = UnboundKey::new(&AES_256_GCM, &*key).map_err(|_| RecordError::Unprotected)?;
                 empty.insert(LessSafeKey::new(key))

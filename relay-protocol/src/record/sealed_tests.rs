@@ -1,5 +1,5 @@
 use super::*;
-use crate::record::{Decoder, open_message};
+use crate::record::{Decoder, Order, open_message};
 use bytes::BytesMut;
 use std::sync::atomic::{AtomicI64, Ordering};
 use uuid::Uuid;
@@ -149,4 +149,32 @@ fn what_is_sealed_shows_nothing() {
     assert_ne!(one[HEADER_LEN..], two[HEADER_LEN..]);
     let shown = format!("{protect:?} {:?}", open());
     assert_eq!(shown, "SealedProtect(Epochs(0, record 2)) SealedOpen(Epochs(0, record 0))");
+}
+
+#[test]
+fn what_may_not_come_is_refused_by_its_header() {
+    // (how far it is, the header of the record that is announced, whether more is waited for)
+    let cases = [
+        (0, Kind::Head, crate::record::MAX_HEAD, true),
+        (0, Kind::Text, crate::record::MAX_MESSAGE, false),
+        (0, Kind::Error, 2, false),
+        (1, Kind::Text, crate::record::MAX_MESSAGE, false),
+        (1, Kind::Binary, crate::record::MAX_MESSAGE, false),
+        (1, Kind::Head, crate::record::MAX_HEAD, false),
+        (1, Kind::Data, crate::record::MAX_DATA, true),
+        (1, Kind::End, crate::record::MAX_DATA, true),
+        (2, Kind::Data, 1, false),
+        (2, Kind::End, 0, false),
+    ];
+    for (taken, kind, length, waits) in cases {
+        let (mut protect, mut decoder, mut order) =
+            (protect(still()), Decoder::new(open()), Order::request());
+        for kind in [Kind::Head, Kind::End].into_iter().take(taken) {
+            decoder.push(protect.protect(kind, Bytes::from_static(b"{}")).unwrap().to_bytes());
+            assert_eq!(decoder.next_in(&mut order).unwrap().unwrap().kind, kind);
+        }
+        decoder.push(Bytes::copy_from_slice(&Header::new(kind, length).unwrap().to_bytes()));
+        let expected = if waits { Ok(None) } else { Err(RecordError::OutOfOrder) };
+        assert_eq!(decoder.next_in(&mut order), expected, "{kind:?} after {taken}");
+    }
 }

@@ -1,4 +1,8 @@
 //! The two messages, by `snow`. Payloads are empty, so each message has one length.
+//!
+//! What is held here of secrets is wiped: the static keys that are handed to `snow`, and what `Split()` gave. `snow`
+//! does not wipe its own copies (static and ephemeral keys, psk, chaining key), which stay in freed memory
+//! until something else is written there.
 
 use super::{HandshakeError, Profile, SessionKeys};
 use crate::{
@@ -8,7 +12,7 @@ use crate::{
 use snow::{Builder, HandshakeState};
 use std::fmt;
 use uuid::Uuid;
-use zeroize::Zeroizing;
+use zeroize::Zeroize;
 
 /// The first message: ephemeral key, sealed static key, tag.
 pub const FIRST_LEN: usize = 32 + (32 + 16) + 16;
@@ -73,10 +77,13 @@ fn write<const N: usize>(noise: &mut HandshakeState) -> Result<[u8; N], Handshak
 }
 
 fn split(mut noise: HandshakeState) -> Result<SessionKeys, HandshakeError> {
-    let hash: [u8; 32] = noise.get_handshake_hash().try_into().map_err(|_| HandshakeError::NotOpened)?;
-    let (to_agent, to_browser) = noise.dangerously_get_raw_split();
-    let (to_agent, to_browser) = (Zeroizing::new(to_agent), Zeroizing::new(to_browser));
-    Ok(SessionKeys::from_split(&to_agent, &to_browser, &hash))
+    let mut hash: [u8; 32] = noise.get_handshake_hash().try_into().map_err(|_| HandshakeError::NotOpened)?;
+    // Wiped where they lie: to move them into something that wipes would leave a copy behind.
+    let mut raw = noise.dangerously_get_raw_split();
+    let keys = SessionKeys::from_split(&raw.0, &raw.1, &hash);
+    raw.zeroize();
+    hash.zeroize();
+    Ok(keys)
 }
 
 /// The agent's end.

@@ -8,6 +8,11 @@ use zeroize::{Zeroize, Zeroizing};
 
 const RECORD_LABEL: &[u8; 21] = b"relay-sealed/1 record";
 
+/// A key could not be derived.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a key could not be derived")]
+pub struct KeyError;
+
 /// The keys of a sealed session. Cheap to clone; wiped when the last clone is dropped; never prints.
 #[derive(Clone)]
 pub struct SessionKeys(Arc<Inner>);
@@ -32,8 +37,9 @@ impl Drop for Inner {
 impl SessionKeys {
     /// The keys of a finished handshake: k0 (browser to agent), k1 (agent to browser) and its hash.
     pub fn from_split(to_agent: &[u8; 32], to_browser: &[u8; 32], hash: &[u8; 32]) -> Self {
-        let extract = |key: &[u8; 32]| Hkdf::<Sha256>::extract(Some(hash), key).0.into();
-        let extracted = [extract(to_agent), extract(to_browser)];
+        let extract = |key: &[u8; 32]| Zeroizing::new(Hkdf::<Sha256>::extract(Some(hash), key).0.into());
+        let extracted: [Zeroizing<[u8; 32]>; 2] = [extract(to_agent), extract(to_browser)];
+        let extracted = extracted.each_ref().map(|key| **key);
         Self(Arc::new(Inner { split: [*to_agent, *to_browser], hash: *hash, extracted }))
     }
 
@@ -52,7 +58,16 @@ impl SessionKeys {
     }
 
     /// The AES-256 key of the records of one exchange, direction and epoch.
-    pub fn record_key(&self, prelude: &Prelude, direction: Direction, epoch: u32) -> Zeroizing<[u8; 32]> {
+    ///
+    /// # Errors
+    /// Never, as far as HKDF goes: it fails only for an input that is shorter than a hash and for more than 255
+    /// blocks. But no key that was not derived is ever given away as one.
+    pub fn record_key(
+        &self,
+        prelude: &Prelude,
+        direction: Direction,
+        epoch: u32,
+    ) -> Result<Zeroizing<[u8; 32]>, KeyError> {
         let [to_agent, to_browser] = &self.0.extracted;
         let extracted = match direction {
             Direction::ToAgent => to_agent,
@@ -60,12 +75,9 @@ impl SessionKeys {
         };
         let mut key = Zeroizing::new([0; 32]);
         let info: [&[u8]; 4] = [RECORD_LABEL, &prelude.to_bytes(), &[direction as u8], &epoch.to_be_bytes()];
-        // Fails only for an input that is shorter than a hash and for more than 255 blocks: neither is so.
-        let expanded = Hkdf::<Sha256>::from_prk(extracted)
-            .ok()
-            .and_then(|hkdf| hkdf.expand_multi_info(&info, &mut *key).ok());
-        debug_assert!(expanded.is_some());
-        key
+        let hkdf = Hkdf::<Sha256>::from_prk(extracted).map_err(|_| KeyError)?;
+        hkdf.expand_multi_info(&info, &mut *key).map_err(|_| KeyError)?;
+        Ok(key)
     }
 }
 

@@ -12,7 +12,7 @@ mod handshake;
 mod keys;
 
 pub use handshake::{FIRST_LEN, Initiator, Responder, SECOND_LEN, Start};
-pub use keys::SessionKeys;
+pub use keys::{KeyError, SessionKeys};
 
 use crate::{keys::b64, problem};
 use serde::{Deserialize, Serialize};

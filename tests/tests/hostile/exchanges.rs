@@ -507,21 +507,41 @@ async fn what_the_agent_signed_for_another_request_is_not_believed() {
     assert_eq!(local.count(), 0);
 }
 
+/// A request with a body of this size that the agent refuses: one that is not signed, and an exchange of a session
+/// that it does not know.
+fn refused(scene: &Scene, is_exchange: bool, size: usize) -> (Request<system_tests::client::Body>, Code) {
+    let (path, code) = if is_exchange {
+        ("/_relay/exchange", Code::SigningSessionExpired)
+    } else {
+        ("/echo", Code::SignatureMissing)
+    };
+    let body = system_tests::client::full(vec![b'x'; size]);
+    let mut request = system_tests::client::request(Method::POST, &scene.stack.path(path), body);
+    let kind = HeaderValue::from_static(relay_protocol::record::MEDIA_TYPE);
+    request.headers_mut().insert(header::CONTENT_TYPE, kind);
+    (request, code)
+}
+
 #[tokio::test]
 async fn a_refusal_arrives_whatever_body_comes_with_the_request() {
     let local = Recorder::start().await;
     let scene = Scene::start(&local.server.url()).await;
-    let path = scene.stack.path("/echo");
     let connections = (0..8).map(|_| async {
         let mut connection = system_tests::client::Connection::open(scene.stack.addr()).await.expect("open");
-        for size in [1, 90, 5_000, 100_000].into_iter().cycle().take(60) {
-            let body = system_tests::client::full(vec![b'x'; size]);
-            let request = system_tests::client::request(Method::POST, &path, body);
+        for (at, size) in [30, 90, 5_000, 100_000].into_iter().cycle().take(60).enumerate() {
+            let (request, code) = refused(&scene, at % 8 >= 4, size);
             let reply = connection.send(request).await.expect("an answer");
             let reply = system_tests::Reply::collect(reply).await.expect("a whole answer");
-            reply.is_problem(Code::SignatureMissing);
+            reply.is_problem(code);
         }
     });
     futures_util::future::join_all(connections).await;
+    // More than waits anywhere on the way, as an upload is that meets an agent which was started anew.
+    for at in 0..20 {
+        let (request, code) = refused(&scene, at % 2 == 0, 5_000_000);
+        let reply = system_tests::client::fetch(scene.stack.addr(), request).await;
+        reply.is_problem(code);
+        assert_eq!(reply.headers.contains_key("signature"), code == Code::SigningSessionExpired);
+    }
     assert_eq!(local.count(), 0);
 }

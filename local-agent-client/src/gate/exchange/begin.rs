@@ -4,20 +4,22 @@
 //! opened and its number was taken, nothing is remembered, nothing is protected by the exchange's keys, and one
 //! record is all that is held. From then on the browser is known, and everything is said in records.
 
-use super::reader::{BrowserOpener, Bytestream, Ends, Reader};
+use super::{
+    first::First,
+    reader::{BrowserOpener, Bytestream, Ends, Reader},
+};
 use crate::{
     gate::{
-        Gate, answer,
+        Gate,
         records::Protection,
         sessions::{Form, InUse, Session},
     },
     refusal::Refusal,
     trust::Browser,
 };
-use bytes::{Bytes, BytesMut};
-use http_body_util::BodyExt;
+use bytes::Bytes;
 use relay_protocol::{
-    exchange::{NumberError, PRELUDE_LEN, Prelude, RequestHead},
+    exchange::{NumberError, Prelude, RequestHead},
     problem::Code,
     record::{
         Decoder, Direction, HEADER_LEN, Kind, MAX_HEAD, NEXT_EPOCH, Open, Opener, Order, Protector, Record,
@@ -52,7 +54,7 @@ pub(in crate::gate) struct Unopened {
     pub refusal: Refusal,
     /// What it refuses, as far as that is known.
     pub prelude: Option<Prelude>,
-    /// What still comes of it.
+    /// What is left of the browser's bytes, and has to be taken in so that the refusal arrives.
     pub rest: Option<Bytestream>,
 }
 
@@ -62,26 +64,36 @@ impl From<Refusal> for Unopened {
     }
 }
 
-fn malformed(what: &str) -> Refusal {
+pub(super) fn malformed(what: &str) -> Refusal {
     Refusal::new(Code::BadRequest, format!("The exchange {what}."))
 }
 
 impl Gate {
     /// Begins an exchange whose bytes come as a stream. `peer` is whose path it came by, where the path is
-    /// somebody's: it is a stream both ways then, which ends with the answer.
+    /// somebody's: it is a stream both ways then, which ends with the answer. `outer` is what is wrong with the
+    /// request around it, which is told of the exchange once it is known which it is.
     pub(in crate::gate) async fn begin(
         &self,
         source: Bytestream,
         peer: Option<Uuid>,
+        outer: Result<(), Refusal>,
     ) -> Result<Begun<Reader>, Unopened> {
-        let (mut prelude, mut first) = (None, First { source, bytes: BytesMut::new() });
-        let read = self.read_first(&mut first, peer, &mut prelude);
-        let read = tokio::time::timeout(FIRST_TIME, read).await.unwrap_or_else(|_| {
+        let mut first = First::new(source, self.firsts.of(peer.is_some()));
+        let mut prelude = None;
+        let reading = async {
+            let read = first.prelude().await;
+            prelude = read.as_ref().ok().copied();
+            outer?;
+            self.read_first(&mut first, read?, peer).await
+        };
+        let begun = tokio::time::timeout(FIRST_TIME, reading).await.unwrap_or_else(|_| {
             Err(Refusal::new(Code::RequestTimeout, "The exchange did not begin in time."))
         });
-        let ends = if peer.is_some() { Ends::WithTheAnswer } else { Ends::ByThemselves };
-        match read {
-            Ok((begun, decoder, order)) => Ok(begun.with(Reader::new(first.source, decoder, order, ends))),
+        match begun {
+            Ok((begun, decoder, order)) => {
+                let ends = if peer.is_some() { Ends::WithTheAnswer } else { Ends::ByThemselves };
+                Ok(begun.with(Reader::new(first.source, decoder, order, ends)))
+            }
             Err(refusal) => Err(Unopened { refusal, prelude, rest: Some(first.source) }),
         }
     }
@@ -89,19 +101,13 @@ impl Gate {
     async fn read_first(
         &self,
         first: &mut First,
+        prelude: Prelude,
         peer: Option<Uuid>,
-        told: &mut Option<Prelude>,
     ) -> Result<(Begun<()>, Decoder<BrowserOpener>, Order), Refusal> {
-        first.until(PRELUDE_LEN).await?;
-        let bytes = first.bytes.split_to(PRELUDE_LEN);
-        let prelude = bytes.first_chunk().map(Prelude::from_bytes).ok_or_else(|| malformed("broke off"))?;
-        *told = Some(prelude);
         let (session, browser) = self.session_of(&prelude, peer)?;
         let opener = opener(&session, &prelude);
         first.until(HEADER_LEN).await?;
         let length = head_length(&first.bytes)?;
-        // What strangers may make the agent hold has a bound over all of them.
-        let _room = answer::room_now(&self.buffers, length as u64)?;
         first.until(HEADER_LEN + length + opener.overhead()).await?;
         let mut decoder = Decoder::new(opener);
         decoder.push(std::mem::take(&mut first.bytes).freeze());
@@ -226,28 +232,4 @@ fn head_length(bytes: &[u8]) -> Result<usize, Refusal> {
         ));
     }
     Ok(length)
-}
-
-/// The first bytes of a stream.
-struct First {
-    source: Bytestream,
-    bytes: BytesMut,
-}
-
-impl First {
-    /// Reads until there are so many.
-    async fn until(&mut self, wanted: usize) -> Result<(), Refusal> {
-        while self.bytes.len() < wanted {
-            let frame = self.source.frame().await.transpose().ok().flatten();
-            let frame = frame.ok_or_else(|| malformed("broke off before its first record"))?;
-            if let Ok(piece) = frame.into_data() {
-                if self.bytes.is_empty() {
-                    self.bytes = piece.try_into_mut().unwrap_or_else(|shared| BytesMut::from(&*shared));
-                } else {
-                    self.bytes.extend_from_slice(&piece);
-                }
-            }
-        }
-        Ok(())
-    }
 }

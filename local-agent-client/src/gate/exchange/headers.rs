@@ -24,9 +24,14 @@ fn stays(name: &HeaderName) -> bool {
         || ["x-forwarded-", "x-relay-"].iter().any(|prefix| text.starts_with(prefix))
 }
 
-/// The headers for the local server: those of HEAD that pass, what the `outer` request tells of the relay, and
-/// the jar's `cookie`.
-pub fn request(mut headers: HeaderMap, outer: &HeaderMap, cookie: Option<HeaderValue>) -> HeaderMap {
+/// The headers for the local server: those of HEAD that pass, what the `outer` request tells of the relay, the
+/// relay's `host` as the agent itself knows it, and the jar's `cookie`.
+pub fn request(
+    mut headers: HeaderMap,
+    outer: &HeaderMap,
+    host: Option<HeaderValue>,
+    cookie: Option<HeaderValue>,
+) -> HeaderMap {
     // What its `Connection` and `TE` asked for ends here.
     strip_hop_by_hop(&mut headers);
     let gone: Vec<HeaderName> = headers.keys().filter(|name| stays(name)).cloned().collect();
@@ -39,9 +44,9 @@ pub fn request(mut headers: HeaderMap, outer: &HeaderMap, cookie: Option<HeaderV
             headers.insert(name, value.clone());
         }
     }
-    // Counts only under --preserve-host; it is the same over every path.
-    if let Some(host) = outer.get(X_FORWARDED_HOST) {
-        headers.insert(header::HOST, host.clone());
+    // Counts only under --preserve-host; it is the same over every path, and never what the relay says.
+    if let Some(host) = host {
+        headers.insert(header::HOST, host);
     }
     if let Some(cookie) = cookie {
         headers.insert(header::COOKIE, cookie);
@@ -110,15 +115,19 @@ mod tests {
             ("x_relayed", false, false),
         ] {
             let (given, empty) = (map(&[(name, "1")]), HeaderMap::new());
-            assert_eq!(request(given.clone(), &empty, None).contains_key(name), inner, "{name} in HEAD");
-            assert_eq!(request(empty, &given, None).contains_key(name), outer, "{name} outside");
+            assert_eq!(
+                request(given.clone(), &empty, None, None).contains_key(name),
+                inner,
+                "{name} in HEAD"
+            );
+            assert_eq!(request(empty, &given, None, None).contains_key(name), outer, "{name} outside");
         }
     }
 
     #[test]
     fn what_connection_names_is_the_hops_own() {
         let inner = map(&[("connection", "x-app, x-b"), ("x-app", "1"), ("x-b", "2"), ("x-c", "3")]);
-        assert_eq!(request(inner, &HeaderMap::new(), None), map(&[("x-c", "3")]));
+        assert_eq!(request(inner, &HeaderMap::new(), None, None), map(&[("x-c", "3")]));
     }
 
     #[test]
@@ -132,11 +141,12 @@ mod tests {
         ]);
         let outer = map(&[
             ("x-request-id", "relay"),
-            ("x-forwarded-host", "relay.example"),
+            ("x-forwarded-host", "evil.example"),
             ("cookie", "outer=1"),
             ("x-app", "3"),
         ]);
-        let headers = request(inner, &outer, Some(HeaderValue::from_static("jar=1")));
+        let value = |text| Some(HeaderValue::from_static(text));
+        let headers = request(inner, &outer, value("relay.example"), value("jar=1"));
         let all =
             |name| headers.get_all(name).iter().map(|value| value.to_str().unwrap()).collect::<Vec<_>>();
         assert_eq!(all("x-request-id"), ["relay"]);

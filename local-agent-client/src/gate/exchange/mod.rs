@@ -3,6 +3,7 @@
 //!
 //! | module | what it does |
 //! | --- | --- |
+//! | [`first`] | the first bytes of all exchanges, and the room that they have |
 //! | [`begin`] | prelude and first record: whose it is, and that it is done once |
 //! | [`reader`] | the browser's records from bytes |
 //! | [`upload`] | the request's body on its way to the local server |
@@ -10,6 +11,7 @@
 //! | [`over_http`], [`stream`] | what carries an exchange: a request over the relay, a byte stream of any kind |
 
 pub(super) mod begin;
+pub(super) mod first;
 mod headers;
 mod over_http;
 pub(super) mod reader;
@@ -26,6 +28,7 @@ use crate::{
         body::Source,
         fault::Fault,
         path::{self, Owner},
+        policy::Caller,
     },
     refusal::Refusal,
     trust::Browser,
@@ -41,7 +44,8 @@ use relay_protocol::{
 };
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
-use upload::Upload;
+use upload::{Rest, Upload};
+use url::{Position, Url};
 
 /// Where an exchange came by.
 #[derive(Clone, Copy)]
@@ -52,17 +56,22 @@ pub(super) struct Way<'a> {
     pub connection: &'a Connection,
 }
 
+/// What was done with an exchange.
+struct Answered {
+    /// What is told.
+    records: Records<ResponseBody>,
+    /// Whether that is a refusal of the agent's and nothing else.
+    refused: bool,
+    /// What is left of the request, once nobody reads it any more.
+    rest: oneshot::Receiver<Rest>,
+}
+
 impl Gate {
-    /// Does what an exchange asks for. The reader comes back once nobody reads the request any more.
-    async fn answer(
-        &self,
-        begun: Begun<Reader>,
-        way: Way<'_>,
-        active: Active,
-    ) -> (Records<ResponseBody>, oneshot::Receiver<Reader>) {
+    /// Does what an exchange asks for.
+    async fn answer(&self, begun: Begun<Reader>, way: Way<'_>, active: Active) -> Answered {
         let Begun { prelude, in_use, browser, head, rest: reader, protection } = begun;
         let ended = in_use.session().ended.clone();
-        let (upload, given_back) = Upload::new(reader, ended.clone());
+        let (upload, rest) = Upload::new(reader, ended.clone());
         let wrong = upload.wrong();
         let head = readable(head);
         let own = head.as_ref().is_ok_and(|head| path::owner(head.target.path()) == Owner::Agent);
@@ -78,6 +87,7 @@ impl Gate {
             Some(fault) => Err(fault.refusal()),
             None => answered,
         };
+        let refused = answered.is_err();
         let records = match answered {
             Ok(response) => {
                 let (parts, body) = response.into_parts();
@@ -91,7 +101,7 @@ impl Gate {
                 Records::error(refusal, protection, in_use)
             }
         };
-        (records, given_back)
+        Answered { records, refused, rest }
     }
 
     /// An answer of the agent's own.
@@ -137,7 +147,8 @@ impl Gate {
         *request.method_mut() = head.method;
         *request.uri_mut() = Uri::from(head.target);
         *request.headers_mut() = head.headers;
-        let forwarding = self.forwarder.forward(request, client(browser.id), way.connection, active);
+        let caller = client(browser.id).map_or(Caller::Unknown, Caller::Exchange);
+        let forwarding = self.forwarder.forward(request, caller, way.connection, active);
         let mut response = tokio::select! {
             biased;
             () = ended.cancelled() => return Err(forward::session_ended()),
@@ -166,9 +177,20 @@ impl Gate {
         }
         let path = self.forwarder.local_path(head.target.path());
         let cookie = self.jars.header(browser, &path, (self.clock)());
-        head.headers = headers::request(head.headers, outer, cookie);
+        let host = self.relay_url().and_then(|relay| HeaderValue::try_from(host_of(&relay)).ok());
+        head.headers = headers::request(head.headers, outer, host, cookie);
         Ok((head, path))
     }
+
+    /// The relay as the agent itself knows it.
+    fn relay_url(&self) -> Option<Url> {
+        Url::parse(self.pairing.host().relay()).ok()
+    }
+}
+
+/// What a browser says in `Host`.
+fn host_of(url: &Url) -> &str {
+    &url[Position::BeforeHost..Position::AfterPort]
 }
 
 /// What a HEAD says. The record was the browser's, so that it may be told what is wrong with it.

@@ -19,7 +19,8 @@ pub type Bytestream = UnsyncBoxBody<Bytes, BodyError>;
 /// What opens the browser's records.
 pub type BrowserOpener = Opener<BrowserVerifyingKey>;
 
-/// Reads records in their order. It holds one record at the most; whoever does not ask does not read.
+/// Reads records in their order. It holds one record at the most, of a kind that may come; whoever does not ask
+/// does not read.
 pub struct Reader {
     source: Bytestream,
     decoder: Decoder<BrowserOpener>,
@@ -44,6 +45,11 @@ impl Reader {
         Self { source, decoder, order, last: None, ends }
     }
 
+    /// What is left of the bytes, for whoever only wants to be rid of them.
+    pub fn into_source(self) -> Bytestream {
+        self.source
+    }
+
     /// Messages of a WebSocket follow.
     ///
     /// # Errors
@@ -64,8 +70,7 @@ impl Reader {
             if self.last.is_some() && self.decoder.finish().is_err() {
                 return Poll::Ready(Err(RecordError::OutOfOrder));
             }
-            if let Some(record) = self.decoder.next_record()? {
-                self.order.next(record.kind)?;
+            if let Some(record) = self.decoder.next_in(&mut self.order)? {
                 if record.kind != Kind::End {
                     return Poll::Ready(Ok(record));
                 }

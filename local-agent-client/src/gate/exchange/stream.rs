@@ -3,15 +3,11 @@
 //! What may not be answered is dropped without a byte, which resets the stream: the browser brings the very same
 //! bytes over the relay then, where a refusal is signed.
 
-use super::{
-    Way,
-    begin::Begun,
-    reader::{Bytestream, Reader},
-};
+use super::{Answered, Way, begin::Begun, host_of, reader::Bytestream, upload::Rest};
 use crate::{
     forward::{Active, BodyError, Connection, ResponseBody},
     gate::{
-        Gate,
+        Gate, drain,
         records::Records,
         websocket::{bridge::Bridge, carrier, messages_follow},
     },
@@ -28,7 +24,6 @@ use tokio::{
     sync::{Notify, oneshot},
 };
 use tokio_util::codec::{BytesCodec, FramedRead};
-use url::{Position, Url};
 use uuid::Uuid;
 
 /// Read from a stream in one piece: a frame of ours.
@@ -60,7 +55,7 @@ impl Gate {
         let pieces = FramedRead::with_capacity(read, BytesCodec::new(), READ_BUFFER);
         let frames = pieces.map_ok(|piece: BytesMut| Frame::data(piece.freeze())).map_err(BodyError::from);
         let source: Bytestream = StreamBody::new(frames).boxed_unsync();
-        let begun = match self.begin(source, Some(browser)).await {
+        let begun = match self.begin(source, Some(browser), Ok(())).await {
             Ok(begun) => begun,
             Err(unopened) => {
                 self.forwarder.stats().gate.refused(unopened.refusal.code());
@@ -83,7 +78,7 @@ impl Gate {
         let (rest, over) = (oneshot::channel(), Notify::new());
         let answering = async {
             let way = Way { outer: &outer, connection: &connection };
-            let (records, given_back) = self.answer(begun, way, active).await;
+            let Answered { records, rest: given_back, .. } = self.answer(begun, way, active).await;
             // Whoever waits for it is below.
             let _ = rest.0.send(given_back);
             finish(records, write, &over).await;
@@ -97,8 +92,8 @@ impl Gate {
     /// What the relay would say of a request that comes through it.
     fn outer_of_a_stream(&self) -> HeaderMap {
         let mut outer = HeaderMap::new();
-        if let Ok(relay) = Url::parse(self.pairing.host().relay()) {
-            let host = &relay[Position::BeforeHost..Position::AfterPort];
+        if let Some(relay) = self.relay_url() {
+            let host = host_of(&relay);
             let prefix = self.pairing.host().get().map(|id| format!("/v1/relay/h/{id}"));
             for (name, value) in [
                 (X_FORWARDED_PROTO, Some(relay.scheme().to_owned())),
@@ -140,12 +135,16 @@ where
 
 /// Takes in what nobody reads of the request any more. Completes when the browser breaks it off, or sends more
 /// than belongs to it.
-async fn watch(rest: oneshot::Receiver<oneshot::Receiver<Reader>>, over: &Notify) {
-    let reader = async { rest.await.ok()?.await.ok() };
-    let Some(mut reader) = reader.await else {
+async fn watch(rest: oneshot::Receiver<oneshot::Receiver<Rest>>, over: &Notify) {
+    let rest = async { rest.await.ok()?.await.ok() };
+    let mut reader = match rest.await {
+        Some(Rest { reader, sound: true }) => reader,
         // Something was wrong with it, which the answer says.
-        over.notify_one();
-        return std::future::pending().await;
+        unsound => {
+            drain(unsound.map(|rest| rest.reader.into_source())).await;
+            over.notify_one();
+            return std::future::pending().await;
+        }
     };
     while !reader.has_ended() {
         if reader.next().await.is_err() {

@@ -33,6 +33,14 @@ const GATHER: usize = MAX_DATA;
 /// can be helped.
 const BODILESS_TIME: Duration = Duration::from_secs(10);
 
+/// What is left of a request when nobody reads it any more.
+pub struct Rest {
+    /// Goes on where the reading ended.
+    pub reader: Reader,
+    /// Whether nothing was wrong so far. Otherwise its bytes are only good for being taken in.
+    pub sound: bool,
+}
+
 /// A request's body.
 pub struct Upload {
     /// Gone once it is of no more use here.
@@ -44,13 +52,13 @@ pub struct Upload {
     ended: Pin<Box<WaitForCancellationFutureOwned>>,
     wrong: Wrong,
     /// Takes the reader when nobody reads here any more.
-    back: Option<oneshot::Sender<Reader>>,
+    back: Option<oneshot::Sender<Rest>>,
 }
 
 impl Upload {
     /// The body that `reader` goes on with, until `ended` breaks it off. The reader is given back when it is at its
-    /// end, or nobody wants the rest.
-    pub fn new(reader: Reader, ended: CancellationToken) -> (Self, oneshot::Receiver<Reader>) {
+    /// end, something is wrong, or nobody wants the rest.
+    pub fn new(reader: Reader, ended: CancellationToken) -> (Self, oneshot::Receiver<Rest>) {
         let (back, given_back) = oneshot::channel();
         let upload = Self {
             reader: Some(reader),
@@ -86,7 +94,7 @@ impl Upload {
     fn poll_piece(&mut self, cx: &mut Context<'_>) -> Poll<usize> {
         if self.ended.as_mut().poll(cx).is_ready() {
             self.pieces.clear();
-            self.reader = None;
+            self.give_back(false);
             self.failed = Some(SessionEnded.into());
             return Poll::Ready(0);
         }
@@ -104,7 +112,7 @@ impl Upload {
                     Ok(mut trailers) => {
                         strip_trailers(&mut trailers);
                         self.trailers = Some(trailers).filter(|trailers| !trailers.is_empty());
-                        self.give_back();
+                        self.give_back(true);
                         return Poll::Ready(0);
                     }
                     Err(error) => error.into(),
@@ -113,15 +121,15 @@ impl Upload {
             Err(error) => error.into(),
         };
         self.wrong.tell(fault);
-        self.reader = None;
+        self.give_back(false);
         self.failed = Some(fault.into());
         Poll::Ready(0)
     }
 
-    fn give_back(&mut self) {
+    fn give_back(&mut self, sound: bool) {
         if let (Some(reader), Some(back)) = (self.reader.take(), self.back.take()) {
             // Who does not wait for it does not need it.
-            drop(back.send(reader));
+            drop(back.send(Rest { reader, sound }));
         }
     }
 
@@ -132,7 +140,7 @@ impl Upload {
 
 impl Drop for Upload {
     fn drop(&mut self) {
-        self.give_back();
+        self.give_back(true);
     }
 }
 

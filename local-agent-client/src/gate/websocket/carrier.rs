@@ -115,6 +115,7 @@ impl Receive for FromMessages {
                 Some(Err(error)) => return Err(unreadable(&error)),
             };
             let record = open_message(&mut self.open, message).map_err(Ended::Wrong)?;
+            // The socket bounds a message by the largest that may come here at all.
             self.order.next(record.kind).map_err(Ended::Wrong)?;
             return Ok(record);
         }
@@ -145,7 +146,12 @@ pub(in crate::gate) struct Bytes<W> {
 }
 
 /// See [`Bytes`].
-pub(in crate::gate) struct ToBytes<W>(W);
+pub(in crate::gate) struct ToBytes<W> {
+    write: W,
+    /// What is not written yet of the last record. Whoever gave up waiting for it has left it here, and no other
+    /// begins in the middle of it.
+    piece: Option<Piece>,
+}
 
 impl<W: AsyncWrite + Unpin + Send> Carrier for Bytes<W> {
     type From = Reader;
@@ -153,13 +159,13 @@ impl<W: AsyncWrite + Unpin + Send> Carrier for Bytes<W> {
     const ENDS_IN_RECORDS: bool = true;
 
     fn split(self) -> (Self::From, Self::To) {
-        (self.reader, ToBytes(self.write))
+        (self.reader, ToBytes { write: self.write, piece: None })
     }
 
     async fn end(_: Self::From, mut to: Self::To, ended: Ended) {
         match ended {
             // Whoever is gone does not hear it.
-            Ended::Closed | Ended::Refused | Ended::Revoked => drop(to.0.shutdown().await),
+            Ended::Closed | Ended::Refused | Ended::Revoked => drop(to.write.shutdown().await),
             // Dropped, which resets it.
             Ended::LocalGone | Ended::BrowserGone | Ended::Wrong(_) | Ended::Unanswered => {}
         }
@@ -175,12 +181,23 @@ impl Receive for Reader {
     }
 }
 
+impl<W: AsyncWrite + Unpin> ToBytes<W> {
+    /// Writes what there is to its end. May be given up at any time, and taken up again.
+    async fn write_out(&mut self) -> std::io::Result<()> {
+        if let Some(piece) = &mut self.piece {
+            self.write.write_all_buf(piece).await?;
+            self.piece = None;
+        }
+        self.write.flush().await
+    }
+}
+
 impl<W: AsyncWrite + Unpin + Send> Deliver for ToBytes<W> {
     async fn deliver(&mut self, frame: Frame) -> Result<(), Ended> {
-        let mut piece = Piece::from(frame);
         let written = async {
-            self.0.write_all_buf(&mut piece).await?;
-            self.0.flush().await
+            self.write_out().await?;
+            self.piece = Some(Piece::from(frame));
+            self.write_out().await
         };
         written.await.map_err(|_| Ended::BrowserGone)
     }

@@ -19,7 +19,7 @@ use super::{
     verify::Keyed,
 };
 use crate::{
-    forward::{self, Active, Connection},
+    forward::{self, Active, Connection, policy::Caller},
     refusal::Refusal,
     trust::Browser,
 };
@@ -116,7 +116,7 @@ impl Gate {
         headers::without_bare_query(&mut parts.uri);
         let offered = first_protocol(&parts.headers);
         let ended = in_use.session().ended.clone();
-        let opening = self.forwarder.open_websocket(parts, client, config(MAX_MESSAGE));
+        let opening = self.forwarder.open_websocket(parts, Caller::Signed(client), config(MAX_MESSAGE));
         let opened = tokio::select! {
             biased;
             () = ended.cancelled() => return Err(forward::session_ended()),
@@ -183,7 +183,8 @@ impl Gate {
             *request.uri_mut() = Uri::from(head.target);
             *request.headers_mut() = head.headers;
             let (parts, ()) = request.into_parts();
-            let opened = self.forwarder.open_websocket(parts, client, config(MAX_MESSAGE)).await?;
+            let caller = Caller::Exchange(client);
+            let opened = self.forwarder.open_websocket(parts, caller, config(MAX_MESSAGE)).await?;
             Ok((opened, path))
         };
         let opened = tokio::select! {

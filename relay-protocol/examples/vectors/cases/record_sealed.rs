@@ -73,7 +73,7 @@ fn sealed(prelude: &Prelude, direction: Direction, records: &[Sent]) -> Vec<Valu
         epoch += u32::from(*later);
         json!({
             "sequence": sequence, "epoch": epoch, "type": *kind as u8, "next_epoch": later, "payload_hex": hex(payload),
-            "key_hex": hex(*keys.record_key(prelude, direction, epoch)),
+            "key_hex": hex(*keys.record_key(prelude, direction, epoch).unwrap()),
             "nonce_hex": format!("00000000{sequence:016x}"), "header_hex": hex(frame.header),
             "protection_hex": hex(frame.protection), "record_hex": hex(frame.to_bytes()),
         })

@@ -171,7 +171,7 @@ pub fn record_key() -> Value {
         info.extend_from_slice(&u32::to_be_bytes(epoch));
         json!({
             "session_id": session_id, "number": number.to_string(), "direction": direction as u8, "epoch": epoch,
-            "info_hex": hex(info), "key_hex": hex(*keys.record_key(&prelude, direction, epoch)),
+            "info_hex": hex(info), "key_hex": hex(*keys.record_key(&prelude, direction, epoch).unwrap()),
         })
     });
     json!({
