@@ -37,7 +37,7 @@ const FIRST_TIME: Duration = Duration::from_secs(10);
 const PRELUDE_TIME: Duration = Duration::from_secs(2);
 /// The same for prelude and first record of one that begins when too many others do: enough for what is on its way
 /// already.
-const CROWDED_TIME: Duration = Duration::from_millis(250);
+const CROWDED_TIME: Duration = Duration::from_millis(500);
 
 /// An exchange whose first record has opened, and whose number was taken.
 pub(in crate::gate) struct Begun<R> {
@@ -112,7 +112,7 @@ impl Gate {
             }
             Err(refusal) => {
                 let crowded = is_crowded && refusal.code() == Code::TooManyStreams;
-                let stalled = crowded || refusal.code() == Code::RequestTimeout;
+                let stalled = first.given_up || crowded || refusal.code() == Code::RequestTimeout;
                 Err(Unopened { refusal, prelude, rest: Some(first.source), stalled })
             }
         }
@@ -134,7 +134,10 @@ impl Gate {
         tokio::select! {
             biased;
             // Nobody waits on behalf of a browser that was revoked.
-            () = session.ended.cancelled() => return Err(no_more_exchanges()),
+            () = session.ended.cancelled() => {
+                first.given_up = true;
+                return Err(no_more_exchanges());
+            }
             read = read => read?,
         }
         let mut decoder = Decoder::new(opener);

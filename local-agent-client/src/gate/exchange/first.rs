@@ -64,6 +64,8 @@ pub struct First {
     pub source: Bytestream,
     /// What came and was not taken out.
     pub bytes: BytesMut,
+    /// Whether they were not waited for any longer, because nothing could come of them.
+    pub given_up: bool,
     rooms: Arc<Semaphore>,
     room: Option<OwnedSemaphorePermit>,
 }
@@ -71,7 +73,7 @@ pub struct First {
 impl First {
     /// Of `source`, with room in `rooms`.
     pub fn new(source: Bytestream, rooms: Arc<Semaphore>) -> Self {
-        Self { source, bytes: BytesMut::new(), rooms, room: None }
+        Self { source, bytes: BytesMut::new(), given_up: false, rooms, room: None }
     }
 
     /// Reads and takes out the prelude.
