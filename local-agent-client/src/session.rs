@@ -8,7 +8,7 @@ use crate::{
     dial::{DialError, Dialed},
     gate::Gate,
     status::Reporter,
-    tunnel::{Live, Mode},
+    tunnel::{FINISH, LAST_WORDS, Live, Mode},
 };
 use parking_lot::Mutex;
 use relay_protocol::tunnel::{Ended, Form, SUBPROTOCOL};
@@ -132,9 +132,18 @@ impl<C: Connect> Session<C> {
         if let Some(current) = current {
             retired.spawn(current.live.end(Mode::Stop));
         }
-        // Retired ones had their time; nothing new comes on them, and 30 s are enough to finish.
+        // Retired ones had their time; nothing new comes on them, and 30 s are enough to finish. Where no other tunnel
+        // does it, the sessions are ended here.
         let finish = async { while retired.join_next().await.is_some() {} };
-        let _ = tokio::time::timeout(crate::tunnel::FINISH + Duration::from_secs(3), finish).await;
+        let in_time = async {
+            tokio::time::sleep(FINISH).await;
+            self.gate.end_sessions();
+            tokio::time::sleep(LAST_WORDS + Duration::from_secs(3)).await;
+        };
+        tokio::select! {
+            () = finish => {}
+            () = in_time => {}
+        }
         self.reporter.lock().ended();
     }
 

@@ -18,6 +18,8 @@ use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 
 /// What a tunnel that was told to end gives the requests under way.
 pub const FINISH: Duration = Duration::from_secs(30);
+/// What it gives those of paired browsers then, whose sessions end, so that they get to know it.
+pub const LAST_WORDS: Duration = Duration::from_secs(2);
 /// How long a drained tunnel may live on for its streams.
 const RETIRED_MOST: Duration = Duration::from_secs(300);
 /// A drained tunnel that carried no request for so long has nothing left to come: the relay opens new
@@ -122,9 +124,15 @@ async fn run(handle: Handle, mut incoming: Incoming, gate: Arc<Gate>, mut told: 
     drop(incoming);
     stop.cancel();
     let finished = async { while streams.join_next().await.is_some() {} };
+    let in_time = async {
+        tokio::time::sleep(FINISH).await;
+        tracing::info!("requests that did not finish in time are cut off");
+        gate.end_sessions();
+        tokio::time::sleep(LAST_WORDS).await;
+    };
     tokio::select! {
         () = finished => {}
-        () = tokio::time::sleep(FINISH) => tracing::info!("requests that did not finish in time are cut off"),
+        () = in_time => {}
         _ = handle.closed() => {}
     }
     streams.shutdown().await;

@@ -1,7 +1,7 @@
 //! One browser's cookies (RFC 6265). Pure: the time comes in.
 //!
 //! There is one host, and cookies are taken and sent as if over https, so neither `Domain` nor `Secure` decides
-//! anything here: a cookie is known by its name and its path. What the local server sets is bounded, because
+//! anything here, but for names that promise something of them: a cookie is known by its name and its path. What the local server sets is bounded, because
 //! it may be broken or somebody else's program; the cookie that was unused for longest goes first.
 
 use cookie::Cookie;
@@ -139,6 +139,11 @@ impl Jar {
         if header.is_empty() { None } else { HeaderValue::try_from(header).ok() }
     }
 
+    /// Drops everything. Whether what outlives the agent has changed.
+    pub fn clear(&mut self) -> bool {
+        self.cookies.drain(..).any(|stored| stored.cookie.expires.is_some())
+    }
+
     fn drop_expired(&mut self, now: i64) {
         self.cookies.retain(|stored| !stored.cookie.has_expired(now));
     }
@@ -160,7 +165,7 @@ impl Jar {
 
 /// Reads a `Set-Cookie` (RFC 6265 sections 5.2 and 5.3).
 fn read(text: &str, request_path: &str, now: i64) -> Option<Kept> {
-    let cookie = Cookie::parse(text).ok()?;
+    let cookie = Cookie::parse(text).ok().filter(keeps_its_prefix)?;
     let path = cookie
         .path()
         .filter(|path| path.starts_with('/') && path.len() <= MAX_PATH)
@@ -177,6 +182,19 @@ fn read(text: &str, request_path: &str, now: i64) -> Option<Kept> {
         expires,
     };
     read.is_sound().then_some(read)
+}
+
+/// What a name promises that begins with `__Secure-` or `__Host-` (RFC 6265bis section 4.1.3).
+fn keeps_its_prefix(cookie: &Cookie<'_>) -> bool {
+    let begins_with = |prefix: &str| {
+        cookie.name().get(..prefix.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(prefix))
+    };
+    let is_secure = cookie.secure() == Some(true);
+    if begins_with("__Host-") {
+        is_secure && cookie.domain().is_none() && cookie.path() == Some("/")
+    } else {
+        is_secure || !begins_with("__Secure-")
+    }
 }
 
 /// RFC 6265 section 5.1.4: up to the last slash. One that would be too long is the whole host's.
@@ -236,6 +254,18 @@ mod tests {
             ("=nameless", "/", "/", ""),
             ("nothing", "/", "/", ""),
             ("", "/", "/", ""),
+            // What the name promises.
+            ("__Secure-a=1; Secure", "/", "/", "__Secure-a=1"),
+            ("__Secure-a=1; Secure; Domain=x; Path=/x", "/", "/x", "__Secure-a=1"),
+            ("__Secure-a=1", "/", "/", ""),
+            ("__secure-a=1", "/", "/", ""),
+            ("__Host-a=1; Secure; Path=/", "/", "/", "__Host-a=1"),
+            ("__Host-a=1; Path=/", "/", "/", ""),
+            ("__Host-a=1; Secure", "/", "/", ""),
+            ("__Host-a=1; Secure; Path=/x", "/", "/x", ""),
+            ("__Host-a=1; Secure; Path=/; Domain=x.example", "/", "/", ""),
+            ("__HOST-a=1; Path=/", "/", "/", ""),
+            ("__Hosta=1", "/", "/", "__Hosta=1"),
             // Gone before they are there.
             ("a=1; Max-Age=0", "/", "/", ""),
             ("a=1; Max-Age=-5", "/", "/", ""),

@@ -114,6 +114,19 @@ impl Jars {
         }
     }
 
+    /// Forgets all cookies of `browser`: the local server asks for it.
+    pub fn clear(&self, browser: &Browser) {
+        let mut jars = self.jars.lock();
+        // Whoever is revoked is cleared anyway.
+        let Some(slot) = jars.get_mut(&browser.id).filter(|slot| !slot.revoked.is_cancelled()) else {
+            return;
+        };
+        if slot.jar.clear() {
+            slot.dirty = true;
+            self.changed.notify_one();
+        }
+    }
+
     /// Writes what has changed and clears what was revoked, for as long as the agent runs.
     pub async fn keep(self: &Arc<Self>, browsers: &Browsers, now: Arc<Now>) {
         let mut changes = browsers.changes();

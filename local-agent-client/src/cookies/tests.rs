@@ -90,6 +90,25 @@ fn each_browser_has_its_own_and_lasting_ones_are_kept() {
 }
 
 #[test]
+fn clearing_forgets_one_browsers_also_on_the_disk() {
+    let kept = Kept::new();
+    let (one, two) = (add(&kept.browsers, 1, NOW), add(&kept.browsers, 2, NOW));
+    let jars = kept.open();
+    for browser in [&one, &two] {
+        set(&jars, browser, "a=1; Max-Age=60");
+        set(&jars, browser, "session=1");
+    }
+    jars.flush(NOW);
+    jars.clear(&one);
+    assert_eq!((sent(&jars, &one).as_str(), sent(&jars, &two).as_str()), ("", "a=1; session=1"));
+    jars.flush(NOW);
+    assert_eq!(kept.files(), [name(two.id)]);
+    set(&jars, &one, "b=2");
+    assert_eq!(sent(&jars, &one), "b=2");
+    jars.clear(&add(&kept.browsers, 3, NOW));
+}
+
+#[test]
 fn revoking_clears_memory_and_disk_also_while_the_agent_is_down() {
     let kept = Kept::new();
     let browsers: Vec<_> = (1..=3).map(|id| add(&kept.browsers, id, NOW)).collect();

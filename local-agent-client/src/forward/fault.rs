@@ -3,7 +3,7 @@
 
 use super::digest_mismatch;
 use crate::refusal::Refusal;
-use relay_protocol::{problem::Code, record::RecordError};
+use relay_protocol::{exchange::HeadError, problem::Code, record::RecordError};
 use std::sync::{Arc, OnceLock};
 
 /// Why a body is not what its sender meant, or not all of it.
@@ -15,6 +15,12 @@ pub enum Fault {
     /// A record of it cannot be used, or the end did not come.
     #[error(transparent)]
     Record(#[from] RecordError),
+    /// Its first record cannot be used.
+    #[error(transparent)]
+    Head(#[from] HeadError),
+    /// It asks for a WebSocket where there is none, or the other way round.
+    #[error("a WebSocket is opened by an upgrade with `websocket` in its HEAD, and nothing else is")]
+    NotThisWay,
     /// The sender broke it off and said so.
     #[error("the sender broke the request off")]
     GivenUp,
@@ -31,6 +37,12 @@ impl Fault {
             ),
             Self::Record(error) => {
                 Refusal::new(Code::BadRequest, format!("The request cannot be used: {error}."))
+            }
+            Self::Head(error) => {
+                Refusal::new(Code::BadRequest, format!("The HEAD of the request cannot be used: {error}."))
+            }
+            Self::NotThisWay => {
+                Refusal::new(Code::BadRequest, format!("The request cannot be used: {self}."))
             }
             Self::GivenUp => Refusal::new(Code::BadRequest, "The browser broke the request off."),
         }

@@ -14,6 +14,17 @@ const EVERY: i64 = 2;
 /// Nonces that are remembered of one browser: what its bucket allows within the window of time, several times
 /// over, because those that are refused for their number are remembered too.
 const NONCES: usize = 4096;
+/// Seconds after which some of them are forgotten.
+const NONCES_TIME: i64 = 60;
+
+/// Why a request for a session is refused although its signature is right.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refused {
+    /// It came before.
+    Replayed,
+    /// Too many came; one more may after so many seconds.
+    TooMany(i64),
+}
 
 /// The memory of all browsers.
 #[derive(Debug, Default)]
@@ -30,14 +41,17 @@ impl Clients {
     ///
     /// # Errors
     /// When it was used before, or too many came.
-    pub fn remember(&self, browser: Uuid, nonce: &str, created: i64, now: i64) -> Result<(), SignatureError> {
+    pub fn remember(&self, browser: Uuid, nonce: &str, created: i64, now: i64) -> Result<(), Refused> {
         let mut clients = self.0.lock();
         let client = clients.entry(browser).or_insert_with(|| Client {
             nonces: NonceMemory::with_limit(NONCES),
             opened: Bucket::new(BURST, EVERY),
         });
-        client.nonces.remember(nonce, created, now)?;
-        client.opened.take(now).map_err(|_| SignatureError::TooManyNonces)
+        client.nonces.remember(nonce, created, now).map_err(|error| match error {
+            SignatureError::TooManyNonces => Refused::TooMany(NONCES_TIME),
+            _ => Refused::Replayed,
+        })?;
+        client.opened.take(now).map_err(Refused::TooMany)
     }
 
     /// Forgets browsers that are not paired any more.
@@ -58,12 +72,12 @@ mod tests {
         let (one, two) = (Uuid::from_u128(1), Uuid::from_u128(2));
         let nonce = |n: i64| format!("{n:022}");
         assert_eq!(clients.remember(one, &nonce(0), NOW, NOW), Ok(()));
-        assert_eq!(clients.remember(one, &nonce(0), NOW, NOW), Err(SignatureError::Replayed));
+        assert_eq!(clients.remember(one, &nonce(0), NOW, NOW), Err(Refused::Replayed));
         assert_eq!(clients.remember(two, &nonce(0), NOW, NOW), Ok(()));
         for n in 1..BURST {
             assert_eq!(clients.remember(one, &nonce(n), NOW, NOW), Ok(()));
         }
-        assert_eq!(clients.remember(one, &nonce(99), NOW, NOW), Err(SignatureError::TooManyNonces));
+        assert_eq!(clients.remember(one, &nonce(99), NOW, NOW), Err(Refused::TooMany(EVERY)));
         assert_eq!(
             clients.remember(two, &nonce(99), NOW, NOW),
             Ok(()),

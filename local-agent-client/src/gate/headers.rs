@@ -110,6 +110,14 @@ pub fn response(headers: &mut HeaderMap) -> Vec<HeaderValue> {
     }
 }
 
+/// Whether a response tells the browser to forget its cookies (Clear Site Data, section 3.1). What else it may name is
+/// kept by the origin that the browser sees, which is not this local server's.
+pub fn clears_cookies(headers: &HeaderMap) -> bool {
+    let lines = headers.get_all("clear-site-data").iter();
+    let mut types = lines.flat_map(|line| line.as_bytes().split(|b| *b == b',')).map(<[u8]>::trim_ascii);
+    types.any(|name| name == b"\"cookies\"" || name == b"\"*\"")
+}
+
 /// The trailers that a head announces (RFC 9110 section 6.6.2).
 pub fn announced_trailers(headers: &HeaderMap) -> Vec<HeaderName> {
     let lines = headers.get_all(header::TRAILER).iter();
@@ -286,6 +294,24 @@ mod tests {
         let mut plain = map(&[("referrer-policy", "no-referrer")]);
         assert!(response(&mut plain).is_empty());
         assert_eq!(plain["referrer-policy"], "no-referrer");
+    }
+
+    #[test]
+    fn what_clears_cookies() {
+        for (value, expected) in [
+            ("\"cookies\"", true),
+            ("\"*\"", true),
+            ("\"cache\", \"cookies\"", true),
+            ("\"cache\",\"storage\"", false),
+            ("cookies", false),
+            ("*", false),
+            ("\"Cookies\"", false),
+            ("", false),
+        ] {
+            assert_eq!(clears_cookies(&map(&[("clear-site-data", value)])), expected, "{value}");
+        }
+        let lines = map(&[("clear-site-data", "\"cache\""), ("clear-site-data", "\"cookies\"")]);
+        assert!(clears_cookies(&lines) && !clears_cookies(&map(&[])));
     }
 
     #[test]

@@ -201,10 +201,15 @@ impl Gate {
         tokio::join!(sweep, self.jars.keep(self.pairing.browsers(), self.clock.clone()));
     }
 
-    /// Ends every session: the agent ends.
-    pub fn close(&self) {
+    /// Ends every session, and so says it to whatever is under way.
+    pub fn end_sessions(&self) {
         self.sessions.end_all();
         self.count_sessions();
+    }
+
+    /// The agent ends: no session goes on, and cookies are kept.
+    pub fn close(&self) {
+        self.end_sessions();
         self.jars.flush((self.clock)());
     }
 

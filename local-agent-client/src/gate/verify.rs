@@ -3,7 +3,7 @@
 //! Whoever sends may be anybody. Until the signature is right nothing is remembered of the request, and
 //! one verification is all the work that it can cause.
 
-use super::{Gate, sessions::InUse};
+use super::{Gate, clients::Refused, sessions::InUse};
 use crate::{
     refusal::Refusal,
     trust::{Browser, Require},
@@ -93,12 +93,27 @@ impl Gate {
         let (nonce, created) = (verified.nonce(), verified.created());
         match &session {
             Some(session) => session.nonces.lock().remember(nonce, created, now).map_err(refused)?,
-            None => self.clients.remember(browser.id, nonce, created, now).map_err(refused)?,
+            None => self
+                .clients
+                .remember(browser.id, nonce, created, now)
+                .map_err(|error| not_opened(error, now))?,
         }
         self.pairing.browsers().touch(browser.id, now);
         self.forwarder.stats().gate.signed();
         let session = session.map(|session| session.begin(now));
         Ok((Caller { session, browser }, verified))
+    }
+}
+
+/// How it is told that a session is not opened.
+fn not_opened(refused: Refused, now: i64) -> Refusal {
+    match refused {
+        Refused::Replayed => refusal(SignatureError::Replayed, now),
+        Refused::TooMany(seconds) => Refusal::new(
+            Code::RateLimited,
+            format!("This browser asks for sessions too often. It may have another one in {seconds} s."),
+        )
+        .retry_after(seconds),
     }
 }
 

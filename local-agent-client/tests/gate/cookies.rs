@@ -28,6 +28,10 @@ fn router() -> Router {
         }
         (headers, "set")
     };
+    let clear = || async {
+        let headers = [("clear-site-data", "\"cache\", \"cookies\""), ("set-cookie", "anew=1; Path=/")];
+        (headers, "cleared")
+    };
     let upgrade = |headers: HeaderMap, upgrade: WebSocketUpgrade| async move {
         let came = headers.get("cookie").map(|value| value.to_str().unwrap().to_owned());
         let mut answer = upgrade.on_upgrade(move |mut socket| async move {
@@ -38,7 +42,11 @@ fn router() -> Router {
         answer.headers_mut().insert("set-cookie", HeaderValue::from_static("ws=1"));
         answer
     };
-    Router::new().route("/set", any(set)).route("/ws", any(upgrade)).fallback(any(cookies))
+    Router::new()
+        .route("/set", any(set))
+        .route("/clear", any(clear))
+        .route("/ws", any(upgrade))
+        .fallback(any(cookies))
 }
 
 #[tokio::test]
@@ -74,6 +82,23 @@ async fn they_come_back_by_path_and_are_seen_nowhere_else() {
     assert!(!socket.head.headers.contains_key("set-cookie"));
     assert_eq!(soon(socket.next()).await.unwrap().payload, "a=4");
     assert_eq!(soon(sealed.get("/")).await.unwrap().text(), "a=4; ws=1");
+}
+
+#[tokio::test]
+async fn the_local_server_clears_them() {
+    let setup = Setup::new(app(router()).await).await;
+    let (one, two) = (setup.browser().await, setup.browser().await);
+    let other = soon(two.sealed()).await.unwrap();
+    soon(other.get("/set?c=b=2;Path=/")).await.unwrap();
+    for session in both(&one).await {
+        soon(session.get("/set?c=a=1;Path=/;Max-Age=60|c=3;Path=/")).await.unwrap();
+        let answer = soon(session.get("/clear")).await.unwrap();
+        for name in ["clear-site-data", "set-cookie"] {
+            assert!(!answer.headers.contains_key(name) && !answer.outer.contains_key(name), "{name}");
+        }
+        assert_eq!(soon(session.get("/")).await.unwrap().text(), "anew=1", "what came with it stays");
+    }
+    assert_eq!(soon(other.get("/")).await.unwrap().text(), "b=2", "another browser's");
 }
 
 #[tokio::test]

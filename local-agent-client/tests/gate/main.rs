@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 mod answers;
+mod beginnings;
 mod bodies;
 mod checks;
 #[path = "../../../tests/src/client.rs"]
@@ -11,6 +12,7 @@ mod client;
 #[path = "../common/mod.rs"]
 mod common;
 mod cookies;
+mod ending;
 mod exchanges;
 mod inside;
 mod own;

@@ -52,6 +52,7 @@ async fn messages_and_closes_pass_both_ways() {
         let mut socket = soon(session.websocket("/tell", None)).await.unwrap();
         socket.send(Kind::Error, "{}").await.unwrap();
         assert_eq!(soon(told.recv()).await.unwrap(), "broken");
+        assert_eq!(close_code(&mut socket).await, Some(1000));
         let mut refused = soon(session.websocket("/refuse", None)).await.unwrap();
         assert_eq!(refused.head.status, StatusCode::FORBIDDEN);
         assert_eq!(soon(refused.next()).await.unwrap().kind, Kind::End);

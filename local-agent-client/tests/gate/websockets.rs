@@ -23,7 +23,10 @@ use relay_protocol::{
 };
 use std::sync::atomic::Ordering;
 use tokio::{io::AsyncWriteExt, sync::mpsc};
-use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::{
+    Message,
+    protocol::frame::{self, coding::CloseCode},
+};
 
 async fn echo(mut socket: WebSocket) {
     while let Some(Ok(message)) = socket.recv().await {
@@ -179,8 +182,10 @@ async fn an_end_without_a_close_stays_one() {
     drop(socket);
     assert_eq!(soon(test.ended.recv()).await.unwrap(), "broken");
     let mut socket = soon(session.websocket("/tell", None)).await.unwrap();
-    socket.ws.close(None).await.unwrap();
+    let close = frame::CloseFrame { code: CloseCode::Library(4005), reason: "off".into() };
+    socket.ws.close(Some(close)).await.unwrap();
     assert_eq!(soon(test.ended.recv()).await.unwrap(), "broken");
+    assert_eq!(close_code(&mut socket).await, Some(4005), "it is answered all the same");
     until_none_is_open(&test.setup).await;
     // The local server's.
     let (target, _) = local(|socket| async move {
@@ -243,7 +248,6 @@ async fn whatever_is_no_record_of_the_browser_ends_both_ends() {
         ("a close code that nobody sends", |s| {
             vec![Message::Binary(s.protect(Kind::Close, vec![0x03, 0xee]))]
         }),
-        ("too large a message", |_| vec![Message::binary(vec![0; (4 << 20) + 70])]),
     ];
     for (what, hostile) in cases {
         let mut socket = soon(session.websocket("/tell", None)).await.unwrap();
@@ -253,6 +257,19 @@ async fn whatever_is_no_record_of_the_browser_ends_both_ends() {
         }
         assert_eq!(soon(test.ended.recv()).await.unwrap(), "broken", "{what}");
         assert_eq!(close_code(&mut socket).await, Some(1002), "{what}");
+    }
+    until_none_is_open(&test.setup).await;
+}
+
+#[tokio::test]
+async fn a_message_larger_than_any_record_is_told_so() {
+    let mut test = sockets().await;
+    let session = session(&test.browser).await;
+    for size in [(4 << 20) + 70, 20 << 20] {
+        let mut socket = soon(session.websocket("/tell", None)).await.unwrap();
+        let _ = soon(socket.ws.send(Message::binary(vec![0; size]))).await;
+        assert_eq!(soon(test.ended.recv()).await.unwrap(), "broken", "{size}");
+        assert_eq!(close_code(&mut socket).await, Some(1009), "{size}");
     }
     until_none_is_open(&test.setup).await;
 }

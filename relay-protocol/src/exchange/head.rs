@@ -20,6 +20,35 @@ struct Json {
     websocket: bool,
 }
 
+/// What of a HEAD cannot be used. The words quote nothing of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum HeadError {
+    /// Longer than [`MAX_HEAD`].
+    #[error("it is larger than the 256 KiB that it may have")]
+    TooLarge,
+    /// No JSON object with the members that a HEAD has.
+    #[error(
+        "it is not a JSON object with `method` and `target` as strings, `headers` as an array of pairs of strings, and at most `websocket` as true or false, each once"
+    )]
+    Json,
+    /// The method.
+    #[error("`method` is not a token of 1 to 64 characters, or is CONNECT or TRACE")]
+    Method,
+    /// The target.
+    #[error(
+        "`target` does not begin with `/`, has more than 65,534 bytes, or has something other than visible ASCII in it, or a `#`"
+    )]
+    Target,
+    /// Headers.
+    #[error(
+        "`headers` has too many entries, a name that is not a lower-case token, or a value with control characters or with code points above U+00FF"
+    )]
+    Headers,
+    /// A WebSocket by another method.
+    #[error("`websocket` goes with the method GET alone")]
+    WebSocket,
+}
+
 /// What HEAD of a request says.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RequestHead {
@@ -59,17 +88,29 @@ impl RequestHead {
     /// # Errors
     /// [`RecordError::BadPayload`].
     pub fn decode(payload: &[u8]) -> Result<Self, RecordError> {
+        Self::read(payload).map_err(|_| RecordError::BadPayload)
+    }
+
+    /// Reads a payload, and tells what is wrong with it.
+    ///
+    /// # Errors
+    /// The first thing that is wrong.
+    pub fn read(payload: &[u8]) -> Result<Self, HeadError> {
+        if payload.len() > MAX_HEAD {
+            return Err(HeadError::TooLarge);
+        }
         // A struct is also read from an array, which is not the form that is written down.
-        if payload.len() > MAX_HEAD || payload.trim_ascii_start().first() != Some(&b'{') {
-            return Err(RecordError::BadPayload);
+        if payload.trim_ascii_start().first() != Some(&b'{') {
+            return Err(HeadError::Json);
         }
-        let json: Json = serde_json::from_slice(payload).map_err(|_| RecordError::BadPayload)?;
-        let method = method(&json.method).ok_or(RecordError::BadPayload)?;
-        let target = target(json.target).ok_or(RecordError::BadPayload)?;
+        let json: Json = serde_json::from_slice(payload).map_err(|_| HeadError::Json)?;
+        let method = method(&json.method).ok_or(HeadError::Method)?;
+        let target = target(json.target).ok_or(HeadError::Target)?;
+        let headers = json.headers.decode().map_err(|_| HeadError::Headers)?;
         if json.websocket && method != Method::GET {
-            return Err(RecordError::BadPayload);
+            return Err(HeadError::WebSocket);
         }
-        Ok(Self { method, target, headers: json.headers.decode()?, websocket: json.websocket })
+        Ok(Self { method, target, headers, websocket: json.websocket })
     }
 }
 
@@ -110,6 +151,25 @@ mod tests {
         }
         assert!(head("GET", &format!("/{}", "a".repeat(65_533))).is_ok());
         assert_eq!(head("GET", &format!("/{}", "a".repeat(65_534))), Err(RecordError::BadPayload));
+    }
+
+    #[test]
+    fn what_is_wrong_has_a_name() {
+        let long = format!("{{\"method\":\"{}\"}}", "A".repeat(MAX_HEAD));
+        for (head, expected) in [
+            (long.as_str(), HeadError::TooLarge),
+            ("nonsense", HeadError::Json),
+            ("[\"GET\",\"/\",[]]", HeadError::Json),
+            (r#"{"method":"GET","target":"/"}"#, HeadError::Json),
+            (r#"{"method":"GET","method":"GET","target":"/","headers":[]}"#, HeadError::Json),
+            (r#"{"method":"G T","target":"/","headers":[]}"#, HeadError::Method),
+            (r#"{"method":"GET","target":"x","headers":[]}"#, HeadError::Target),
+            (r#"{"method":"GET","target":"/","headers":[["X-Upper","1"]]}"#, HeadError::Headers),
+            (r#"{"method":"GET","target":"/","headers":[["x","\n"]]}"#, HeadError::Headers),
+            (r#"{"method":"POST","target":"/","headers":[],"websocket":true}"#, HeadError::WebSocket),
+        ] {
+            assert_eq!(RequestHead::read(head.as_bytes()), Err(expected), "{expected:?}");
+        }
     }
 
     #[test]

@@ -20,7 +20,7 @@ mod numbers;
 mod prelude;
 mod query;
 
-pub use head::{MAX_METHOD, RequestHead};
+pub use head::{HeadError, MAX_METHOD, RequestHead};
 pub use numbers::{MAX_SEALED_EXCHANGES, NumberError, Numbers, WINDOW};
 pub use prelude::{PRELUDE_LEN, Prelude};
 pub use query::{MAX_QUERY_VALUE, QUERY_NAME, decode_query, encode_query};

@@ -9,6 +9,7 @@ use super::{
     reader::{BrowserOpener, Bytestream, Ends, Reader},
 };
 use crate::{
+    forward::fault::Fault,
     gate::{
         Gate,
         records::Protection,
@@ -31,6 +32,12 @@ use uuid::Uuid;
 
 /// How long prelude and first record may take: they are sent at once.
 const FIRST_TIME: Duration = Duration::from_secs(10);
+/// How long the prelude may take that the relay brings. Its 24 bytes come in one packet with the request's head, and
+/// whoever does not send them need not be anybody who is paired: so long does a stranger keep a stream.
+const PRELUDE_TIME: Duration = Duration::from_secs(2);
+/// The same for prelude and first record of one that begins when too many others do: enough for what is on its way
+/// already.
+const CROWDED_TIME: Duration = Duration::from_millis(500);
 
 /// An exchange whose first record has opened, and whose number was taken.
 pub(in crate::gate) struct Begun<R> {
@@ -41,7 +48,7 @@ pub(in crate::gate) struct Begun<R> {
     /// Its browser.
     pub browser: Arc<Browser>,
     /// What it asks for, if that can be read.
-    pub head: Result<RequestHead, RecordError>,
+    pub head: Result<RequestHead, Fault>,
     /// What follows.
     pub rest: R,
     /// What protects the answer.
@@ -56,11 +63,13 @@ pub(in crate::gate) struct Unopened {
     pub prelude: Option<Prelude>,
     /// What is left of the browser's bytes, and has to be taken in so that the refusal arrives.
     pub rest: Option<Bytestream>,
+    /// Whether its bytes did not come: then the rest is not waited for either.
+    pub stalled: bool,
 }
 
 impl From<Refusal> for Unopened {
     fn from(refusal: Refusal) -> Self {
-        Self { refusal, prelude: None, rest: None }
+        Self { refusal, prelude: None, rest: None, stalled: false }
     }
 }
 
@@ -80,21 +89,32 @@ impl Gate {
     ) -> Result<Begun<Reader>, Unopened> {
         let mut first = First::new(source, self.firsts.of(peer.is_some()));
         let mut prelude = None;
+        // The streams of a peer are its own, and bounded by its channel.
+        let place = peer.is_none().then(|| self.firsts.place());
+        let is_crowded = matches!(place, Some(None));
+        let prelude_time = if peer.is_none() { PRELUDE_TIME } else { FIRST_TIME };
         let reading = async {
-            let read = first.prelude().await;
+            let Ok(read) = tokio::time::timeout(prelude_time, first.prelude()).await else {
+                return Err(not_in_time());
+            };
             prelude = read.as_ref().ok().copied();
             outer?;
             self.read_first(&mut first, read?, peer).await
         };
-        let begun = tokio::time::timeout(FIRST_TIME, reading).await.unwrap_or_else(|_| {
-            Err(Refusal::new(Code::RequestTimeout, "The exchange did not begin in time."))
-        });
+        let time = if is_crowded { CROWDED_TIME } else { FIRST_TIME };
+        let begun = tokio::time::timeout(time, reading).await;
+        drop(place);
+        let begun = begun.unwrap_or_else(|_| Err(if is_crowded { crowded() } else { not_in_time() }));
         match begun {
             Ok((begun, decoder, order)) => {
                 let ends = if peer.is_some() { Ends::WithTheAnswer } else { Ends::ByThemselves };
                 Ok(begun.with(Reader::new(first.source, decoder, order, ends)))
             }
-            Err(refusal) => Err(Unopened { refusal, prelude, rest: Some(first.source) }),
+            Err(refusal) => {
+                let crowded = is_crowded && refusal.code() == Code::TooManyStreams;
+                let stalled = first.given_up || crowded || refusal.code() == Code::RequestTimeout;
+                Err(Unopened { refusal, prelude, rest: Some(first.source), stalled })
+            }
         }
     }
 
@@ -106,9 +126,20 @@ impl Gate {
     ) -> Result<(Begun<()>, Decoder<BrowserOpener>, Order), Refusal> {
         let (session, browser) = self.session_of(&prelude, peer)?;
         let opener = opener(&session, &prelude);
-        first.until(HEADER_LEN).await?;
-        let length = head_length(&first.bytes)?;
-        first.until(HEADER_LEN + length + opener.overhead()).await?;
+        let read = async {
+            first.until(HEADER_LEN).await?;
+            let length = head_length(&first.bytes)?;
+            first.until(HEADER_LEN + length + opener.overhead()).await
+        };
+        tokio::select! {
+            biased;
+            // Nobody waits on behalf of a browser that was revoked.
+            () = session.ended.cancelled() => {
+                first.given_up = true;
+                return Err(no_more_exchanges());
+            }
+            read = read => read?,
+        }
         let mut decoder = Decoder::new(opener);
         decoder.push(std::mem::take(&mut first.bytes).freeze());
         let record = decoder.next_record().and_then(|record| record.ok_or(RecordError::Truncated));
@@ -171,7 +202,8 @@ impl Gate {
         self.pairing.browsers().touch(browser.id, now);
         self.forwarder.stats().gate.exchange();
         let mut order = Order::request();
-        let head = order.next(record.kind).and_then(|()| RequestHead::decode(&record.payload));
+        let head = order.next(record.kind).map_err(Fault::from);
+        let head = head.and_then(|()| Ok(RequestHead::read(&record.payload)?));
         let protection = match &session.form {
             Form::Signed => {
                 let key = self.pairing.keys().signing.clone();
@@ -196,6 +228,17 @@ fn opener(session: &Session, prelude: &Prelude) -> BrowserOpener {
         Form::Signed => Opener::signed(session.key, prelude.binding(), Direction::ToAgent),
         Form::Sealed(keys) => Opener::sealed(keys, prelude, Direction::ToAgent),
     }
+}
+
+fn not_in_time() -> Refusal {
+    Refusal::new(Code::RequestTimeout, "The exchange did not begin in time.")
+}
+
+fn crowded() -> Refusal {
+    Refusal::new(
+        Code::TooManyStreams,
+        "Too many exchanges begin at once and do not go on. Try again in a few seconds.",
+    )
 }
 
 fn no_more_exchanges() -> Refusal {

@@ -28,16 +28,21 @@ const BUDGET: u64 = 4 * 1024 * 1024;
 /// of the two was missing.
 const ROOM_TIME: Duration = Duration::from_secs(2);
 
+/// How many exchanges over the relay may wait for the rest of their first record. Those of browsers that mean it
+/// take no time, and streams of a tunnel are few (256): strangers are not to have them all.
+const PLACES: usize = 64;
+
 /// Where first bytes find room.
 pub struct Rooms {
     relay: Arc<Semaphore>,
     direct: Arc<Semaphore>,
+    places: Arc<Semaphore>,
 }
 
 impl Default for Rooms {
     fn default() -> Self {
         let room = || Arc::new(Semaphore::new(kib(BUDGET)));
-        Self { relay: room(), direct: room() }
+        Self { relay: room(), direct: room(), places: Arc::new(Semaphore::new(PLACES)) }
     }
 }
 
@@ -45,6 +50,11 @@ impl Rooms {
     /// That of the relay, or of all that comes directly.
     pub fn of(&self, is_direct: bool) -> Arc<Semaphore> {
         if is_direct { self.direct.clone() } else { self.relay.clone() }
+    }
+
+    /// A place among those that wait for their first record, if one is free.
+    pub fn place(&self) -> Option<OwnedSemaphorePermit> {
+        self.places.clone().try_acquire_owned().ok()
     }
 }
 
@@ -54,6 +64,8 @@ pub struct First {
     pub source: Bytestream,
     /// What came and was not taken out.
     pub bytes: BytesMut,
+    /// Whether they were not waited for any longer, because nothing could come of them.
+    pub given_up: bool,
     rooms: Arc<Semaphore>,
     room: Option<OwnedSemaphorePermit>,
 }
@@ -61,7 +73,7 @@ pub struct First {
 impl First {
     /// Of `source`, with room in `rooms`.
     pub fn new(source: Bytestream, rooms: Arc<Semaphore>) -> Self {
-        Self { source, bytes: BytesMut::new(), rooms, room: None }
+        Self { source, bytes: BytesMut::new(), given_up: false, rooms, room: None }
     }
 
     /// Reads and takes out the prelude.

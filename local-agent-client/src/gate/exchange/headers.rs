@@ -10,10 +10,15 @@ use relay_protocol::headers::{
     X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PREFIX, X_FORWARDED_PROTO, X_RELAYED, X_REQUEST_ID,
     strip_hop_by_hop,
 };
+use std::borrow::Cow;
+use uuid::Uuid;
 
 /// What the relay sets, and the agent where there is no relay on the way.
 const OF_THE_RELAY: [HeaderName; 5] =
     [X_FORWARDED_FOR, X_FORWARDED_PROTO, X_FORWARDED_HOST, X_FORWARDED_PREFIX, X_REQUEST_ID];
+
+/// Where the relay shows hosts.
+const PREFIX: &str = "/v1/relay/h/";
 
 /// Whether a header of HEAD stays with the agent. What belongs to the hops goes before.
 fn stays(name: &HeaderName) -> bool {
@@ -22,6 +27,27 @@ fn stays(name: &HeaderName) -> bool {
         .contains(name)
         || ["signature", "signature-input", "x-real-ip"].contains(&text)
         || ["x-forwarded-", "x-relay-"].iter().any(|prefix| text.starts_with(prefix))
+}
+
+/// A `Referer` without the path under which the relay shows this host, which names a session of the relay's: it is
+/// nothing that a local server may know. `None` when it cannot be taken out.
+fn withhold_session(referer: &str) -> Option<Cow<'_, str>> {
+    let Some(at) = referer.find(PREFIX) else { return Some(Cow::Borrowed(referer)) };
+    let (origin, path) = referer.split_at_checked(at)?;
+    let authority = origin.split_once("://")?.1;
+    if authority.contains(['/', '?', '#']) {
+        return None;
+    }
+    let mut parts = path.strip_prefix(PREFIX)?.splitn(3, '/');
+    let (host, s, rest) = (parts.next()?, parts.next()?, parts.next()?);
+    let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+    let (session, rest) = rest.split_at_checked(end)?;
+    let known = s == "s" && [host, session].iter().all(|id| Uuid::try_parse(id).is_ok());
+    if !known || rest.contains(PREFIX) {
+        return None;
+    }
+    let slash = if rest.starts_with('/') { "" } else { "/" };
+    Some(Cow::Owned(format!("{origin}{slash}{rest}")))
 }
 
 /// The headers for the local server: those of HEAD that pass, what the `outer` request tells of the relay, the
@@ -39,6 +65,12 @@ pub fn request(
         headers.remove(name);
     }
     only_scriptable_codings(&mut headers);
+    if let Some(referer) = headers.remove(header::REFERER)
+        && let Some(told) = referer.to_str().ok().and_then(withhold_session)
+        && let Ok(told) = HeaderValue::from_str(&told)
+    {
+        headers.insert(header::REFERER, told);
+    }
     for name in OF_THE_RELAY {
         if let Some(value) = outer.get(&name) {
             headers.insert(name, value.clone());
@@ -121,6 +153,32 @@ mod tests {
                 "{name} in HEAD"
             );
             assert_eq!(request(empty, &given, None, None).contains_key(name), outer, "{name} outside");
+        }
+    }
+
+    #[test]
+    fn no_session_of_the_relay_is_told() {
+        const H: &str = "/v1/relay/h/0d9b3f6e-5c1a-4e52-9d5e-3f1f2a4b5c6d";
+        const S: &str = "7A1E1B0C-98f0-4c43-8f0e-1d2c3b4a5968";
+        let own = format!("https://relay.example{H}/s/{S}");
+        for (referer, expected) in [
+            (format!("{own}/a/b?c=d"), Some("https://relay.example/a/b?c=d")),
+            (format!("{own}/"), Some("https://relay.example/")),
+            (own.clone(), Some("https://relay.example/")),
+            (format!("{own}?q"), Some("https://relay.example/?q")),
+            ("https://relay.example/portal".to_owned(), Some("https://relay.example/portal")),
+            ("https://other.example/a".to_owned(), Some("https://other.example/a")),
+            ("https://other.example".to_owned(), Some("https://other.example")),
+            (format!("https://relay.example{H}/s/{S}x/a"), None),
+            (format!("https://relay.example{H}/x/{S}"), None),
+            (format!("https://relay.example{H}"), None),
+            (format!("https://relay.example/?next={H}/s/{S}"), None),
+            (format!("{own}/a?next={H}/s/{S}"), None),
+            (format!("/base{H}/s/{S}"), None),
+        ] {
+            let headers = request(map(&[("referer", &referer)]), &HeaderMap::new(), None, None);
+            let left = headers.get("referer").map(|value| value.to_str().unwrap());
+            assert_eq!(left, expected, "{referer}");
         }
     }
 

@@ -37,11 +37,7 @@ use begin::Begun;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, Uri, header};
 use http_body::Body;
 use reader::Reader;
-use relay_protocol::{
-    exchange::RequestHead,
-    problem::Code,
-    record::{self, RecordError},
-};
+use relay_protocol::{exchange::RequestHead, problem::Code, record};
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 use upload::{Rest, Upload};
@@ -129,10 +125,7 @@ impl Gate {
         active: Active,
     ) -> Result<Response<ResponseBody>, Refusal> {
         if head.websocket {
-            return Err(Refusal::new(
-                Code::BadRequest,
-                "A WebSocket is opened by an upgrade, not by a request.",
-            ));
+            return Err(Fault::NotThisWay.refusal());
         }
         let bodiless = [Method::GET, Method::HEAD, Method::OPTIONS, Method::DELETE].contains(&head.method);
         upload.gather(bodiless).await;
@@ -154,8 +147,9 @@ impl Gate {
             () = ended.cancelled() => return Err(forward::session_ended()),
             forwarded = forwarding => forwarded?,
         };
+        let clears = answer_headers::clears_cookies(response.headers());
         let cookies = answer_headers::response(response.headers_mut());
-        self.jars.store(browser, &cookies, &path, (self.clock)());
+        self.take_cookies(browser, clears, &cookies, &path);
         Ok(response)
     }
 
@@ -182,6 +176,14 @@ impl Gate {
         Ok((head, path))
     }
 
+    /// Keeps what the answer to a request for `path` says of cookies. What it clears are those that were there before.
+    pub(super) fn take_cookies(&self, browser: &Browser, clears: bool, cookies: &[HeaderValue], path: &str) {
+        if clears {
+            self.jars.clear(browser);
+        }
+        self.jars.store(browser, cookies, path, (self.clock)());
+    }
+
     /// The relay as the agent itself knows it.
     fn relay_url(&self) -> Option<Url> {
         Url::parse(self.pairing.host().relay()).ok()
@@ -194,6 +196,6 @@ fn host_of(url: &Url) -> &str {
 }
 
 /// What a HEAD says. The record was the browser's, so that it may be told what is wrong with it.
-pub(super) fn readable(head: Result<RequestHead, RecordError>) -> Result<RequestHead, Refusal> {
-    head.map_err(|error| Fault::Record(error).refusal())
+pub(super) fn readable(head: Result<RequestHead, Fault>) -> Result<RequestHead, Refusal> {
+    head.map_err(Fault::refusal)
 }

@@ -35,9 +35,10 @@ impl Gate {
         };
         match answered {
             Ok(answer) => answer,
-            Err(Unopened { refusal, prelude, rest }) => {
+            Err(Unopened { refusal, prelude, rest, stalled }) => {
                 self.forwarder.stats().gate.refused(refusal.code());
-                drain(rest).await;
+                // What did not come in time is not given more of it.
+                drain(rest.filter(|_| !stalled)).await;
                 drain(body.take().filter(|_| !waits)).await;
                 let refusal = refusal.response(request_id.as_ref());
                 match (prelude, self.pairing.host().get()) {

@@ -50,6 +50,8 @@ pub(in crate::gate) struct Beginning {
     local: Option<(Box<LocalSocket>, Option<AbortOnDropHandle<()>>)>,
     /// The sub-protocol that the local server chose.
     pub chosen: Option<HeaderValue>,
+    /// Whether it wants those forgotten that were there.
+    pub clears_cookies: bool,
     /// What it set, which is not in HEAD.
     pub cookies: Vec<HeaderValue>,
 }
@@ -64,12 +66,19 @@ impl Beginning {
             Ok(Opened::Refused(status, headers)) => (status, headers, None),
             Err(refusal) => return Self::error(&refusal),
         };
+        let clears_cookies = headers::clears_cookies(&headers);
         let cookies = headers::response(&mut headers);
         let chosen = headers.get(header::SEC_WEBSOCKET_PROTOCOL).filter(|_| local.is_some()).cloned();
         match (record::Head { status, headers }).encode() {
-            Ok(payload) => {
-                Self { kind: Kind::Head, payload, refused: local.is_none(), local, chosen, cookies }
-            }
+            Ok(payload) => Self {
+                kind: Kind::Head,
+                payload,
+                refused: local.is_none(),
+                local,
+                chosen,
+                clears_cookies,
+                cookies,
+            },
             Err(_) => Self::error(&Refusal::new(
                 Code::ResponseTooLarge,
                 "The local server's headers are larger than the 256 KiB that a record takes.",
@@ -84,6 +93,7 @@ impl Beginning {
             refused: false,
             local: None,
             chosen: None,
+            clears_cookies: false,
             cookies: Vec::new(),
         }
     }
@@ -105,6 +115,12 @@ pub(in crate::gate) enum Ended {
     LocalGone,
     /// The browser ended it without a close.
     BrowserGone,
+    /// The browser ended it without a close, by words of what carries it.
+    BrowserLeft,
+    /// The browser said that it breaks it off.
+    GivenUp,
+    /// A message larger than any record.
+    TooLarge,
     /// A record that is none, or not the browser's.
     Wrong(RecordError),
     /// The session.
@@ -206,7 +222,7 @@ impl<R: Receive> Up<'_, R> {
         loop {
             let (kind, message) = match self.from_browser.next().await {
                 // It breaks off.
-                Ok(record) if record.kind == Kind::Error => return Ended::BrowserGone,
+                Ok(record) if record.kind == Kind::Error => return Ended::GivenUp,
                 Ok(record) => match message(record) {
                     Ok(message) => message,
                     Err(error) => return Ended::Wrong(error),

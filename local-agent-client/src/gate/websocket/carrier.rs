@@ -12,7 +12,8 @@ use futures_util::{
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 use relay_protocol::record::{Frame, Order, Record, RecordError, open_message};
-use tokio::io::{AsyncWrite, AsyncWriteExt};
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio_tungstenite::{
     WebSocketStream,
     tungstenite::{
@@ -21,6 +22,10 @@ use tokio_tungstenite::{
         protocol::{CloseFrame, frame::coding::CloseCode},
     },
 };
+
+/// How much of what cannot be read is taken in behind a close, and for how long.
+const REST: u64 = 64 * 1024 * 1024;
+const REST_TIME: Duration = Duration::from_secs(3);
 
 /// Both directions of it.
 pub(in crate::gate) trait Carrier: Send {
@@ -79,25 +84,44 @@ impl Carrier for Messages {
 
     async fn end(from: Self::From, to: Self::To, ended: Ended) {
         // The two halves came from one.
-        let (Ok(mut socket), Some((code, reason))) = (to.reunite(from.stream), close(ended)) else { return };
-        let frame = CloseFrame { code, reason: Utf8Bytes::from_static(reason) };
-        if socket.close(Some(frame)).await.is_err() {
+        let Ok(mut socket) = to.reunite(from.stream) else { return };
+        if ended == Ended::BrowserGone {
             return;
         }
-        // Until the answer to the close; what comes before it has nobody to go to.
-        while let Some(Ok(_)) = socket.next().await {}
+        if let Some((code, reason)) = close(ended) {
+            let frame = CloseFrame { code, reason: Utf8Bytes::from_static(reason) };
+            if socket.close(Some(frame)).await.is_err() {
+                return;
+            }
+        }
+        // Until the answer to the close; what comes before it has nobody to go to. Where the browser closed, going
+        // on is what answers it.
+        let unreadable = loop {
+            match socket.next().await {
+                Some(Ok(_)) => {}
+                Some(Err(_)) => break true,
+                None => break false,
+            }
+        };
+        if unreadable {
+            // Whoever still sends what is none loses the close with the connection, unless it is taken in.
+            let mut rest = socket.get_mut().take(REST);
+            let _ = tokio::time::timeout(REST_TIME, tokio::io::copy(&mut rest, &mut tokio::io::sink())).await;
+        }
         let _ = socket.get_mut().shutdown().await;
     }
 }
 
-/// How the outer WebSocket is closed; `None` when nobody is there.
+/// How the outer WebSocket is closed; `None` when nobody is there, or the browser has closed it.
 fn close(ended: Ended) -> Option<(CloseCode, &'static str)> {
     Some(match ended {
         Ended::Closed => (CloseCode::Normal, ""),
         Ended::Refused | Ended::LocalGone | Ended::Unanswered => {
             (CloseCode::Error, "the local server is gone")
         }
-        Ended::BrowserGone => return None,
+        Ended::BrowserGone | Ended::BrowserLeft => return None,
+        Ended::GivenUp => (CloseCode::Normal, "broken off"),
+        Ended::TooLarge => (CloseCode::Size, "a message is larger than any record"),
         Ended::Wrong(_) => (CloseCode::Protocol, "a record is wrong"),
         Ended::Revoked => (CloseCode::Policy, "the session has ended"),
     })
@@ -111,7 +135,8 @@ impl Receive for FromMessages {
                 // Not messages: whoever keeps a connection alive may say so.
                 Some(Ok(Message::Ping(_) | Message::Pong(_))) => continue,
                 Some(Ok(Message::Text(_))) => return Err(Ended::Wrong(RecordError::UnknownType)),
-                Some(Ok(Message::Close(_) | Message::Frame(_))) | None => return Err(Ended::BrowserGone),
+                Some(Ok(Message::Close(_))) => return Err(Ended::BrowserLeft),
+                Some(Ok(Message::Frame(_))) | None => return Err(Ended::BrowserGone),
                 Some(Err(error)) => return Err(unreadable(&error)),
             };
             let record = open_message(&mut self.open, message).map_err(Ended::Wrong)?;
@@ -128,7 +153,7 @@ fn unreadable(error: &tungstenite::Error) -> Ended {
     match error {
         Error::Protocol(ProtocolError::ResetWithoutClosingHandshake) => Ended::BrowserGone,
         Error::Protocol(_) | Error::Utf8(_) => Ended::Wrong(RecordError::BadPayload),
-        Error::Capacity(_) => Ended::Wrong(RecordError::BadLength),
+        Error::Capacity(_) => Ended::TooLarge,
         _ => Ended::BrowserGone,
     }
 }
@@ -167,7 +192,13 @@ impl<W: AsyncWrite + Unpin + Send> Carrier for Bytes<W> {
             // Whoever is gone does not hear it.
             Ended::Closed | Ended::Refused | Ended::Revoked => drop(to.write.shutdown().await),
             // Dropped, which resets it.
-            Ended::LocalGone | Ended::BrowserGone | Ended::Wrong(_) | Ended::Unanswered => {}
+            Ended::LocalGone
+            | Ended::BrowserGone
+            | Ended::BrowserLeft
+            | Ended::GivenUp
+            | Ended::TooLarge
+            | Ended::Wrong(_)
+            | Ended::Unanswered => {}
         }
     }
 }

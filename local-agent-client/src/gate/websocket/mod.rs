@@ -19,7 +19,7 @@ use super::{
     verify::Keyed,
 };
 use crate::{
-    forward::{self, Active, Connection, policy::Caller},
+    forward::{self, Active, Connection, fault::Fault, policy::Caller},
     refusal::Refusal,
     trust::Browser,
 };
@@ -170,7 +170,7 @@ impl Gate {
     /// Opens the WebSocket to the local server that an exchange asks for. Whatever becomes of it is said in records.
     pub(super) async fn open_inside(
         &self,
-        head: Result<RequestHead, RecordError>,
+        head: Result<RequestHead, Fault>,
         browser: &Browser,
         outer: &HeaderMap,
         in_use: &InUse,
@@ -195,7 +195,7 @@ impl Gate {
         match opened {
             Ok((opened, path)) => {
                 let beginning = Beginning::new(Ok(opened));
-                self.jars.store(browser, &beginning.cookies, &path, (self.clock)());
+                self.take_cookies(browser, beginning.clears_cookies, &beginning.cookies, &path);
                 beginning
             }
             Err(refusal) => {
@@ -247,11 +247,12 @@ impl Gate {
 pub(super) fn messages_follow(
     head: RequestHead,
     accepted: impl FnOnce() -> Result<(), RecordError>,
-) -> Result<RequestHead, RecordError> {
+) -> Result<RequestHead, Fault> {
     if !head.websocket {
-        return Err(RecordError::BadPayload);
+        return Err(Fault::NotThisWay);
     }
-    accepted().map(|()| head)
+    accepted()?;
+    Ok(head)
 }
 
 fn first_protocol(headers: &HeaderMap) -> Option<HeaderValue> {
