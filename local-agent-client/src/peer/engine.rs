@@ -6,6 +6,7 @@
 //! | no mDNS of our own | it needs a multicast socket; a browser's `.local` candidates are not looked up, its checks arrive all the same and form a peer-reflexive pair |
 //! | DTLS server | the browser begins the handshake as soon as a pair works: 350 → 190 ms |
 //! | local candidates and sockets anew at an ICE restart | either end's network may be another one |
+//! | no bound on messages | one over the engine's bound is dropped without a word, which leaves a hole in the stream of bytes; up to 256 KiB, which is the engine's own, it is seen and ends the peer. The answer tells the bound that holds |
 //! | the MTU as it is | larger packets did not arrive |
 
 use super::{
@@ -45,10 +46,6 @@ const GATHER: Duration = Duration::from_secs(2);
 /// When ICE calls a pair disconnected, when failed, and how often it asks. Failed is later than the driver's
 /// ping gives a peer up: it is the one that decides.
 const ICE_TIMES: [Duration; 3] = [Duration::from_secs(5), Duration::from_secs(40), Duration::from_secs(2)];
-/// Bytes of a message that the engine takes in. It drops larger ones without a word, which would leave a hole in the
-/// stream of bytes: a bit more than can arrive in one piece, which is the megabyte that it lets the browser have
-/// under way. What is over the protocol's bound ends the peer.
-const TAKEN: u32 = (1 << 20) + (64 << 10);
 /// Channels that wait to be looked at; more are none of ours.
 const CHANNELS: usize = 4;
 
@@ -100,7 +97,7 @@ impl Engine {
             .with_include_loopback_candidate(true)
             .with_discard_local_candidates_during_ice_restart(true)
             .with_ice_timeouts(Some(disconnected), Some(failed), Some(keep_alive))
-            .with_sctp_max_message_size(SctpMaxMessageSize::Bounded(TAKEN))
+            .with_sctp_max_message_size(SctpMaxMessageSize::Unbounded)
             .build();
         let servers = servers.iter().map(for_engine).collect();
         let configuration = RTCConfigurationBuilder::default().with_ice_servers(servers).build();

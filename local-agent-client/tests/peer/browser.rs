@@ -61,7 +61,7 @@ impl Browser {
             .with_multicast_dns_mode(MulticastDnsMode::Disabled)
             .with_include_loopback_candidate(true)
             // More than it may send.
-            .with_sctp_max_message_size(SctpMaxMessageSize::Bounded(1 << 20))
+            .with_sctp_max_message_size(SctpMaxMessageSize::Unbounded)
             .build();
         let (sender, gathered) = watch::channel(0);
         let connection = PeerConnectionBuilder::new()
