@@ -15,9 +15,11 @@ use tracing_subscriber::{EnvFilter, layer::SubscriberExt, util::SubscriberInitEx
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-/// What is logged unless RUST_LOG says otherwise. The engine of peers logs every datagram that it cannot read,
-/// and anybody may send those.
-const LOG: &str = "info,webrtc=off,rtc=off";
+/// What is logged unless RUST_LOG says otherwise.
+const LOG: &str = "info";
+/// What is not logged unless RUST_LOG names it: the engine of peers (its crates begin like this) tells of every
+/// datagram that it cannot read, and anybody may send those.
+const QUIET: &str = "webrtc=off,rtc=off";
 
 fn main() -> ExitCode {
     let env = Env(|name: &str| std::env::var_os(name));
@@ -73,10 +75,16 @@ where
     })
 }
 
-fn log(format: LogFormat) {
+/// What is logged, by what RUST_LOG says.
+fn filter(wanted: Option<String>) -> EnvFilter {
+    let quietly = |wanted: &str| EnvFilter::try_new(format!("{QUIET},{wanted}")).ok();
     // The filter's parser panics on some texts beyond ASCII.
-    let wanted = std::env::var("RUST_LOG").ok().filter(|text| text.is_ascii() && !text.is_empty());
-    let filter = wanted.and_then(|text| EnvFilter::try_new(text).ok()).unwrap_or_else(|| EnvFilter::new(LOG));
+    let wanted = wanted.filter(|text| text.is_ascii() && !text.is_empty());
+    wanted.and_then(|text| quietly(&text)).or_else(|| quietly(LOG)).unwrap_or_default()
+}
+
+fn log(format: LogFormat) {
+    let filter = filter(std::env::var("RUST_LOG").ok());
     let registry = tracing_subscriber::registry().with(filter);
     let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_target(false);
     match format {
@@ -84,5 +92,63 @@ fn log(format: LogFormat) {
             registry.with(lines.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))).init()
         }
         LogFormat::Json => registry.with(lines.json().flatten_event(true)).init(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::filter;
+    use parking_lot::Mutex;
+    use std::sync::Arc;
+    use tracing::{Event, Level, Subscriber, subscriber::with_default};
+    use tracing_subscriber::{
+        Layer,
+        layer::{Context, SubscriberExt},
+        registry,
+    };
+
+    /// The targets of what was logged.
+    #[derive(Clone, Default)]
+    struct Logged(Arc<Mutex<Vec<&'static str>>>);
+
+    impl<S: Subscriber> Layer<S> for Logged {
+        fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
+            self.0.lock().push(event.metadata().target());
+        }
+    }
+
+    fn logged(wanted: Option<&str>) -> Vec<&'static str> {
+        let lines = Logged::default();
+        let subscriber = registry().with(filter(wanted.map(str::to_owned))).with(lines.clone());
+        with_default(subscriber, || {
+            // The modules that they log from.
+            tracing::event!(target: "webrtc::peer_connection", Level::ERROR, "");
+            tracing::event!(target: "rtc::peer_connection", Level::ERROR, "");
+            tracing::event!(target: "rtc_ice::agent", Level::ERROR, "");
+            tracing::event!(target: "rtc_sctp::association", Level::ERROR, "");
+            tracing::event!(target: "rtc_dtls::conn", Level::ERROR, "");
+            tracing::event!(target: "rtc_turn::client", Level::ERROR, "");
+            tracing::event!(target: "rtc_mdns", Level::ERROR, "");
+            tracing::event!(target: "local_agent_client::peer", Level::INFO, "");
+            tracing::event!(target: "local_agent_client::peer", Level::DEBUG, "");
+        });
+        lines.0.lock().clone()
+    }
+
+    #[test]
+    fn the_engine_of_peers_is_silent_unless_it_is_named() {
+        const OURS: &str = "local_agent_client::peer";
+        for (wanted, expected) in [
+            (None, vec![OURS]),
+            (Some(""), vec![OURS]),
+            (Some("not=a=filter"), vec![OURS]),
+            (Some("\u{e4}"), vec![OURS]),
+            (Some("debug"), vec![OURS, OURS]),
+            (Some("warn"), vec![]),
+            (Some("off,rtc_ice=warn"), vec!["rtc_ice::agent"]),
+            (Some("off,webrtc=info"), vec!["webrtc::peer_connection"]),
+        ] {
+            assert_eq!(logged(wanted), expected, "{wanted:?}");
+        }
     }
 }

@@ -1,5 +1,6 @@
 //! What is remembered of requests for a session, by the browser that signed them (PROTOCOL.md section
-//! 4.1): their nonces, and how many came. Only for paired browsers, whose signature was right.
+//! 4.1): their nonces, and how many came; and how many offers of peers did (section 6.1). Only for paired
+//! browsers, whose signature was right.
 
 use super::limits::Bucket;
 use parking_lot::Mutex;
@@ -11,6 +12,10 @@ use uuid::Uuid;
 /// that are restored together, and a worker that is started over and over.
 const BURST: i64 = 32;
 const EVERY: i64 = 2;
+/// Offers of peers at once, and the seconds from one to the next beyond that: each makes sockets and sends to
+/// servers that the browser names.
+const OFFERS: i64 = 16;
+const OFFERS_EVERY: i64 = 2;
 /// Nonces that are remembered of one browser: what its bucket allows within the window of time, several times
 /// over, because those that are refused for their number are remembered too.
 const NONCES: usize = 4096;
@@ -34,6 +39,17 @@ pub struct Clients(Mutex<HashMap<Uuid, Client>>);
 struct Client {
     nonces: NonceMemory,
     opened: Bucket,
+    offered: Bucket,
+}
+
+impl Default for Client {
+    fn default() -> Self {
+        Self {
+            nonces: NonceMemory::with_limit(NONCES),
+            opened: Bucket::new(BURST, EVERY),
+            offered: Bucket::new(OFFERS, OFFERS_EVERY),
+        }
+    }
 }
 
 impl Clients {
@@ -43,15 +59,20 @@ impl Clients {
     /// When it was used before, or too many came.
     pub fn remember(&self, browser: Uuid, nonce: &str, created: i64, now: i64) -> Result<(), Refused> {
         let mut clients = self.0.lock();
-        let client = clients.entry(browser).or_insert_with(|| Client {
-            nonces: NonceMemory::with_limit(NONCES),
-            opened: Bucket::new(BURST, EVERY),
-        });
+        let client = clients.entry(browser).or_default();
         client.nonces.remember(nonce, created, now).map_err(|error| match error {
             SignatureError::TooManyNonces => Refused::TooMany(NONCES_TIME),
             _ => Refused::Replayed,
         })?;
         client.opened.take(now).map_err(Refused::TooMany)
+    }
+
+    /// Counts an offer.
+    ///
+    /// # Errors
+    /// When too many came: the seconds until one more may.
+    pub fn offer(&self, browser: Uuid, now: i64) -> Result<(), i64> {
+        self.0.lock().entry(browser).or_default().offered.take(now)
     }
 
     /// Forgets browsers that are not paired any more.
@@ -87,5 +108,18 @@ mod tests {
         // A revoked browser that is paired again is another one.
         clients.retain(|browser| browser != one);
         assert_eq!(clients.remember(one, &nonce(0), NOW, NOW), Ok(()));
+    }
+
+    #[test]
+    fn each_browser_has_its_own_number_of_offers() {
+        let clients = Clients::default();
+        let (one, two) = (Uuid::from_u128(1), Uuid::from_u128(2));
+        for _ in 0..OFFERS {
+            assert_eq!(clients.offer(one, NOW), Ok(()));
+        }
+        assert_eq!(clients.offer(one, NOW), Err(OFFERS_EVERY));
+        assert_eq!(clients.offer(two, NOW), Ok(()));
+        assert_eq!(clients.offer(one, NOW + OFFERS_EVERY), Ok(()));
+        assert_eq!(clients.offer(one, NOW + OFFERS_EVERY), Err(OFFERS_EVERY));
     }
 }

@@ -53,6 +53,10 @@ impl Gate {
         request: OfferRequest,
     ) -> Result<Response<Bytes>, Refusal> {
         let peers = self.peers()?;
+        self.clients.offer(inside.caller.id, (self.clock)()).map_err(|seconds| {
+            Refusal::new(Code::RateLimited, "Too many offers of this browser. Wait a moment.")
+                .retry_after(seconds)
+        })?;
         check(request.v)?;
         let OfferRequest { sdp, ice_servers, peer_id, .. } = request;
         let session = inside.session;
@@ -95,7 +99,11 @@ fn refusal(error: PeerError) -> Refusal {
         PeerError::Sdp(_) | PeerError::Ice(_) | PeerError::Refused => Refusal::new(Code::BadRequest, says),
         PeerError::NotFound => Refusal::new(Code::NotFound, says),
         PeerError::Full => Refusal::new(Code::RateLimited, says).retry_after(FULL_FOR),
-        PeerError::Busy => Refusal::new(Code::RateLimited, says).retry_after(BUSY_FOR),
+        PeerError::Ports(_) => {
+            tracing::warn!("a browser stays on the relay: {error}");
+            Refusal::new(Code::RateLimited, says).retry_after(FULL_FOR)
+        }
+        PeerError::Busy | PeerError::Displaced => Refusal::new(Code::RateLimited, says).retry_after(BUSY_FOR),
         PeerError::Ended => crate::forward::session_ended(),
         PeerError::Failed(why) => {
             tracing::warn!(why, "no peer could be made");

@@ -31,10 +31,16 @@ use webrtc::{data_channel::DataChannel, peer_connection::RTCPeerConnectionState}
 const CONNECT: Duration = Duration::from_secs(30);
 /// How often the path is looked at, for the status.
 const LOOK: Duration = Duration::from_secs(2);
-/// Channels that are none of ours, and that are closed, before the peer is.
+/// Channels besides the one, that are closed, before the peer is.
 const STRANGERS: usize = 4;
+/// How long the exchanges under way have to finish when the peer is to end, above all the one that asked for it:
+/// otherwise nobody over there learns that it was done.
+const LAST: Duration = Duration::from_millis(1500);
 /// How long the engine has to say goodbye.
 const GOODBYE: Duration = Duration::from_millis(300);
+
+/// How long a peer that has to go, and its ports, may take.
+const ROOM: Duration = Duration::from_secs(1);
 
 /// An offer that waits for its answer.
 pub struct Asked {
@@ -82,7 +88,9 @@ impl Info {
 pub enum Why {
     /// Its session did.
     Session,
-    /// It was asked to, or had to make room.
+    /// Its browser asked for it.
+    Asked,
+    /// It had to make room, or the agent ends.
     Closed,
     /// The engine could not be set up, or did not take the offer.
     Refused(String),
@@ -104,6 +112,7 @@ impl fmt::Display for Why {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Why::Session => f.write_str("its session ended"),
+            Why::Asked => f.write_str("its browser ended it"),
             Why::Closed => f.write_str("it was closed"),
             Why::Refused(error) => write!(f, "the offer could not be answered: {error}"),
             Why::Nobody => f.write_str("nobody waited for the answer"),
@@ -121,7 +130,12 @@ pub struct Actor {
     pub id: Uuid,
     pub browser: Uuid,
     pub session_ended: CancellationToken,
+    /// Ends it once what is under way is done, as the session's end does.
+    pub finish: CancellationToken,
+    /// Ends it at once.
     pub stop: CancellationToken,
+    /// The peer that had to go for it: its ports may be needed.
+    pub before: Option<CancellationToken>,
     pub asks: mpsc::Receiver<Asked>,
     pub info: Arc<Info>,
     pub handler: StreamHandler,
@@ -137,46 +151,80 @@ struct Open {
     _driver: AbortOnDropHandle<Ended>,
 }
 
+/// What goes on over a peer.
+#[derive(Default)]
+struct Live {
+    open: Option<Open>,
+    streams: JoinSet<()>,
+}
+
+impl Live {
+    /// Takes nothing new, lets what is under way finish, and closes the channel once the browser has it all.
+    async fn finish(mut self) {
+        let finished = async {
+            let Some(open) = self.open else { return };
+            while self.streams.join_next().await.is_some() {}
+            open.handle.close(1000, "");
+            open.handle.closed().await;
+        };
+        let _ = timeout(LAST, finished).await;
+    }
+}
+
 impl Actor {
     /// Lives until something ends it.
     pub async fn run(mut self, first: Asked, binding: Binding, servers: Vec<IceServer>) -> Why {
-        let (session_ended, stop) = (self.session_ended.clone(), self.stop.clone());
-        let over = async move {
+        let (session_ended, finish, stop) =
+            (self.session_ended.clone(), self.finish.clone(), self.stop.clone());
+        let over = async {
             tokio::select! {
                 () = session_ended.cancelled() => Why::Session,
+                () = finish.cancelled() => Why::Asked,
                 () = stop.cancelled() => Why::Closed,
             }
         };
         tokio::pin!(over);
+        if let Some(before) = self.before.take() {
+            let _ = timeout(ROOM, before.cancelled()).await;
+        }
         let opened = tokio::select! {
             biased;
             why = &mut over => return why,
-            opened = Engine::open(binding, servers) => opened,
+            opened = open_engine(binding, servers) => opened,
         };
         let mut engine = match opened {
             Ok(engine) => engine,
             Err(error) => {
-                let _ = first.answer.send(Err(PeerError::Failed(error.to_string())));
-                return Why::Refused(error.to_string());
+                let why = Why::Refused(error.to_string());
+                let _ = first.answer.send(Err(error));
+                return why;
             }
         };
-        // What `live` holds, streams above all, ends with it.
+        let mut live = Live::default();
         let why = tokio::select! {
             biased;
             why = &mut over => why,
-            why = self.live(&mut engine, first) => why,
+            why = self.live(&mut engine, first, &mut live) => why,
         };
         self.info.open.store(false, Relaxed);
+        if matches!(why, Why::Session | Why::Asked) {
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = live.finish() => {}
+            }
+        } else {
+            // Streams, above all.
+            drop(live);
+        }
         let _ = timeout(GOODBYE, engine.close()).await;
         why
     }
 
-    async fn live(&mut self, engine: &mut Engine, first: Asked) -> Why {
+    async fn live(&mut self, engine: &mut Engine, first: Asked, live: &mut Live) -> Why {
         if let Err(why) = answer(engine, first).await {
             return why;
         }
-        let mut open: Option<Open> = None;
-        let mut streams = JoinSet::new();
+        let Live { open, streams } = live;
         let mut strangers = 0;
         let waited = sleep(CONNECT.min(self.idle));
         tokio::pin!(waited);
@@ -195,19 +243,20 @@ impl Actor {
                     if open.is_none() && channel::is_ours(&channel).await {
                         tracing::info!(peer = %self.id, browser = %self.browser, "a peer is connected");
                         self.info.open.store(true, Relaxed);
-                        open = Some(self.open(channel));
+                        *open = Some(self.open(channel));
                         waited.as_mut().reset(Instant::now() + self.idle);
                         look.reset_immediately();
                     } else {
                         tracing::debug!(peer = %self.id, "a channel that is none of ours");
                         let _ = channel.close().await;
                         strangers += 1;
-                        if strangers >= STRANGERS {
+                        // The offer has one channel: if it is not this one, no other comes.
+                        if open.is_none() || strangers >= STRANGERS {
                             return Why::Strangers;
                         }
                     }
                 }
-                stream = next(&mut open) => match stream {
+                stream = next(open) => match stream {
                     Ok(stream) => {
                         streams.spawn((self.handler)(stream, self.browser));
                         self.info.streams.store(streams.len(), Relaxed);
@@ -235,7 +284,7 @@ impl Actor {
                 }
                 _ = look.tick() => {
                     let path = engine.path().await;
-                    if let Some(open) = &open {
+                    if let Some(open) = open.as_ref() {
                         open.flight.follow(&open.channel, path.as_ref().and_then(|path| path.rtt_ms)).await;
                     }
                     *self.info.path.lock() = path;
@@ -251,6 +300,12 @@ impl Actor {
         let driver = AbortOnDropHandle::new(tokio::spawn(driver.run()));
         Open { handle, incoming, channel, flight, _driver: driver }
     }
+}
+
+/// Binds the sockets of an engine. The ports of a range may be those of a peer that is just going.
+async fn open_engine(binding: Binding, servers: Vec<IceServer>) -> Result<Engine, PeerError> {
+    binding.room(ROOM).await.map_err(PeerError::Ports)?;
+    Engine::open(binding, servers).await.map_err(|error| PeerError::Failed(error.to_string()))
 }
 
 /// The next stream of an open channel; never when none is open.

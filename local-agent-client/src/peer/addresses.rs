@@ -4,11 +4,16 @@ use std::{
     fmt, io,
     net::{IpAddr, SocketAddr, ToSocketAddrs, UdpSocket},
     str::FromStr,
+    time::Duration,
     vec,
 };
+use tokio::time::{sleep, timeout};
 
 /// Addresses that are used at the most: each is a socket of every peer, and a candidate.
 const MAX_ADDRESSES: usize = 16;
+
+/// How often a port is looked for while there is none.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 /// UDP ports from one to another, both included.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -105,13 +110,39 @@ impl ToSocketAddrs for Binding {
                         .map(|port| SocketAddr::new(ip, port))
                         .find(|at| is_free(*at));
                     if free.is_none() {
-                        tracing::warn!(address = %ip, ports = %range, "no UDP port of the range is free");
+                        tracing::debug!(address = %ip, ports = %range, "no UDP port of the range is free");
                     }
                     free
                 }
             })
             .collect();
         Ok(bound.into_iter())
+    }
+}
+
+impl Binding {
+    /// Waits until a port of the range is free, for so long.
+    ///
+    /// # Errors
+    /// With the range when none is.
+    pub async fn room(&self, within: Duration) -> Result<(), PortRange> {
+        let Some(range) = self.ports else { return Ok(()) };
+        let found = async {
+            while self.to_socket_addrs().is_ok_and(|mut bound| bound.next().is_none()) {
+                sleep(LOOK_AGAIN).await;
+            }
+        };
+        timeout(within, found).await.map_err(|_| range)
+    }
+
+    /// Whether a port of the range is free, or there is no range.
+    pub fn has_room(&self) -> bool {
+        self.ports.is_none() || self.to_socket_addrs().is_ok_and(|mut bound| bound.next().is_some())
+    }
+
+    /// The addresses that were named and that this machine does not have.
+    pub fn missing(&self) -> Vec<IpAddr> {
+        self.addresses.iter().copied().filter(|ip| !is_free(SocketAddr::new(*ip, 0))).collect()
     }
 }
 

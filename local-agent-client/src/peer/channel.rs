@@ -17,7 +17,10 @@ use std::{
     task::{Context, Poll, ready},
     time::Duration,
 };
-use tokio::{sync::Notify, time::timeout};
+use tokio::{
+    sync::Notify,
+    time::{sleep, timeout},
+};
 use tokio_util::sync::ReusableBoxFuture;
 use webrtc::{
     data_channel::{DataChannel, DataChannelEvent},
@@ -29,7 +32,7 @@ pub const LABEL: &str = "relay";
 /// See [`LABEL`].
 pub const PROTOCOL: &str = "relay.peer.v1";
 /// Bytes of one message, in either direction.
-pub const MAX_MESSAGE: usize = 65_536;
+pub const MAX_MESSAGE: usize = super::sdp::MAX_MESSAGE;
 /// Bytes that may wait for the browser's acknowledgement at the most. It carries 25 MB/s at a round trip of 40 ms.
 pub const SEND_BUFFER: usize = 1 << 20;
 /// Those that may always: a message or two.
@@ -40,6 +43,9 @@ const FIRST_FLIGHT: usize = 256 * 1024;
 const AIM: f64 = 50e6;
 /// The engine tells when there is room again; if it should not, it is looked at so often.
 const LOOK_AGAIN: Duration = Duration::from_millis(2);
+
+/// How long the last of what was sent has to arrive before the channel is closed.
+const LANDING: Duration = Duration::from_secs(1);
 
 /// Payload bytes of one peer, as they went over its channel.
 #[derive(Debug, Default)]
@@ -136,6 +142,17 @@ async fn send(channel: Channel, bytes: bytes::Bytes, flight: Arc<Flight>) -> Eng
     channel.send(BytesMut::from(bytes)).await
 }
 
+/// Closes a channel once the browser has what was sent: closing it is not to overtake the last answer.
+async fn close(channel: Channel) -> EngineResult<()> {
+    let landed = async {
+        while channel.outstanding_bytes().await.is_ok_and(|bytes| bytes > 0) {
+            sleep(LOOK_AGAIN).await;
+        }
+    };
+    let _ = timeout(LANDING, landed).await;
+    channel.close().await
+}
+
 async fn next(channel: Channel) -> Option<DataChannelEvent> {
     channel.poll().await
 }
@@ -186,7 +203,7 @@ impl Transport for Messages {
                 self.bytes.sent.fetch_add(bytes.len() as u64, Relaxed);
                 self.sending.set(send(channel, bytes, self.flight.clone()));
             }
-            Outbound::Close { .. } => self.sending.set(async move { channel.close().await }),
+            Outbound::Close { .. } => self.sending.set(close(channel)),
             Outbound::Control(_) | Outbound::Ping(_) => {
                 return Err(Ended::Protocol("a data channel carries bytes alone".to_owned()));
             }

@@ -6,13 +6,15 @@
 //! | no mDNS of our own | it needs a multicast socket; a browser's `.local` candidates are not looked up, its checks arrive all the same and form a peer-reflexive pair |
 //! | DTLS server | the browser begins the handshake as soon as a pair works: 350 → 190 ms |
 //! | local candidates and sockets anew at an ICE restart | either end's network may be another one |
+//! | no bound on messages | one over the engine's bound is dropped without a word, which leaves a hole in the stream of bytes; up to 256 KiB, which is the engine's own, it is seen and ends the peer. The answer tells the bound that holds |
 //! | the MTU as it is | larger packets did not arrive |
 
 use super::{
     addresses::Binding,
-    channel::{MAX_MESSAGE, SEND_BUFFER},
-    ice::IceServer,
+    channel::SEND_BUFFER,
+    ice::{IceError, IceServer},
     runtime::{PeerRuntime, Tasks},
+    sdp,
 };
 use crate::status::PeerPath;
 use rtc::{
@@ -95,19 +97,10 @@ impl Engine {
             .with_include_loopback_candidate(true)
             .with_discard_local_candidates_during_ice_restart(true)
             .with_ice_timeouts(Some(disconnected), Some(failed), Some(keep_alive))
-            .with_sctp_max_message_size(SctpMaxMessageSize::Bounded(
-                u32::try_from(MAX_MESSAGE).unwrap_or(u32::MAX),
-            ))
+            .with_sctp_max_message_size(SctpMaxMessageSize::Unbounded)
             .build();
-        let servers = servers.into_iter().map(|server| RTCIceServer {
-            urls: server.urls,
-            username: server.username.unwrap_or_default(),
-            credential: server
-                .credential
-                .map(|credential| credential.expose().to_owned())
-                .unwrap_or_default(),
-        });
-        let configuration = RTCConfigurationBuilder::default().with_ice_servers(servers.collect()).build();
+        let servers = servers.iter().map(for_engine).collect();
+        let configuration = RTCConfigurationBuilder::default().with_ice_servers(servers).build();
         let (gathered_tx, gathered) = watch::channel(0);
         let (state_tx, state) = watch::channel(RTCPeerConnectionState::New);
         let (channels_tx, channels) = mpsc::channel(CHANNELS);
@@ -125,7 +118,8 @@ impl Engine {
         Ok(Self { connection: Arc::new(connection), gathered, state, channels, _tasks: tasks })
     }
 
-    /// Answers an offer, the first or one that restarts ICE, with the candidates of two seconds at the most.
+    /// Answers an offer that was checked, the first or one that restarts ICE, with the candidates of two seconds at
+    /// the most.
     pub async fn answer(&mut self, offer: String) -> Result<String, Error> {
         self.gathered.mark_unchanged();
         self.connection.set_remote_description(RTCSessionDescription::offer(offer)?).await?;
@@ -134,7 +128,7 @@ impl Engine {
         // What was found by then has to do.
         let _ = tokio::time::timeout(GATHER, self.gathered.changed()).await;
         let described = self.connection.local_description().await;
-        described.map(|answer| answer.sdp).ok_or(Error::ErrConnectionClosed)
+        described.map(|answer| sdp::answered(&answer.sdp)).ok_or(Error::ErrConnectionClosed)
     }
 
     /// What is known of the path: the kinds of its two candidates, and its round trip.
@@ -165,6 +159,26 @@ impl Engine {
             tracing::debug!(%error, "a peer did not close cleanly");
         }
     }
+}
+
+fn for_engine(server: &IceServer) -> RTCIceServer {
+    RTCIceServer {
+        urls: server.urls.clone(),
+        username: server.username.clone().unwrap_or_default(),
+        credential: server
+            .credential
+            .as_ref()
+            .map(|credential| credential.expose().to_owned())
+            .unwrap_or_default(),
+    }
+}
+
+/// Whether the engine can read what was checked already.
+///
+/// # Errors
+/// When it cannot.
+pub fn reads(servers: &[IceServer]) -> Result<(), IceError> {
+    servers.iter().try_for_each(|server| for_engine(server).urls().map(drop).map_err(|_| IceError::Url))
 }
 
 /// The addresses of this machine's interfaces.

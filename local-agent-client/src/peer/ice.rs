@@ -4,7 +4,7 @@
 //! servers, and only while a peer is made.
 
 use serde::Deserialize;
-use std::fmt;
+use std::{fmt, net::Ipv6Addr};
 use zeroize::Zeroizing;
 
 /// Entries of one offer, and URLs of one entry.
@@ -93,22 +93,39 @@ pub fn check(servers: &[IceServer]) -> Result<(), IceError> {
     Ok(())
 }
 
-/// Whether a URL is a TURN server's and not a STUN server's.
+/// Whether a URL is a TURN server's and not a STUN server's. A `stun:` URL has no query (RFC 7064).
 fn is_turn(url: &str) -> Result<bool, IceError> {
     let (scheme, rest) = url.split_once(':').ok_or(IceError::Url)?;
-    let turn = match scheme {
-        "stun" | "stuns" => false,
-        "turn" | "turns" => true,
+    let (server, query) = rest.split_once('?').map_or((rest, None), |(server, query)| (server, Some(query)));
+    let turn = match (scheme, query) {
+        ("stun" | "stuns", None) => false,
+        ("turn" | "turns", None | Some("transport=udp" | "transport=tcp")) => true,
         _ => return Err(IceError::Url),
     };
-    let host = rest.split_once('?').map_or(rest, |(host, _)| host);
-    let plain = |c: char| c.is_ascii_alphanumeric() || "-._:[]%".contains(c);
-    let query = rest.get(host.len()..).unwrap_or_default();
-    let known = matches!(query, "" | "?transport=udp" | "?transport=tcp");
-    if url.len() > URL || host.is_empty() || !host.chars().all(plain) || !known {
+    if url.len() > URL || !is_server(server) {
         return Err(IceError::Url);
     }
     Ok(turn)
+}
+
+/// A name or an address, an IPv6 one in brackets, and perhaps a port.
+fn is_server(server: &str) -> bool {
+    let (right, port) = match server.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        Some((ip, "")) => (ip.parse::<Ipv6Addr>().is_ok(), None),
+        Some((ip, port)) => {
+            (ip.parse::<Ipv6Addr>().is_ok(), Some(port.strip_prefix(':').unwrap_or_default()))
+        }
+        None => {
+            let (name, port) =
+                server.split_once(':').map_or((server, None), |(name, port)| (name, Some(port)));
+            let plain = |c: char| c.is_ascii_alphanumeric() || "-._".contains(c);
+            (!name.is_empty() && name.chars().all(plain), port)
+        }
+    };
+    let is_port = |port: &str| {
+        port.bytes().all(|digit| digit.is_ascii_digit()) && port.parse::<u16>().is_ok_and(|port| port > 0)
+    };
+    right && port.is_none_or(is_port)
 }
 
 #[cfg(test)]
@@ -140,6 +157,19 @@ mod tests {
             (vec![server(&["stun"], None, None)], Err(IceError::Url)),
             (vec![server(&["stun:a b"], None, None)], Err(IceError::Url)),
             (vec![server(&["stun:a?x=y"], None, None)], Err(IceError::Url)),
+            (vec![server(&["stun:a?transport=udp"], None, None)], Err(IceError::Url)),
+            (vec![server(&["turn:a?transport=x"], Some("u"), Some("p"))], Err(IceError::Url)),
+            (vec![server(&["stun:a:65535", "stun:[::1]"], None, None)], Ok(())),
+            (vec![server(&["stun:a:0"], None, None)], Err(IceError::Url)),
+            (vec![server(&["stun:a:65536"], None, None)], Err(IceError::Url)),
+            (vec![server(&["stun:a:"], None, None)], Err(IceError::Url)),
+            (vec![server(&["stun:a:+5"], None, None)], Err(IceError::Url)),
+            (vec![server(&["stun:a:1:2"], None, None)], Err(IceError::Url)),
+            (vec![server(&["stun:[::1"], None, None)], Err(IceError::Url)),
+            (vec![server(&["stun:::1]"], None, None)], Err(IceError::Url)),
+            (vec![server(&["stun:[a]"], None, None)], Err(IceError::Url)),
+            (vec![server(&["stun:[::1]5"], None, None)], Err(IceError::Url)),
+            (vec![server(&["stun://a"], None, None)], Err(IceError::Url)),
             (vec![server(&[&far], None, None)], Err(IceError::Url)),
             (vec![server(&["turn:t"], Some(&long), Some("p"))], Err(IceError::Credential)),
             (vec![server(&["stun:a"; URLS + 1], None, None)], Err(IceError::TooMany)),

@@ -126,6 +126,12 @@ pub enum PeerError {
     /// One restart at a time.
     #[error("this peer is being restarted already")]
     Busy,
+    /// Newer offers of the same browser took its place before it was answered.
+    #[error("newer offers of this browser took the place of this one")]
+    Displaced,
+    /// Other peers use every port.
+    #[error("every UDP port of --webrtc-ports {0} is in use; the agent needs a wider range")]
+    Ports(PortRange),
     /// The session ended meanwhile.
     #[error("the session has ended")]
     Ended,

@@ -30,7 +30,11 @@ const SHUTDOWN: Duration = Duration::from_secs(1);
 /// What is kept of one peer outside its task.
 struct Entry {
     info: Arc<Info>,
+    /// Lets what is under way finish first.
+    finish: CancellationToken,
     stop: CancellationToken,
+    /// It has ended, and everything that belonged to it.
+    gone: CancellationToken,
     asks: mpsc::Sender<Asked>,
 }
 
@@ -59,12 +63,14 @@ impl fmt::Debug for Peers {
 struct Leave {
     id: Uuid,
     info: Arc<Info>,
+    gone: CancellationToken,
     shared: Arc<Shared>,
 }
 
 impl Drop for Leave {
     fn drop(&mut self) {
         self.shared.table.lock().forget(self.id);
+        self.gone.cancel();
         let mut past = self.shared.past.lock();
         past.bytes_sent = past.bytes_sent.saturating_add(self.info.bytes.sent.load(Relaxed));
         past.bytes_received = past.bytes_received.saturating_add(self.info.bytes.received.load(Relaxed));
@@ -72,10 +78,19 @@ impl Drop for Leave {
 }
 
 impl Peers {
-    /// Peers that are made like this. `None` only where this build cannot make any.
+    /// Peers that are made like this. `None` where none can be made: this build has no engine, or the machine has
+    /// none of the addresses that were named.
     pub fn new(settings: Settings) -> Option<Arc<Self>> {
         let Settings { ports, addresses, relay_is_local, idle } = settings;
         let binding = Binding { addresses, ports, relay_is_local, found: engine::interfaces };
+        let missing = binding.missing();
+        if !missing.is_empty() {
+            tracing::warn!(?missing, "this machine does not have these addresses of --webrtc-address");
+        }
+        if !missing.is_empty() && missing.len() == binding.addresses.len() {
+            tracing::warn!("browsers stay on the relay: the direct path has no address");
+            return None;
+        }
         Some(Arc::new(Self { binding, idle, shared: Arc::default(), tasks: Mutex::default() }))
     }
 
@@ -89,10 +104,12 @@ impl Peers {
         offer: Offer,
         handler: StreamHandler,
     ) -> Result<Answer, PeerError> {
-        sdp::check(&offer.sdp)?;
+        let sdp = sdp::offered(&offer.sdp)?;
         ice::check(&offer.ice_servers)?;
+        engine::reads(&offer.ice_servers)?;
         let (answer, answered) = oneshot::channel();
-        let asked = Asked { sdp: offer.sdp, answer };
+        let asked = Asked { sdp, answer };
+        let session_ended = caller.ended.clone();
         let peer_id = match offer.peer_id {
             Some(id) => {
                 self.restart(id, &caller, asked)?;
@@ -103,7 +120,9 @@ impl Peers {
         match timeout(ANSWER, answered).await {
             Ok(Ok(answer)) => answer.map(|sdp| Answer { peer_id, sdp }),
             // The peer ended while it was asked.
-            Ok(Err(_)) => Err(PeerError::Ended),
+            Ok(Err(_)) if session_ended.is_cancelled() => Err(PeerError::Ended),
+            Ok(Err(_)) if offer.peer_id.is_some() => Err(PeerError::NotFound),
+            Ok(Err(_)) => Err(PeerError::Displaced),
             Err(_) => Err(PeerError::Failed("the engine did not answer in time".to_owned())),
         }
     }
@@ -127,19 +146,35 @@ impl Peers {
         let id = Uuid::new_v4();
         let info = Arc::new(Info::new(now()));
         let (asks, to_do) = mpsc::channel(1);
-        let stop = CancellationToken::new();
-        let entry = Entry { info: info.clone(), stop: stop.clone(), asks };
-        let evicted = self.shared.table.lock().enter(id, caller.owner, entry).map_err(|_| PeerError::Full)?;
-        if let Some(oldest) = evicted {
-            oldest.stop.cancel();
-        }
+        let (finish, stop, gone) =
+            (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
+        let entry = Entry {
+            info: info.clone(),
+            finish: finish.clone(),
+            stop: stop.clone(),
+            gone: gone.clone(),
+            asks,
+        };
+        let has_room = self.binding.has_room();
+        let before = {
+            let mut table = self.shared.table.lock();
+            // Its own: windows that were closed or reloaded leave some behind.
+            let oldest = if has_room { None } else { table.take_oldest(caller.owner.browser) };
+            let evicted = table.enter(id, caller.owner, entry).map_err(|_| PeerError::Full)?;
+            evicted.or(oldest).map(|oldest| {
+                oldest.stop.cancel();
+                oldest.gone
+            })
+        };
         self.shared.past.lock().opened += 1;
-        let leave = Leave { id, info: info.clone(), shared: self.shared.clone() };
+        let leave = Leave { id, info: info.clone(), gone, shared: self.shared.clone() };
         let actor = Actor {
             id,
             browser: caller.owner.browser,
             session_ended: caller.ended.clone(),
+            finish,
             stop,
+            before,
             asks: to_do,
             info,
             handler,
@@ -157,13 +192,13 @@ impl Peers {
         Ok(id)
     }
 
-    /// Ends a browser's peer.
+    /// Ends a browser's peer, once what is under way is done: the exchange that asks for this may be.
     ///
     /// # Errors
     /// [`PeerError::NotFound`] when it has no such.
     pub fn close(&self, browser: Uuid, peer: Uuid) -> Result<(), PeerError> {
         let entry = self.shared.table.lock().take(peer, browser).ok_or(PeerError::NotFound)?;
-        entry.stop.cancel();
+        entry.finish.cancel();
         Ok(())
     }
 

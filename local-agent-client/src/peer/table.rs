@@ -48,7 +48,7 @@ impl<P> Table<P> {
     pub fn enter(&mut self, id: Uuid, owner: Owner, peer: P) -> Result<Option<P>, Full> {
         let of_browser = self.rows.iter().filter(|row| row.owner.browser == owner.browser).count();
         let gone = if of_browser >= PER_BROWSER {
-            self.take_where(|row| row.owner.browser == owner.browser)
+            self.take_oldest(owner.browser)
         } else if self.rows.len() >= PER_AGENT {
             return Err(Full);
         } else {
@@ -72,6 +72,11 @@ impl<P> Table<P> {
     /// Takes out a browser's own peer, of whichever session.
     pub fn take(&mut self, id: Uuid, browser: Uuid) -> Option<P> {
         self.take_where(|row| row.id == id && row.owner.browser == browser)
+    }
+
+    /// Takes out a browser's oldest.
+    pub fn take_oldest(&mut self, browser: Uuid) -> Option<P> {
+        self.take_where(|row| row.owner.browser == browser)
     }
 
     /// Takes out a peer that has ended.
@@ -145,7 +150,11 @@ mod tests {
         assert_eq!(table.find(id(1), Uuid::from_u128(2)), None, "another browser");
         assert_eq!(table.find(id(2), Uuid::from_u128(1)), None, "another peer");
         assert_eq!(table.take(id(1), Uuid::from_u128(2)), None);
-        assert_eq!(table.take(id(1), Uuid::from_u128(1)), Some(1));
+        assert_eq!(table.take_oldest(Uuid::from_u128(2)), None);
+        table.enter(id(2), owner(1, 1), 2).unwrap();
+        assert_eq!(table.take_oldest(Uuid::from_u128(1)), Some(1));
+        assert_eq!(table.take(id(1), Uuid::from_u128(1)), None);
+        assert_eq!(table.take(id(2), Uuid::from_u128(1)), Some(2));
         assert_eq!(table.forget(id(1)), None);
         assert!(table.is_empty());
     }

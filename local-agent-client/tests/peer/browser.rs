@@ -5,7 +5,7 @@ use local_agent_client::peer::{
     channel::{LABEL, Messages, PROTOCOL},
 };
 use relay_protocol::tunnel::{self, Handle, Options, Role};
-use rtc::ice::mdns::MulticastDnsMode;
+use rtc::{ice::mdns::MulticastDnsMode, peer_connection::configuration::setting_engine::SctpMaxMessageSize};
 use std::{
     net::{IpAddr, Ipv4Addr},
     sync::Arc,
@@ -60,6 +60,8 @@ impl Browser {
         let settings = SettingEngineBuilder::new()
             .with_multicast_dns_mode(MulticastDnsMode::Disabled)
             .with_include_loopback_candidate(true)
+            // More than it may send.
+            .with_sctp_max_message_size(SctpMaxMessageSize::Unbounded)
             .build();
         let (sender, gathered) = watch::channel(0);
         let connection = PeerConnectionBuilder::new()
@@ -139,7 +141,11 @@ impl Agent {
         sdp: String,
         peer_id: Option<Uuid>,
     ) -> Result<Answer, PeerError> {
-        self.peers.offer(caller, Offer { sdp, ice_servers: Vec::new(), peer_id }, self.handler.clone()).await
+        self.offer(caller, Offer { sdp, ice_servers: Vec::new(), peer_id }).await
+    }
+
+    pub async fn offer(&self, caller: Caller, offer: Offer) -> Result<Answer, PeerError> {
+        self.peers.offer(caller, offer, self.handler.clone()).await
     }
 
     /// An open peer.

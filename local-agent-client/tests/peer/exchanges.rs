@@ -128,6 +128,27 @@ async fn answer(session: &Session<'_>, number: u64, stream: &mut Stream) -> io::
     }
 }
 
+/// The code of the error that an answer is broken off with, `None` for a reset.
+async fn answer_or_error(session: &Session<'_>, number: u64, stream: &mut Stream) -> Option<String> {
+    let prelude = Prelude { session_id: session.id, number };
+    let mut decoder =
+        Decoder::new(SignedOpen::new(session.browser.agent, prelude.binding(), Direction::ToBrowser));
+    let mut all = Vec::new();
+    let read = timeout(SOON, stream.read_to_end(&mut all)).await.expect("neither answered nor reset");
+    decoder.push(all.into());
+    match decoder.next_record().unwrap() {
+        Some(record) if record.kind == Kind::Error => {
+            let problem: Value = serde_json::from_slice(&record.payload).unwrap();
+            Some(problem["code"].as_str().unwrap().to_owned())
+        }
+        Some(record) => panic!("{:?}", record.kind),
+        None => {
+            assert!(read.is_err(), "it ended with nothing");
+            None
+        }
+    }
+}
+
 /// Whether a stream was reset before a byte came.
 async fn is_reset(stream: &mut Stream) -> bool {
     timeout(SOON, stream.read_u8())
@@ -226,10 +247,51 @@ async fn revoking_the_browser_ends_its_peers_at_once() {
     let mut stream = send(&peer, &bytes[..bytes.len() - 10]).await;
     timeout(SOON, stream.established()).await.unwrap().unwrap();
     setup.pairing.browsers().revoke(browser.client_id).unwrap();
-    assert!(is_reset(&mut stream).await);
+    // Nothing of what it asked for: a reset, or the word that the session has ended and then nothing.
+    let told = answer_or_error(&session, 0, &mut stream).await;
+    assert!(told.is_none_or(|code| code == Code::SigningSessionEnded.as_str()), "an answer");
     timeout(SOON, peer.handle.closed()).await.expect("the channel stays open");
     let mut stream = send(&stays, &exchange(&others, 0, Method::GET, "/x", b"")).await;
     answer(&others, 0, &mut stream).await.unwrap();
+}
+
+/// Who ends its own peer, or is revoked, over that very peer, gets to know that it was done.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_ends_a_peer_is_answered_over_it() {
+    let setup = agent().await;
+    for revokes in [false, true] {
+        let browser = setup.browser().await;
+        let session = browser.session().await.unwrap();
+        let peer = upgrade(&session).await;
+        let target = if revokes {
+            format!("/_relay/browsers/{}", browser.client_id)
+        } else {
+            format!("/_relay/webrtc/{}", peer.answer.peer_id)
+        };
+        let mut stream = send(&peer, &exchange(&session, 0, Method::DELETE, &target, b"")).await;
+        let (status, _) = answer(&session, 0, &mut stream).await.unwrap();
+        assert_eq!(status, StatusCode::NO_CONTENT, "{target}");
+        // Its end too, and not a reset.
+        assert_eq!(timeout(SOON, stream.read_to_end(&mut Vec::new())).await.unwrap().unwrap(), 0);
+        timeout(SOON, peer.handle.closed()).await.expect("the channel stays open");
+    }
+}
+
+#[tokio::test]
+async fn too_many_offers_are_refused() {
+    let setup = agent().await;
+    let (browser, other) = (setup.browser().await, setup.browser().await);
+    let (session, foreign) = (browser.session().await.unwrap(), other.session().await.unwrap());
+    for _ in 0..16 {
+        let refused = ask(&session, offer("v=0", json!({}))).await.err();
+        assert_eq!(refused, Some(Failure::Agent(Code::BadRequest)));
+    }
+    let refused = async || ask(&session, offer("v=0", json!({}))).await.err();
+    // One more may come every two seconds, and a busy machine takes its time.
+    let limited =
+        timeout(SOON, async { while refused().await != Some(Failure::Agent(Code::RateLimited)) {} });
+    limited.await.expect("there is no limit");
+    assert_eq!(ask(&foreign, offer("v=0", json!({}))).await.err(), Some(Failure::Agent(Code::BadRequest)));
 }
 
 #[tokio::test]
@@ -262,6 +324,8 @@ async fn offers_that_cannot_be_answered_are_refused_in_words() {
         ("a peer that is gone", offer(&sdp, json!({"peer_id": gone})), Code::NotFound),
         ("too many servers", offer(&sdp, json!({"ice_servers": many})), Code::BadRequest),
         ("a web server", offer(&sdp, json!({"ice_servers": [{"urls": ["http://a"]}]})), Code::BadRequest),
+        ("a bad port", offer(&sdp, json!({"ice_servers": [{"urls": ["stun:a:99999"]}]})), Code::BadRequest),
+        ("bad brackets", offer(&sdp, json!({"ice_servers": [{"urls": ["stun:[::1"]}]})), Code::BadRequest),
         ("no JSON", Request::post("/_relay/webrtc").body(Bytes::from("{")).unwrap(), Code::BadRequest),
     ] {
         assert_eq!(ask(&session, request).await.err(), Some(Failure::Agent(expected)), "{what}");

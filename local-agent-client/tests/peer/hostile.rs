@@ -2,14 +2,14 @@
 
 use crate::browser::{Agent, Browser, SOON, echo, reliable};
 use bytes::BytesMut;
-use local_agent_client::peer::{PeerError, sdp::SdpError};
+use local_agent_client::peer::{Answer, PeerError, sdp::SdpError};
 use rand::{Rng, RngCore, SeedableRng, rngs::StdRng};
 use std::{net::SocketAddr, time::Duration};
 use tokio::{net::UdpSocket, time::timeout};
 use webrtc::data_channel::{DataChannelEvent, RTCDataChannelInit};
 
 #[tokio::test]
-async fn other_channels_than_the_one_are_closed() {
+async fn another_channel_than_the_one_ends_the_peer() {
     for (what, label, init) in [
         ("label", "other", reliable()),
         ("protocol", "relay", RTCDataChannelInit { protocol: "relay.peer.v2".to_owned(), ..reliable() }),
@@ -29,7 +29,8 @@ async fn other_channels_than_the_one_are_closed() {
             }
         };
         timeout(SOON, closed).await.unwrap_or_else(|_| panic!("{what}: it stays open"));
-        assert!(!agent.peers.status().1[0].open, "{what}");
+        // At once, and not when the time for a channel is up.
+        timeout(SOON, agent.left(0)).await.unwrap_or_else(|_| panic!("{what}"));
     }
 }
 
@@ -55,7 +56,10 @@ async fn garbage_on_the_channel_ends_the_peer() {
     let mut noise = vec![0; 4000];
     random.fill_bytes(&mut noise);
     noise[0] = 0xff;
+    let syn = [0, 1, 0, 1, 0, 0, 0, 1, 0, 0, 0, 0];
     for (what, message) in [
+        ("a stream that is open already", [syn, syn].concat()),
+        ("a window without bounds", [syn, [0, 1, 0, 0, 0, 0, 0, 1, 0xff, 0xff, 0xff, 0xff]].concat()),
         ("noise", noise),
         ("text", b"GET / HTTP/1.1\r\n\r\n".to_vec()),
         ("a frame larger than the window", vec![0, 0, 0, 1, 0, 0, 0, 1, 0x7f, 0xff, 0xff, 0xff]),
@@ -76,6 +80,35 @@ async fn garbage_on_the_channel_ends_the_peer() {
     browser.open().await;
     browser.channel.send_text("hello").await.unwrap();
     agent.left(0).await;
+}
+
+/// A message over the bound must not leave a hole in the stream of bytes.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_message_over_the_bound_ends_the_peer() {
+    for (size, lives) in [(65_536, true), (65_537, false), (200_000, false), (262_144, false)] {
+        let agent = Agent::new(echo());
+        let mut browser = Browser::new().await;
+        let answer = agent.ask(browser.offer().await, None).await.unwrap();
+        assert!(answer.sdp.contains("a=max-message-size:65536\r\n"), "{}", answer.sdp);
+        // This engine would keep to it.
+        let sdp = answer.sdp.replace("max-message-size:65536", "max-message-size:0");
+        browser.accept(&Answer { sdp, ..answer }).await;
+        browser.open().await;
+        // A ping, and others that have to be answered.
+        let ping = [0, 2, 0, 1, 0, 0, 0, 0, 0, 0, 0, 7];
+        let mut message = ping.repeat(size / 12);
+        message.resize(size, 0);
+        browser.channel.send(BytesMut::from(&message[..])).await.unwrap();
+        if lives {
+            let answered = async {
+                while !matches!(browser.channel.poll().await, Some(DataChannelEvent::OnMessage(_))) {}
+            };
+            timeout(SOON, answered).await.expect("no answer to a ping");
+            assert_eq!(agent.peers.status().0.open, 1);
+        } else {
+            timeout(SOON, agent.left(0)).await.unwrap_or_else(|_| panic!("{size}"));
+        }
+    }
 }
 
 #[tokio::test]

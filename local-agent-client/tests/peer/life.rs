@@ -2,13 +2,16 @@
 
 use crate::browser::{Agent, Browser, SOON, caller, echo, settings};
 use local_agent_client::peer::{
-    PeerError, Settings, StreamHandler,
+    Offer, PeerError, Peers, Settings, StreamHandler,
     addresses::PortRange,
     table::{PER_AGENT, PER_BROWSER},
 };
+use serde_json::json;
 use std::{net::Ipv6Addr, sync::Arc, time::Duration};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
+    net::UdpSocket,
+    task::JoinSet,
     time::timeout,
 };
 use tokio_util::sync::CancellationToken;
@@ -172,6 +175,55 @@ async fn the_fifth_peer_of_a_browser_ends_the_first() {
     assert_eq!(ids.len(), PER_BROWSER);
     assert!(!ids.contains(&first.answer.peer_id.to_string()));
     timeout(SOON, first.handle.closed()).await.expect("the oldest goes on");
+}
+
+/// The session lives on, and the browser has to know that.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_offer_that_newer_ones_push_out_is_told_so() {
+    let agent = Arc::new(Agent::new(echo()));
+    let sdp = Browser::new().await.offer().await;
+    // It never answers, so that gathering takes its time.
+    let silent = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    let servers = json!([{"urls": [format!("stun:{}", silent.local_addr().unwrap())]}]);
+    let mut asked = JoinSet::new();
+    for _ in 0..PER_BROWSER + 2 {
+        let ice_servers = serde_json::from_value(servers.clone()).unwrap();
+        let (agent, sdp) = (agent.clone(), sdp.clone());
+        asked.spawn(async move {
+            agent.offer(agent.caller.clone(), Offer { sdp, ice_servers, peer_id: None }).await
+        });
+    }
+    let asked = asked.join_all().await;
+    let pushed_out = asked.iter().filter(|answer| matches!(answer, Err(PeerError::Displaced))).count();
+    assert_eq!(pushed_out, 2, "{asked:?}");
+    assert_eq!(asked.iter().filter(|answer| answer.is_ok()).count(), PER_BROWSER, "{asked:?}");
+}
+
+#[tokio::test]
+async fn a_browsers_oldest_peer_gives_its_port_up_and_no_others() {
+    let ports = {
+        let free = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        free.local_addr().unwrap().port()
+    };
+    let ports = PortRange::new(ports, ports).unwrap();
+    let agent = Agent::with(Settings { ports: Some(ports), ..settings() }, echo());
+    let offer = Browser::new().await.offer().await;
+    let first = agent.ask(offer.clone(), None).await.unwrap();
+    let refused = agent.ask_as(caller(2, 1), offer.clone(), None).await;
+    assert_eq!(refused.err(), Some(PeerError::Ports(ports)));
+    let second = agent.ask(offer, None).await.unwrap();
+    agent.left(1).await;
+    assert_ne!(first.peer_id, second.peer_id);
+    assert_eq!(agent.peers.status().1[0].id, second.peer_id.to_string());
+}
+
+#[tokio::test]
+async fn there_are_no_peers_where_the_machine_has_none_of_the_addresses() {
+    let foreign = "192.0.2.1".parse().unwrap();
+    let with = |addresses| Peers::new(Settings { addresses, ..settings() });
+    assert!(with(vec![foreign]).is_none());
+    assert!(with(vec![foreign, settings().addresses[0]]).is_some());
+    assert!(with(vec![]).is_some());
 }
 
 #[tokio::test]

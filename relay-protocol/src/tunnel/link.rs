@@ -28,6 +28,11 @@ const MAX_CONTROLS: usize = 64;
 /// An idle outbound buffer larger than this is given back.
 const KEEP_IDLE: usize = 16 * 1024;
 
+/// Bytes of a yamux frame's head, and two of its types (the second byte).
+const FRAME_HEAD: usize = 12;
+const DATA: u8 = 0;
+const GO_AWAY: u8 = 3;
+
 pub(super) struct Link<T> {
     transport: T,
     plain: bool,
@@ -48,6 +53,9 @@ pub(super) struct Link<T> {
     pub(super) controls: VecDeque<Control>,
     /// Why reading ended.
     pub(super) ended: Option<Ended>,
+    /// The session said GoAway. It does so of itself only where the peer broke the protocol, and would then go on
+    /// for ten seconds with what is open.
+    pub(super) going: bool,
     /// Who to wake when reading may go on.
     stopped: Option<Waker>,
 }
@@ -66,6 +74,7 @@ impl<T: Transport> Link<T> {
             pong: None,
             controls: VecDeque::new(),
             ended: None,
+            going: false,
             stopped: None,
         }
     }
@@ -203,6 +212,22 @@ impl<T: Transport> Link<T> {
     }
 }
 
+/// Whether there is a GoAway among these frames. They are the session's own, so they are whole.
+fn has_go_away(mut frames: &[u8]) -> bool {
+    while let Some(([_version, kind, _, _, _, _, _, _, a, b, c, d], rest)) =
+        frames.split_first_chunk::<FRAME_HEAD>()
+    {
+        let kind = *kind;
+        if kind == GO_AWAY {
+            return true;
+        }
+        // Of data alone the last field is the length of what follows.
+        let body = if kind == DATA { u32::from_be_bytes([*a, *b, *c, *d]) } else { 0 };
+        frames = usize::try_from(body).ok().and_then(|body| rest.get(body..)).unwrap_or_default();
+    }
+    false
+}
+
 /// The session's end of a link.
 pub(super) struct LinkIo<T>(pub(super) Arc<Mutex<Link<T>>>);
 
@@ -214,7 +239,9 @@ impl<T: Transport> AsyncRead for LinkIo<T> {
 
 impl<T: Transport> AsyncWrite for LinkIo<T> {
     fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        self.0.lock().outbound.extend_from_slice(buf);
+        let mut link = self.0.lock();
+        link.going |= has_go_away(buf);
+        link.outbound.extend_from_slice(buf);
         Poll::Ready(Ok(buf.len()))
     }
 
@@ -225,5 +252,29 @@ impl<T: Transport> AsyncWrite for LinkIo<T> {
 
     fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(Ok(()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_go_away_is_found_among_other_frames() {
+        let ping = [0, 2, 0, 1, 0, 0, 0, 0, 0, 0, 0, 3];
+        let window = [0, 1, 0, 1, 0, 0, 0, 3, 0, 0, 0, 3];
+        let data = [0, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 12, 0, 3, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+        let go_away = [0, 3, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
+        for (frames, expected) in [
+            (vec![], false),
+            (ping.to_vec(), false),
+            (data.to_vec(), false),
+            ([&ping[..], &data, &window, &data].concat(), false),
+            (go_away.to_vec(), true),
+            ([&ping[..], &data, &window, &go_away].concat(), true),
+            (data[..20].to_vec(), false),
+        ] {
+            assert_eq!(has_go_away(&frames), expected, "{frames:?}");
+        }
     }
 }

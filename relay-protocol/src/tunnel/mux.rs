@@ -472,7 +472,13 @@ impl<T: Transport> Driver<T> {
                 return Ok(());
             }
             let Some(session) = self.session.as_mut() else { return Ok(()) };
-            match futures_util::Stream::poll_next(Pin::new(session), &mut cx) {
+            let polled = futures_util::Stream::poll_next(Pin::new(session), &mut cx);
+            // Of a peer that said GoAway first the session tells at once.
+            if self.link.lock().going && !matches!(polled, Poll::Ready(None | Some(Err(_)))) {
+                self.pump();
+                return Err(self.why(|| Ended::Protocol("a frame that yamux does not allow".to_owned())));
+            }
+            match polled {
                 Poll::Pending => {}
                 Poll::Ready(Some(Ok(handle))) => {
                     self.accept(handle);
