@@ -154,7 +154,7 @@ const env = { RELAY_DATA_DIR: join(folder, "relay"), HOME: folder, RELAY_ALLOWED
 const relay = new Running("relay-server", ["serve"], { ...env, RELAY_LISTEN_ADDR: "127.0.0.1:0" });
 let agent: Running | undefined;
 try {
-  const [, local = ""] = await origin.line(/(http:\/\/\S+)/);
+  const [, local = ""] = await origin.line(/(http:\/\/[0-9.:]+)/);
   const [, port] = await relay.line(/listening.*?addr\S*?=\S*?127\.0\.0\.1:(\d+)/);
   const url = `http://127.0.0.1:${port}`;
   await run("relay-server", ["user", "add", "bench@example.com"], env);

@@ -2,6 +2,7 @@
 # `make bench`: builds everything optimised, compares side by side, rewrites benches/RESULTS.md.
 #
 #   BENCH_ROUNDS (3), BENCH_SECONDS (5), BENCH_MIB (2048), BENCH_PROTECTED_MIB (512), BENCH_IDLE (1000,10000)
+#   BENCH_BROWSER_MIB (128) of a download in Chromium, a quarter of it up
 #   BENCH_OUT    where the tables go, benches/RESULTS.md unless given
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -20,6 +21,8 @@ if ! have nginx; then
     fail "nginx is needed (Debian's package nginx)"
   fi
 fi
+have npm || fail "Node.js 20.19 or newer with npm is needed: https://nodejs.org"
+have "${CHROMIUM:-chromium}" || fail "Chromium is needed (Debian's package chromium), or its path in CHROMIUM"
 rathole=$(command -v rathole || true)
 if [ -z "$rathole" ]; then
   rathole=$tools/bin/rathole
@@ -28,6 +31,8 @@ if [ -z "$rathole" ]; then
     cargo install rathole --no-default-features --features server,client,websocket --root "$tools"
 fi
 
+npm --prefix browser-pairing --no-audit --no-fund ci
+npm --prefix browser-pairing run build
 cargo build --release -p relay-server -p local-agent-client -p benches --bins
 
 # One descriptor for each of ten thousand tunnels, on both sides.
@@ -47,3 +52,9 @@ notes=()
   --rounds "${BENCH_ROUNDS:-3}" --seconds "${BENCH_SECONDS:-5}" --mib "${BENCH_MIB:-2048}" \
   --protected-mib "${BENCH_PROTECTED_MIB:-512}" --idle "${BENCH_IDLE:-1000,10000}" --commit "$commit" --date "$(date -u +%F)" \
   "${notes[@]}" --out "${BENCH_OUT:-benches/RESULTS.md}"
+
+# The same machine in the same minute, with the SDK in a real browser as the client.
+{
+  echo
+  BENCH_ROUNDS=${BENCH_ROUNDS:-3} BENCH_SECONDS=${BENCH_SECONDS:-5} npm --silent --prefix browser-pairing run bench
+} >>"${BENCH_OUT:-benches/RESULTS.md}"
