@@ -1,8 +1,9 @@
 //! One browser's cookies (RFC 6265). Pure: the time comes in.
 //!
 //! There is one host, and cookies are taken and sent as if over https, so neither `Domain` nor `Secure` decides
-//! anything here, but for names that promise something of them: a cookie is known by its name and its path. What the local server sets is bounded, because
-//! it may be broken or somebody else's program; the cookie that was unused for longest goes first.
+//! anything here, but for names that promise something of them: a cookie is known by its name and its path. What
+//! the local server sets is bounded, because it may be broken or somebody else's program; the cookie that was
+//! unused for longest goes first.
 
 use cookie::Cookie;
 use http::HeaderValue;

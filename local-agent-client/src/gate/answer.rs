@@ -55,18 +55,6 @@ pub async fn room(budget: &Arc<Semaphore>, upper: Option<u64>) -> Result<OwnedSe
     }
 }
 
-/// The same for something small that strangers may bring: there is room at once, or there is none.
-///
-/// # Errors
-/// `too_many_streams`.
-pub fn room_now(budget: &Arc<Semaphore>, size: u64) -> Result<OwnedSemaphorePermit, Refusal> {
-    let wanted = u32::try_from(kib(size)).unwrap_or(u32::MAX);
-    budget.clone().try_acquire_many_owned(wanted).map_err(|_| {
-        Refusal::new(Code::TooManyStreams, "Too much waits at this host already. Try again in a moment.")
-            .retry_after(1)
-    })
-}
-
 /// Signs answers to one request.
 #[derive(Debug, Clone)]
 pub struct Signer {
@@ -207,21 +195,4 @@ where
         all.extend_from_slice(&piece);
     }
     Ok(Some(if all.is_empty() { first } else { all.freeze() }))
-}
-
-#[cfg(test)]
-#[allow(clippy::unwrap_used)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_strangers_bring_has_a_bound_over_all_of_them() {
-        let budget = Arc::new(Semaphore::new(2));
-        let first = room_now(&budget, 1025).unwrap();
-        let refused = room_now(&budget, 0).unwrap_err();
-        assert_eq!(refused.code(), Code::TooManyStreams);
-        assert!(refused.response(None).headers().contains_key(header::RETRY_AFTER));
-        drop(first);
-        assert!(room_now(&budget, 2048).is_ok() && room_now(&budget, 2049).is_err());
-    }
 }
