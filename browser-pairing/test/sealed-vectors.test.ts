@@ -10,18 +10,17 @@ import published from "../../relay-protocol/vectors/noise-published.json" with {
 import recordKey from "../../relay-protocol/vectors/record_key.json" with { type: "json" };
 import recordSealed from "../../relay-protocol/vectors/record_sealed.json" with { type: "json" };
 import requestHeads from "../../relay-protocol/vectors/request_head.json" with { type: "json" };
-import { dataRecords } from "../src/body.js";
 import { exchangeHash } from "../src/confirmation.js";
 import { digestFits } from "../src/digest.js";
 import { b64, concat, hex, u64, utf8, uuidBytes } from "../src/encoding.js";
 import { RelayError } from "../src/errors.js";
 import { dhPair, HandshakeFailed, Initiator, type Parties, PROTOCOLS, type Profile } from "../src/noise.js";
-import { readHead } from "../src/payload.js";
-import { RecordOpener, RecordReader, RecordSender, RecordType, TO_AGENT, TO_BROWSER } from "../src/record.js";
+import { RecordOpener, RecordSender, RecordType, TO_AGENT, TO_BROWSER } from "../src/record.js";
 import { type KeyLimits, SealedSealer, SealedUnsealer, sealRoots } from "../src/record-sealed.js";
 import { RecordSigner, RecordVerifier } from "../src/record-signed.js";
 import { requestHead } from "../src/requesthead.js";
 import { claimsSignature, coveredAnswer } from "../src/signature.js";
+import { verdictOn } from "./support/streams.js";
 
 const bytes = (text: string) => new Uint8Array(Buffer.from(text, "hex"));
 const PKCS8 = { ed25519: "302e020100300506032b657004220420", x25519: "302e020100300506032b656e04220420" };
@@ -177,29 +176,6 @@ test("sealed records are made and opened, in both directions and over changes of
   }
 });
 
-/** Reads a whole stream as `fetch` does, in pieces of the given size; the error's code, or `ok`. */
-async function read(stream: Uint8Array, piece: number, opener: RecordOpener): Promise<string> {
-  const body = new ReadableStream<Uint8Array>({
-    start(controller) {
-      for (let at = 0; at < stream.length; at += piece) controller.enqueue(stream.slice(at, at + piece));
-      controller.close();
-    },
-  });
-  const reader = new RecordReader(body, opener);
-  try {
-    const head = await reader.next();
-    if (head === undefined) return "truncated";
-    if (head.type !== RecordType.HEAD) return "tampered";
-    readHead(head.payload);
-    const next = dataRecords(reader, new AbortController().signal);
-    while ((await next()) !== undefined);
-    return "ok";
-  } catch (error) {
-    assert.ok(error instanceof RelayError);
-    return error.verified ? "error_record" : error.code;
-  }
-}
-
 for (const { name, stream_hex, expect } of recordSealed.streams) {
   test(`a sealed stream: ${name}`, async () => {
     const wanted = ["ok", "truncated", "error_record"].includes(expect) ? expect : "tampered";
@@ -207,7 +183,7 @@ for (const { name, stream_hex, expect } of recordSealed.streams) {
     const stream = bytes(stream_hex);
     for (const piece of [1, 7, 64, stream.length + 1]) {
       const unsealer = new SealedUnsealer(keys, bytes(recordSealed.streams_prelude_hex));
-      const verdict = await read(stream, piece, new RecordOpener(unsealer));
+      const verdict = await verdictOn(stream, piece, new RecordOpener(unsealer));
       if (name === "bytes after END") assert.ok(["truncated", "tampered"].includes(verdict), verdict);
       else assert.equal(verdict, wanted, `in pieces of ${piece}`);
     }
@@ -255,7 +231,7 @@ test("an exchange in the signed form", async () => {
     assert.deepEqual(await opener.open(bytes(record_hex)), { type, payload: bytes(payload_hex) });
   }
   const marked = bytes(exchangeSigned.marked_stream_hex);
-  assert.equal(await read(marked, marked.length, new RecordOpener(verifier)), "tampered");
+  assert.equal(await verdictOn(marked, marked.length, new RecordOpener(verifier)), "tampered");
 });
 
 /** What the browser makes of an answer in one piece to its exchange. */

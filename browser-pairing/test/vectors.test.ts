@@ -14,7 +14,6 @@ import signatureRequest from "../../relay-protocol/vectors/signature_request.jso
 import signatureResponse from "../../relay-protocol/vectors/signature_response.json" with { type: "json" };
 import spake2 from "../../relay-protocol/vectors/spake2.json" with { type: "json" };
 import websocketQuery from "../../relay-protocol/vectors/websocket_query.json" with { type: "json" };
-import { dataRecords } from "../src/body.js";
 import { agentProved, fingerprint, pairingKeys, proof, requestHash } from "../src/confirmation.js";
 import { digestFits } from "../src/digest.js";
 import { b64, base64, fromB64, hex, utf8 } from "../src/encoding.js";
@@ -22,7 +21,7 @@ import { RelayError } from "../src/errors.js";
 import { unsealCode } from "../src/keys.js";
 import { readClaims } from "../src/pair.js";
 import { checkEnd, readClose, readHead } from "../src/payload.js";
-import { RecordOpener, RecordReader, RecordSender, RecordType, TO_AGENT, TO_BROWSER } from "../src/record.js";
+import { RecordOpener, RecordSender, type RecordType, TO_AGENT, TO_BROWSER } from "../src/record.js";
 import { RecordSigner, RecordVerifier } from "../src/record-signed.js";
 import {
   type Asked,
@@ -34,6 +33,7 @@ import {
 } from "../src/signature.js";
 import { Spake2 } from "../src/spake2.js";
 import { signedTarget } from "../src/upgrade.js";
+import { verdictOn } from "./support/streams.js";
 
 declare const PACKAGE_ROOT: string;
 
@@ -316,36 +316,13 @@ test("records are signed and verified, in both directions", async () => {
   }
 });
 
-/** Reads a whole stream as `fetch` does, in pieces of the given size; the error's code, or `ok`. */
-async function read(stream: Uint8Array, piece: number): Promise<string> {
-  const body = new ReadableStream<Uint8Array>({
-    start(controller) {
-      for (let at = 0; at < stream.length; at += piece) controller.enqueue(stream.slice(at, at + piece));
-      controller.close();
-    },
-  });
-  const verifier = new RecordVerifier(context, await publicKey(recordSigned.agent_public_hex));
-  const reader = new RecordReader(body, new RecordOpener(verifier));
-  try {
-    const head = await reader.next();
-    if (head === undefined) return "truncated";
-    if (head.type !== RecordType.HEAD) return "tampered";
-    readHead(head.payload);
-    const next = dataRecords(reader, new AbortController().signal);
-    while ((await next()) !== undefined);
-    return "ok";
-  } catch (error) {
-    assert.ok(error instanceof RelayError);
-    return error.verified ? "error_record" : error.code;
-  }
-}
-
 for (const { name, stream_hex, expect } of recordSigned.streams) {
   test(`a record stream: ${name}`, async () => {
     const wanted = ["ok", "truncated", "error_record"].includes(expect) ? expect : "tampered";
     const stream = bytes(stream_hex);
     for (const piece of [1, 7, 64, stream.length + 1]) {
-      const verdict = await read(stream, piece);
+      const verifier = new RecordVerifier(context, await publicKey(recordSigned.agent_public_hex));
+      const verdict = await verdictOn(stream, piece, new RecordOpener(verifier));
       // Half a record after END is a record that was cut, or bytes that do not belong there.
       if (name === "bytes after END") assert.ok(["truncated", "tampered"].includes(verdict), verdict);
       else assert.equal(verdict, wanted, `in pieces of ${piece}`);

@@ -7,7 +7,7 @@ use bytes::{Bytes, BytesMut};
 use proptest::prelude::*;
 use relay_protocol::tunnel::{self, Ended, Options, Role};
 use std::time::Duration;
-use support::{End, messages, pattern, run};
+use support::{End, messages, pattern, round_trip, run};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::timeout;
 use tokio_util::codec::{Decoder, Encoder};
@@ -27,19 +27,6 @@ fn echo(agent: End) -> tunnel::Handle {
         }
     });
     handle
-}
-
-async fn round_trip(browser: tunnel::Handle, data: Vec<u8>) {
-    let (mut reader, mut writer) = tokio::io::split(browser.open().await.unwrap());
-    let expected = data.clone();
-    let writing = tokio::spawn(async move {
-        writer.write_all(&data).await.unwrap();
-        writer
-    });
-    let mut back = vec![0; expected.len()];
-    reader.read_exact(&mut back).await.unwrap();
-    assert!(back == expected, "{} bytes came back changed", expected.len());
-    drop(writing.await.unwrap());
 }
 
 proptest! {

@@ -27,20 +27,6 @@ fn echo(mut end: tunnel::Incoming) {
     });
 }
 
-async fn round_trip(handle: tunnel::Handle, data: Vec<u8>) {
-    let stream = handle.open().await.unwrap();
-    let (mut reader, mut writer) = tokio::io::split(stream);
-    let expected = data.clone();
-    let writing = tokio::spawn(async move {
-        writer.write_all(&data).await.unwrap();
-        writer
-    });
-    let mut back = vec![0; expected.len()];
-    reader.read_exact(&mut back).await.unwrap();
-    assert!(back == expected, "{} bytes came back changed", expected.len());
-    drop(writing.await.unwrap());
-}
-
 proptest! {
     #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
 

@@ -6,9 +6,11 @@ use http::Request;
 use uuid::Uuid;
 
 use crate::{
+    SOON,
     agent::{Agent, AgentOptions},
     client::{self, Body, Reply},
     relay::{Relay, RelayOptions},
+    signed::Browser,
 };
 use relay_protocol::api::HostStatus;
 
@@ -51,6 +53,19 @@ impl Stack {
         let host = relay.await_host(&token, HOST, HostStatus::Online).await.id;
         let session = relay.create_session(&token, host).await;
         Self { agent, relay, token, host, session }
+    }
+
+    /// The same with an agent that serves paired browsers alone.
+    pub async fn paired(to: &str) -> Self {
+        Self::with(to, RelayOptions::default(), AgentOptions::paired).await
+    }
+
+    /// Pairs another browser, by a code that the agent shows.
+    pub async fn browser(&self) -> Browser {
+        let (mut pair, code) = self.agent.show_code().await;
+        let browser = Browser::pair(self.addr(), &self.prefix(), self.host, &code).await.expect("it pairs");
+        assert!(pair.wait(SOON).await.success(), "{}", pair.log());
+        browser
     }
 
     /// The relay's address.

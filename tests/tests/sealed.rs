@@ -23,24 +23,13 @@ use relay_protocol::{
 };
 use serde_json::Value;
 use system_tests::{
-    AgentOptions, LocalServer, RelayOptions, SOON, Stack, eventually, local, noise,
+    LocalServer, RelayOptions, SOON, Stack, eventually, local, noise,
     sealed::Session,
     sha256,
     signed::{Browser, Failure},
     within,
 };
 use tokio::sync::mpsc;
-
-async fn stack(to: &str) -> Stack {
-    Stack::with(to, RelayOptions::default(), AgentOptions::paired).await
-}
-
-async fn browser(stack: &Stack) -> Browser {
-    let (mut pair, code) = stack.agent.show_code().await;
-    let browser = Browser::pair(stack.addr(), &stack.prefix(), stack.host, &code).await.expect("it pairs");
-    assert!(pair.wait(SOON).await.success(), "{}", pair.log());
-    browser
-}
 
 /// Starts the agent again, with the same state, and waits until it answers.
 async fn restart(stack: &mut Stack) {
@@ -81,8 +70,8 @@ fn written() -> (mpsc::Sender<Bytes>, Router) {
 #[tokio::test(flavor = "multi_thread")]
 async fn every_method_arrives_as_it_was_sent() {
     let server = LocalServer::router(local::app()).await;
-    let stack = stack(&server.url()).await;
-    let browser = browser(&stack).await;
+    let stack = Stack::paired(&server.url()).await;
+    let browser = stack.browser().await;
     let target = "/echo?a=%2F&b=//..;c";
     for (form, session) in every_form(&browser).await {
         for (method, body) in [
@@ -116,8 +105,8 @@ async fn every_method_arrives_as_it_was_sent() {
 #[tokio::test(flavor = "multi_thread")]
 async fn of_headers_the_local_server_gets_the_browsers_and_the_agents() {
     let server = LocalServer::router(local::app()).await;
-    let stack = stack(&server.url()).await;
-    let browser = browser(&stack).await;
+    let stack = Stack::paired(&server.url()).await;
+    let browser = stack.browser().await;
     for (form, session) in every_form(&browser).await {
         let mut request = request("POST", "/echo", "x");
         for (name, value) in [
@@ -180,8 +169,8 @@ async fn of_headers_the_local_server_gets_the_browsers_and_the_agents() {
 async fn large_bodies_pass_both_ways() {
     const SIZE: usize = 8 << 20;
     let server = LocalServer::router(local::app()).await;
-    let stack = stack(&server.url()).await;
-    let browser = browser(&stack).await;
+    let stack = Stack::paired(&server.url()).await;
+    let browser = stack.browser().await;
     for (form, session) in every_form(&browser).await {
         let body = noise(1, SIZE);
         let request = Request::put("/digest").body(body.clone()).unwrap();
@@ -195,8 +184,8 @@ async fn large_bodies_pass_both_ways() {
 #[tokio::test(flavor = "multi_thread")]
 async fn many_exchanges_at_once_keep_apart() {
     let server = LocalServer::router(local::app()).await;
-    let stack = stack(&server.url()).await;
-    let browser = browser(&stack).await;
+    let stack = Stack::paired(&server.url()).await;
+    let browser = stack.browser().await;
     let session = browser.sealed().await.expect("a sealed session");
     let all = (0..100).map(|n| {
         let session = &session;
@@ -216,8 +205,8 @@ async fn an_event_is_here_before_the_next_one_is_written() {
     for sealed in [true, false] {
         let (events, router) = written();
         let server = LocalServer::router(router).await;
-        let stack = stack(&server.url()).await;
-        let browser = browser(&stack).await;
+        let stack = Stack::paired(&server.url()).await;
+        let browser = stack.browser().await;
         let session =
             if sealed { browser.sealed().await } else { browser.exchanges().await }.expect("a session");
         let whole = session.seal(&request("GET", "/written", ""));
@@ -236,8 +225,8 @@ async fn an_event_is_here_before_the_next_one_is_written() {
 async fn websockets_echo_answer_and_close() {
     let router = local::app().route("/refused", get(|| async { (StatusCode::FORBIDDEN, "no sockets here") }));
     let server = LocalServer::router(router).await;
-    let stack = stack(&server.url()).await;
-    let browser = browser(&stack).await;
+    let stack = Stack::paired(&server.url()).await;
+    let browser = stack.browser().await;
     for (form, session) in every_form(&browser).await {
         let mut socket = within("the head", SOON, session.websocket("/ws?room=1", None)).await.expect(form);
         assert_eq!(socket.head.status, StatusCode::SWITCHING_PROTOCOLS, "{form}");
@@ -272,8 +261,8 @@ async fn websockets_echo_answer_and_close() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_agents_own_paths_answer_inside() {
     let server = LocalServer::router(local::app()).await;
-    let stack = stack(&server.url()).await;
-    let browser = browser(&stack).await;
+    let stack = Stack::paired(&server.url()).await;
+    let browser = stack.browser().await;
     for (form, session) in every_form(&browser).await {
         let list = session.get("/_relay/browsers").await.expect(form);
         let list: Value = serde_json::from_slice(&list.body).expect("JSON");
@@ -305,8 +294,8 @@ fn request_to(method: Method, target: &str) -> Request<Bytes> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_code_for_the_next_device_opens_with_the_exchanges_salt() {
     let server = LocalServer::router(local::app()).await;
-    let stack = stack(&server.url()).await;
-    let first = browser(&stack).await;
+    let stack = Stack::paired(&server.url()).await;
+    let first = stack.browser().await;
     let session = first.sealed().await.expect("a session");
     let whole = session.seal(&request("POST", "/_relay/pairing/code", r#"{"v":1}"#));
     let answer = session.send(&whole).await.expect("a code");
@@ -324,8 +313,8 @@ async fn a_code_for_the_next_device_opens_with_the_exchanges_salt() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_no_exchange_is_refused_in_words() {
     let server = LocalServer::router(local::app()).await;
-    let stack = stack(&server.url()).await;
-    let browser = browser(&stack).await;
+    let stack = Stack::paired(&server.url()).await;
+    let browser = stack.browser().await;
     let session = browser.sealed().await.expect("a session");
     let whole = session.seal(&request("GET", "/hello", ""));
     let outer = |query: &str, bytes: Bytes| {
@@ -371,8 +360,8 @@ async fn trailers_and_rich_heads_arrive() {
         }),
     );
     let server = LocalServer::router(router).await;
-    let stack = stack(&server.url()).await;
-    let browser = browser(&stack).await;
+    let stack = Stack::paired(&server.url()).await;
+    let browser = stack.browser().await;
     for (form, session) in every_form(&browser).await {
         let answer = session.get("/rich").await.expect(form);
         assert_eq!((answer.status, answer.text().as_str()), (StatusCode::FOUND, "rich"), "{form}");

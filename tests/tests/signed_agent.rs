@@ -6,23 +6,8 @@ use bytes::Bytes;
 use http::Request;
 use relay_protocol::{problem::Code, record::Kind};
 use serde_json::Value;
-use system_tests::{
-    AgentOptions, LocalServer, RelayOptions, SOON, Stack, local, noise, sha256,
-    signed::{Browser, Failure},
-    within,
-};
+use system_tests::{LocalServer, SOON, Stack, local, noise, sha256, signed::Failure, within};
 use tokio::sync::mpsc;
-
-async fn stack(to: &str) -> Stack {
-    Stack::with(to, RelayOptions::default(), AgentOptions::paired).await
-}
-
-async fn browser(stack: &Stack) -> Browser {
-    let (mut pair, code) = stack.agent.show_code().await;
-    let browser = Browser::pair(stack.addr(), &stack.prefix(), stack.host, &code).await.expect("it pairs");
-    assert!(pair.wait(SOON).await.success(), "{}", pair.log());
-    browser
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn signed_requests_pass_the_relay_in_both_forms() {
@@ -45,9 +30,9 @@ async fn signed_requests_pass_the_relay_in_both_forms() {
         }),
     );
     let server = LocalServer::router(router).await;
-    let stack = stack(&server.url()).await;
+    let stack = Stack::paired(&server.url()).await;
     stack.get("/hello").await.is_problem(Code::SignatureMissing);
-    let browser = browser(&stack).await;
+    let browser = stack.browser().await;
     let session = browser.session().await.expect("a session");
     let request = Request::post("/echo?a=%2F&b").header("x-app", "1").header("content-type", "text/plain");
     let answer = session.fetch(request.body(Bytes::from_static(b"hello")).unwrap()).await.expect("an answer");
@@ -80,8 +65,8 @@ async fn signed_requests_pass_the_relay_in_both_forms() {
 async fn uploads_downloads_and_websockets_pass_the_relay() {
     const SIZE: usize = 8 << 20;
     let server = LocalServer::router(local::app()).await;
-    let stack = stack(&server.url()).await;
-    let browser = browser(&stack).await;
+    let stack = Stack::paired(&server.url()).await;
+    let browser = stack.browser().await;
     let session = browser.session().await.expect("a session");
     let body = noise(1, SIZE);
     let request = Request::put("/digest").body(body.clone()).unwrap();
@@ -106,8 +91,8 @@ async fn revoking_on_the_machine_ends_what_is_under_way() {
         }))
     };
     let server = LocalServer::router(Router::new().route("/events", get(stream))).await;
-    let stack = stack(&server.url()).await;
-    let browser = browser(&stack).await;
+    let stack = Stack::paired(&server.url()).await;
+    let browser = stack.browser().await;
     let session = browser.session().await.expect("a session");
     let signed = session.sign(Request::get("/events").body(Bytes::new()).unwrap());
     let mut stream = within("the head", SOON, session.open(&signed)).await.expect("a stream");

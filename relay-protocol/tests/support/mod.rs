@@ -8,7 +8,7 @@ use relay_protocol::tunnel::{self, Driver, Ended, Form, Handle, Hello, Incoming,
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
-use tokio::io::{AsyncRead, AsyncWrite, DuplexStream, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf};
 use tokio::task::JoinHandle;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::protocol::Role as WsRole;
@@ -124,4 +124,19 @@ pub fn pattern(seed: u64, len: usize) -> Vec<u8> {
     let mut bytes = vec![0; len];
     StdRng::seed_from_u64(seed).fill(&mut bytes[..]);
     bytes
+}
+
+/// Sends data to the other end, which sends everything back, and reads it meanwhile.
+pub async fn round_trip(handle: tunnel::Handle, data: Vec<u8>) {
+    let stream = handle.open().await.unwrap();
+    let (mut reader, mut writer) = tokio::io::split(stream);
+    let expected = data.clone();
+    let writing = tokio::spawn(async move {
+        writer.write_all(&data).await.unwrap();
+        writer
+    });
+    let mut back = vec![0; expected.len()];
+    reader.read_exact(&mut back).await.unwrap();
+    assert!(back == expected, "{} bytes came back changed", expected.len());
+    drop(writing.await.unwrap());
 }

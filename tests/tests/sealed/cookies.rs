@@ -41,8 +41,8 @@ async fn cookies(session: &Session<'_>, target: &str) -> Vec<String> {
 #[tokio::test(flavor = "multi_thread")]
 async fn each_browser_has_a_jar_that_survives_a_restart_and_ends_with_the_pairing() {
     let server = LocalServer::router(app()).await;
-    let mut stack = stack(&server.url()).await;
-    let (one, two) = (browser(&stack).await, browser(&stack).await);
+    let mut stack = Stack::paired(&server.url()).await;
+    let (one, two) = (stack.browser().await, stack.browser().await);
     {
         let (first, second) =
             (one.sealed().await.expect("a session"), two.exchanges().await.expect("a session"));
@@ -100,8 +100,8 @@ fn holds(stack: &Stack, needle: &str) -> bool {
 #[tokio::test(flavor = "multi_thread")]
 async fn cookies_that_the_relay_adds_go_nowhere() {
     let server = LocalServer::router(app()).await;
-    let stack = stack(&server.url()).await;
-    let browser = browser(&stack).await;
+    let stack = Stack::paired(&server.url()).await;
+    let browser = stack.browser().await;
     let session = browser.sealed().await.expect("a session");
     let whole = session.seal(&request("GET", "/cookies", ""));
     let mut outer = session.outer(system_tests::client::full(whole.bytes.clone()));

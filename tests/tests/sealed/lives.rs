@@ -8,8 +8,8 @@ use system_tests::{process::run, sealed::Whole};
 async fn a_download_runs_on_while_the_next_session_takes_over() {
     let (pieces, router) = written();
     let server = LocalServer::router(router).await;
-    let stack = stack(&server.url()).await;
-    let browser = browser(&stack).await;
+    let stack = Stack::paired(&server.url()).await;
+    let browser = stack.browser().await;
     let old = browser.sealed().await.expect("a session");
     let left = old.rekey_at.expect("a time") - browser.now();
     assert!((3500..=3600).contains(&left), "{left}");
@@ -32,8 +32,8 @@ async fn a_download_runs_on_while_the_next_session_takes_over() {
 #[tokio::test(flavor = "multi_thread")]
 async fn after_a_restart_the_agent_says_so_by_its_signature() {
     let server = LocalServer::router(local::app()).await;
-    let mut stack = stack(&server.url()).await;
-    let browser = browser(&stack).await;
+    let mut stack = Stack::paired(&server.url()).await;
+    let browser = stack.browser().await;
     let (sealed, signed) =
         (browser.sealed().await.expect("a session"), browser.exchanges().await.expect("a session"));
     sealed.get("/hello").await.expect("an answer");
@@ -55,8 +55,8 @@ async fn after_a_restart_the_agent_says_so_by_its_signature() {
 async fn revoking_ends_what_is_under_way() {
     let (events, router) = written();
     let server = LocalServer::router(router).await;
-    let stack = stack(&server.url()).await;
-    let (browser, other) = (browser(&stack).await, browser(&stack).await);
+    let stack = Stack::paired(&server.url()).await;
+    let (browser, other) = (stack.browser().await, stack.browser().await);
     let session = browser.sealed().await.expect("a session");
     let kept = other.sealed().await.expect("a session");
     let mut stream = session.open(&session.seal(&request("GET", "/written", ""))).await.expect("a head");
@@ -89,7 +89,7 @@ async fn an_agent_that_wants_sealed_sessions_takes_nothing_less() {
     for feature in ["exchange", "sealed"] {
         assert!(hello["features"].as_array().unwrap().contains(&feature.into()), "{hello}");
     }
-    let browser = browser(&stack).await;
+    let browser = stack.browser().await;
     assert_eq!(browser.session().await.err(), Some(Failure::Agent(Code::SealedRequired)));
     let session = browser.sealed().await.expect("a sealed session");
     assert_eq!(session.get("/hello").await.expect("an answer").text(), "hello");
@@ -104,8 +104,8 @@ async fn an_agent_that_wants_sealed_sessions_takes_nothing_less() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_sealed_session_takes_nothing_but_exchanges() {
     let server = LocalServer::router(local::app()).await;
-    let stack = stack(&server.url()).await;
-    let browser = browser(&stack).await;
+    let stack = Stack::paired(&server.url()).await;
+    let browser = stack.browser().await;
     let session = browser.sealed().await.expect("a session");
     let signed = browser.sign(session.id, Request::get("/hello").body(Bytes::new()).unwrap());
     let told = signed.send_buffered(&browser).await.err();
@@ -129,8 +129,8 @@ async fn a_sealed_session_takes_nothing_but_exchanges() {
 #[tokio::test(flavor = "multi_thread")]
 async fn each_number_is_good_once_in_any_order() {
     let server = LocalServer::router(local::app()).await;
-    let stack = stack(&server.url()).await;
-    let browser = browser(&stack).await;
+    let stack = Stack::paired(&server.url()).await;
+    let browser = stack.browser().await;
     for (form, session) in every_form(&browser).await {
         let at = |number: u64| {
             let mut exchange = session.exchange_at(Prelude { session_id: session.id, number });

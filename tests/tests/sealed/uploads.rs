@@ -54,8 +54,8 @@ async fn next(heard: &mut mpsc::UnboundedReceiver<Heard>) -> Heard {
 async fn a_body_arrives_while_it_is_written_over_changes_of_the_key() {
     let (mut heard, router) = app();
     let server = LocalServer::router(router).await;
-    let stack = stack(&server.url()).await;
-    let browser = browser(&stack).await;
+    let stack = Stack::paired(&server.url()).await;
+    let browser = stack.browser().await;
     let mut session = browser.sealed().await.expect("a session");
     let now = Arc::new(AtomicI64::new(system_tests::tokens::now()));
     let clock = Arc::clone(&now);
@@ -86,8 +86,8 @@ async fn a_body_arrives_while_it_is_written_over_changes_of_the_key() {
 async fn a_request_that_breaks_off_never_looks_whole() {
     let (mut heard, router) = app();
     let server = LocalServer::router(router).await;
-    let stack = stack(&server.url()).await;
-    let browser = browser(&stack).await;
+    let stack = Stack::paired(&server.url()).await;
+    let browser = stack.browser().await;
     for (form, session) in every_form(&browser).await {
         for what in ["no END", "ERROR", "nobody waits"] {
             let mut upload = session.upload(Request::post("/upload").body(()).unwrap()).await;
