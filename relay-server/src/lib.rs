@@ -10,16 +10,25 @@
 //! | [`shutdown`] | serving, draining, ended |
 //! | [`http`] | from accepted sockets to answered requests |
 //! | [`auth`], [`identity`] | tokens, and the command line of a relay with users of its own |
+//! | [`frames`] | the frame broker |
+//! | [`backplane`], [`forward`] | several relays: what they know of each other, requests passed on |
+//! | [`outbound`] | what the relay calls |
+//! | [`admin`] | the operator's interface |
 //! | [`store`] | SQLite or PostgreSQL |
 //! | [`telemetry`] | log lines |
 //! | [`cli`] | the command line |
 
+pub mod admin;
 pub mod auth;
+pub mod backplane;
 pub mod cli;
 pub mod config;
+pub mod forward;
+pub mod frames;
 pub mod http;
 pub mod identity;
 pub mod limits;
+pub mod outbound;
 pub mod proxy;
 pub mod server;
 pub mod shutdown;

@@ -7,9 +7,13 @@
 //! [`settings`] is the one table of what there is; [`parse`] turns texts into values; [`sources`]
 //! finds the texts.
 
+pub mod admin;
+pub mod frames;
 pub mod ice;
+pub mod oidc;
 mod own;
 pub mod parse;
+pub mod relays;
 pub mod settings;
 pub mod sources;
 
@@ -54,6 +58,8 @@ pub enum ConfigError {
     NoJwtSecret { expected: String },
     #[error(transparent)]
     Turn(#[from] TurnError),
+    #[error("{0}")]
+    Together(String),
 }
 
 impl ConfigError {
@@ -188,6 +194,16 @@ pub struct Config {
     pub log: String,
     /// Limits and deadlines.
     pub limits: Limits,
+    /// The frame broker.
+    pub frames: frames::Frames,
+    /// What the relay calls.
+    pub platform: frames::Platform,
+    /// Other relays.
+    pub relays: relays::Relays,
+    /// For the operator.
+    pub admin: admin::Admin,
+    /// The OpenID Connect provider, when there is one.
+    pub oidc: Option<oidc::Oidc>,
 }
 
 /// Reads one of the setting's values. [`Values::gather`] has checked every text with the same
@@ -218,6 +234,14 @@ impl Reader {
 
     fn text(&self, key: Key) -> Option<String> {
         self.0.get(key).map(|value| value.text.to_string())
+    }
+
+    fn secret(&self, key: Key) -> Option<SecretText> {
+        self.0.get(key).map(|value| SecretText(value.text.to_string().into()))
+    }
+
+    fn path(&self, key: Key) -> Option<PathBuf> {
+        self.0.get(key).map(|value| PathBuf::from(value.text.as_str()))
     }
 
     fn list<T>(&self, key: Key, item: impl Fn(&str) -> Option<T>) -> Result<Vec<T>, ConfigError> {
@@ -260,6 +284,7 @@ impl Config {
             values.optional(Key::IceServers, |text| ice::servers(text).ok())?.unwrap_or_default();
         let turn_secret = values.optional(Key::TurnSecret, TurnSecret::new)?;
         ice::check_logins(&ice_servers, turn_secret.is_some())?;
+        let relays = relays::read(&values, matches!(database, Database::Postgres(_)))?;
         Ok(Self {
             listen: values.listen()?,
             data_dir,
@@ -285,6 +310,11 @@ impl Config {
             })?,
             log: values.required(Key::Log, |text| Some(text.to_owned()))?,
             limits: limits(&values)?,
+            frames: frames::read(&values)?,
+            platform: frames::platform(&values)?,
+            relays,
+            admin: admin::read(&values)?,
+            oidc: oidc::read(&values)?,
         })
     }
 }

@@ -28,6 +28,12 @@ pub enum Kind {
     Cookies,
     IceServers,
     TurnSecret,
+    Secret,
+    WsUrl,
+    BackplaneUrl,
+    HostNames,
+    PathPrefix,
+    KeyPrefix,
     Flag,
     LogFilter,
     Choice(&'static [&'static str]),
@@ -58,7 +64,16 @@ impl Kind {
                  or a JSON list of `{\"urls\", \"username\", \"credential\"}`"
                     .to_owned()
             }
-            Kind::TurnSecret => "16 to 512 characters without blanks".to_owned(),
+            Kind::TurnSecret | Kind::Secret => "16 to 512 characters without blanks".to_owned(),
+            Kind::WsUrl => "a `wss` or `ws` URL without query and fragment".to_owned(),
+            Kind::BackplaneUrl => {
+                "`http(s)://…` or `postgres://…` for `server`; `redis://…`, `rediss://…`, `redis+sentinel://HOST:PORT,…/NAME` or \
+                 `rediss+sentinel://…` for `redis`"
+                    .to_owned()
+            }
+            Kind::HostNames => "host names, comma-separated; one that begins with `.` stands for all below it".to_owned(),
+            Kind::PathPrefix => "a path such as `/v1/worker`, without `.`, `..`, `%` and empty segments".to_owned(),
+            Kind::KeyPrefix => "1 to 64 of the characters `A-Z a-z 0-9 . _ : -`".to_owned(),
             Kind::Flag => "`true` or `false`".to_owned(),
             Kind::LogFilter => "a filter such as `info` or `warn,relay_server=debug`".to_owned(),
             Kind::Choice(choices) => {
@@ -115,6 +130,12 @@ impl Kind {
             Kind::Cookies => list(text, cookie_name).is_some(),
             Kind::IceServers => super::ice::servers(text).is_ok(),
             Kind::TurnSecret => TurnSecret::new(text).is_some(),
+            Kind::Secret => secret_text(text),
+            Kind::WsUrl => ws_url(text).is_some(),
+            Kind::BackplaneUrl => backplane_url(text).is_some(),
+            Kind::HostNames => list(text, host_name).is_some(),
+            Kind::PathPrefix => path_prefix(text).is_some(),
+            Kind::KeyPrefix => key_prefix(text),
             Kind::Flag => flag(text).is_some(),
             // Its parser panics on some texts beyond ASCII.
             Kind::LogFilter => text.is_ascii() && tracing_subscriber::EnvFilter::try_new(text).is_ok(),
@@ -258,6 +279,65 @@ pub fn public_url(text: &str) -> Option<Url> {
         && url.query().is_none()
         && url.fragment().is_none();
     (matches!(url.scheme(), "http" | "https") && url.has_host() && plain).then_some(url)
+}
+
+/// Long enough to resist guessing, short enough to be no file; as it goes into headers, without blanks.
+fn secret_text(text: &str) -> bool {
+    (16..=512).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic())
+}
+
+/// A `ws` or `wss` URL that names a base: a host, no user, query or fragment.
+pub fn ws_url(text: &str) -> Option<Url> {
+    let url = Url::parse(text).ok()?;
+    let plain = url.username().is_empty()
+        && url.password().is_none()
+        && url.query().is_none()
+        && url.fragment().is_none();
+    (matches!(url.scheme(), "ws" | "wss") && url.has_host() && plain).then_some(url)
+}
+
+/// What a backplane's URL leads to. It may hold a password and is kept secret by the caller.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BackplaneScheme {
+    /// The platform's HTTP interface.
+    Platform,
+    /// A PostgreSQL database.
+    Postgres,
+    /// Redis, or Valkey; by one address or by Sentinels.
+    Redis,
+}
+
+/// Reads the scheme of a backplane's URL. Redis' own parser reads the rest when the relay starts.
+pub fn backplane_url(text: &str) -> Option<BackplaneScheme> {
+    match text.split_once("://")? {
+        ("http" | "https", _) => public_url(text).map(|_| BackplaneScheme::Platform),
+        ("postgres" | "postgresql", _) => Url::parse(text).ok().map(|_| BackplaneScheme::Postgres),
+        ("redis" | "rediss" | "redis+sentinel" | "rediss+sentinel", rest) => {
+            (!rest.is_empty()).then_some(BackplaneScheme::Redis)
+        }
+        _ => None,
+    }
+}
+
+/// A host's name or address in lower case, or all names below one (`.example.com`).
+pub fn host_name(text: &str) -> Option<String> {
+    let name = text.strip_prefix('.').unwrap_or(text);
+    listen_host(name).map(|_| text.to_ascii_lowercase())
+}
+
+/// A path that means the same to everybody: absolute, and nothing in it that normalisation would change.
+pub fn path_prefix(text: &str) -> Option<String> {
+    let rest = text.strip_prefix('/')?.trim_end_matches('/');
+    let plain = |segment: &str| {
+        !matches!(segment, "" | "." | "..")
+            && segment.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:@".contains(&b))
+    };
+    rest.split('/').all(plain).then(|| format!("/{rest}"))
+}
+
+fn key_prefix(text: &str) -> bool {
+    (1..=64).contains(&text.len())
+        && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b':' | b'-'))
 }
 
 /// Items between commas, blanks around them ignored. One bad item makes the whole list bad.

@@ -147,6 +147,86 @@ settings! {
         "How often a quiet tunnel is asked for a sign of life";
     TunnelPingTimeout: "tunnel_ping_timeout", ["RELAY_TUNNEL_PING_TIMEOUT"], Kind::Duration { min: SECOND, max: 300 * SECOND }, "10s", false,
         "How long that sign may take before the tunnel counts as dead";
+    Mode: "mode", ["RELAY_MODE"], Kind::Choice(&["prod", "dev"]), "prod", false,
+        "`dev` also takes a token from the query of `/ws`, and redirects to addresses without TLS";
+    JwksUrl: "jwks_url", ["RELAY_JWKS_URL"], Kind::Url, "", false,
+        "Key set (RFC 7517) that the tokens of `/ws` are checked with before anybody else is asked";
+    ValidateUrl: "validate_url", ["RELAY_VALIDATE_URL"], Kind::Url, "", false,
+        "Where the platform is asked whether a token opens `/ws`";
+    ServerUrl: "server_url", ["SERVER_URL"], Kind::Url, "", false,
+        "The platform's base, to which `/api/runtime/internal/relay/…` is added where no other URL is given";
+    InternalKey: "internal_key", ["RELAY_INTERNAL_KEY"], Kind::Secret, "", true,
+        "Secret shared with the platform, sent as `x-relay-internal-key`";
+    PlatformCa: "platform_ca", ["RELAY_PLATFORM_CA"], Kind::Path, "", false,
+        "PEM file with roots to trust for what the relay calls, besides the system's";
+    PlatformClientCert: "platform_client_cert", ["RELAY_PLATFORM_CLIENT_CERT"], Kind::Path, "", false,
+        "PEM file with the certificate (and its chain) that the relay shows to the platform";
+    PlatformClientKey: "platform_client_key", ["RELAY_PLATFORM_CLIENT_KEY"], Kind::Path, "", false,
+        "PEM file with that certificate's key";
+    MaxFrameBytes: "max_frame_bytes", ["RELAY_MAX_FRAME_BYTES"], Kind::Size { min: KIB, max: 16 * MIB }, "1MiB", false,
+        "Frame on `/ws` at most (close code 1009)";
+    MaxPendingBytes: "max_pending_bytes", ["RELAY_MAX_PENDING_BYTES"], Kind::Size { min: 64 * KIB, max: 256 * MIB }, "4MiB", false,
+        "What may wait for one slow reader of `/ws` (close code 4008)";
+    MaxClientsPerWorkspace: "max_clients_per_workspace", ["RELAY_MAX_CLIENTS_PER_WORKSPACE"], Kind::Count { min: 1, max: 100_000 }, "100", false,
+        "Clients of one workspace and runtime target on this relay (close code 4008)";
+    MaxTotalConnections: "max_total_connections", ["RELAY_MAX_TOTAL_CONNECTIONS"], Kind::Count { min: 1, max: 1_000_000 }, "2000", false,
+        "Open sockets of `/ws` in all (`too_many_connections`)";
+    KexInitRate: "kex_init_rate_per_minute", ["RELAY_KEX_INIT_RATE_PER_MINUTE"], Kind::Count { min: 1, max: 1_000_000 }, "60", false,
+        "Key exchanges that one client begins per minute";
+    PairingRate: "pairing_rate_per_minute", ["RELAY_PAIRING_RATE_PER_MINUTE"], Kind::Count { min: 1, max: 1_000_000 }, "30", false,
+        "Pairing frames of one client per minute";
+    RuntimeRate: "runtime_rate_per_minute", ["RELAY_RUNTIME_RATE_PER_MINUTE"], Kind::Count { min: 1, max: 100_000_000 }, "240", false,
+        "Other frames of one client per minute";
+    RuntimeRateWorkspace: "runtime_rate_per_minute_workspace", ["RELAY_RUNTIME_RATE_PER_MINUTE_WORKSPACE"], Kind::Count { min: 1, max: 100_000_000 }, "1200", false,
+        "The same of all clients of one workspace together";
+    DaemonRuntimeRate: "daemon_runtime_rate_per_minute", ["RELAY_DAEMON_RUNTIME_RATE_PER_MINUTE"], Kind::Count { min: 1, max: 100_000_000 }, "2400", false,
+        "Frames of one daemon per minute";
+    FramePingInterval: "frame_ping_interval", ["RELAY_FRAME_PING_INTERVAL"], Kind::Duration { min: 100, max: 300 * SECOND }, "30s", false,
+        "How often a socket of `/ws` is asked for a sign of life";
+    FramePongTimeout: "frame_pong_timeout", ["RELAY_FRAME_PONG_TIMEOUT"], Kind::Duration { min: 100, max: 300 * SECOND }, "10s", false,
+        "How long that sign may take";
+    FrameIdleTimeout: "frame_idle_timeout", ["RELAY_FRAME_IDLE_TIMEOUT"], Kind::Duration { min: SECOND, max: DAY }, "5m", false,
+        "How long a client that subscribes to nothing may stay without a frame in either direction";
+    WorkerPathPrefix: "worker_path_prefix", ["RELAY_WORKER_PATH_PREFIX"], Kind::PathPrefix, "", false,
+        "Path below which workers' transport requests are passed on; unset: none is (`WORKER_TRANSPORT_DISABLED`)";
+    BackplaneMode: "backplane_mode", ["RELAY_BACKPLANE_MODE"], Kind::Choice(&["single", "server", "redis"]), "single", false,
+        "How several relays find each other: not at all, by the platform or PostgreSQL, by Redis";
+    BackplaneUrl: "backplane_url", ["RELAY_BACKPLANE_URL"], Kind::BackplaneUrl, "", true,
+        "Where; unset with `server`: the platform of `SERVER_URL`, else the relay's own PostgreSQL";
+    BusHmacKey: "bus_hmac_key", ["RELAY_BUS_HMAC_KEY"], Kind::Secret, "", true,
+        "Secret with which relays sign what they send each other; the same on all of them";
+    RedisKeyPrefix: "redis_key_prefix", ["RELAY_REDIS_KEY_PREFIX"], Kind::KeyPrefix, "relay:", false,
+        "What every key and channel in Redis begins with";
+    PublicWsBaseUrl: "public_ws_base_url", ["RELAY_PUBLIC_WS_BASE_URL"], Kind::WsUrl, "", false,
+        "This relay's own public address, where clients are redirected to";
+    InternalUrl: "internal_url", ["RELAY_INTERNAL_URL"], Kind::Url, "", false,
+        "This relay's address for other relays; unset: they cannot pass requests on to its tunnels";
+    ClientRedirect: "client_redirect_enabled", ["RELAY_CLIENT_REDIRECT_ENABLED"], Kind::Flag, "false", false,
+        "Whether clients and browsers are sent to the relay that holds what they look for";
+    RedirectAllowedHosts: "redirect_allowed_hosts", ["RELAY_REDIRECT_ALLOWED_HOSTS"], Kind::HostNames, "", false,
+        "Hosts that they may be sent to, besides this relay's own name";
+    EnableAdmin: "enable_admin_http", ["RELAY_ENABLE_ADMIN_HTTP"], Kind::Flag, "false", false,
+        "Whether `/state`, `/logs` and `/metrics` are served, to whoever shows the token";
+    AdminToken: "admin_token", ["RELAY_ADMIN_TOKEN"], Kind::Secret, "", true,
+        "That token, as Bearer or as `x-relay-admin-token`";
+    LogLines: "admin_log_lines", ["RELAY_ADMIN_LOG_LINES"], Kind::Count { min: 16, max: 100_000 }, "1000", false,
+        "Log lines that are kept for `/logs`";
+    OidcIssuer: "oidc_issuer", ["RELAY_OIDC_ISSUER"], Kind::Url, "", false,
+        "OpenID Connect provider whose tokens and sign-ins count";
+    OidcAudience: "oidc_audience", ["RELAY_OIDC_AUDIENCE"], Kind::Text, "", false,
+        "What its access tokens for the relay have as `aud`; unset: none is taken";
+    OidcJwksUrl: "oidc_jwks_url", ["RELAY_OIDC_JWKS_URL"], Kind::Url, "", false,
+        "Its key set; unset: as its discovery document says";
+    OidcClientId: "oidc_client_id", ["RELAY_OIDC_CLIENT_ID"], Kind::Text, "", false,
+        "The relay's client id there; unset: nobody signs in with it";
+    OidcClientSecret: "oidc_client_secret", ["RELAY_OIDC_CLIENT_SECRET"], Kind::Secret, "", true,
+        "The client's secret, unless it is a public client";
+    OidcScopes: "oidc_scopes", ["RELAY_OIDC_SCOPES"], Kind::Text, "openid email profile", false,
+        "Scopes to ask for";
+    OidcAutoCreate: "oidc_auto_create", ["RELAY_OIDC_AUTO_CREATE"], Kind::Flag, "false", false,
+        "Whether somebody who comes for the first time becomes a user";
+    OidcName: "oidc_name", ["RELAY_OIDC_NAME"], Kind::Text, "single sign-on", false,
+        "How the portal calls the provider";
     DrainTimeout: "drain_timeout", ["RELAY_DRAIN_TIMEOUT"], Kind::Duration { min: 0, max: HOUR }, "30s", false,
         "How long requests in flight may take after SIGTERM";
 }

@@ -1,6 +1,8 @@
 //! Log lines: to standard error, as text or JSON, filtered by `RUST_LOG`. Standard output belongs
 //! to what commands answer.
 
+pub mod metrics;
+
 use std::io::IsTerminal;
 
 use tracing_subscriber::EnvFilter;

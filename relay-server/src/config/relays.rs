@@ -1,0 +1,112 @@
+//! How several relays find each other.
+
+use url::Url;
+
+use super::frames::platform_url;
+use super::parse::BackplaneScheme;
+use super::settings::Key;
+use super::{ConfigError, Reader, SecretText, parse};
+
+/// What keeps the relays' common knowledge.
+#[derive(Debug, Clone)]
+pub enum Mode {
+    /// Nothing: this relay is alone.
+    Single,
+    /// The platform, by its HTTP interface; the URL is the base of its calls, ending in
+    /// [`super::frames::PLATFORM_PATH`].
+    Platform(Url),
+    /// A PostgreSQL database, by its URL; `None` is the relay's own.
+    Postgres(Option<SecretText>),
+    /// Redis or Valkey, by its URL.
+    Redis(SecretText),
+}
+
+impl Mode {
+    /// As the setting says it.
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Mode::Single => "single",
+            Mode::Platform(_) | Mode::Postgres(_) => "server",
+            Mode::Redis(_) => "redis",
+        }
+    }
+}
+
+/// What the relay knows of other relays before it meets one.
+#[derive(Debug, Clone)]
+pub struct Relays {
+    /// What keeps the common knowledge.
+    pub mode: Mode,
+    /// What signs among relays; always there unless alone.
+    pub hmac_key: Option<SecretText>,
+    /// What keys and channels in Redis begin with.
+    pub redis_key_prefix: String,
+    /// This relay's public address (`ws` or `wss`).
+    pub public_ws_base_url: Option<Url>,
+    /// This relay's address for other relays (`http` or `https`).
+    pub internal_url: Option<Url>,
+    /// Whether callers are redirected.
+    pub redirect: bool,
+    /// Hosts that they may be sent to; one that begins with `.` stands for all names below it.
+    pub redirect_allowed_hosts: Vec<String>,
+}
+
+pub(super) fn read(values: &Reader, own_postgres: bool) -> Result<Relays, ConfigError> {
+    let together = |text: &str| ConfigError::Together(text.to_owned());
+    let url = values.secret(Key::BackplaneUrl);
+    let scheme = url.as_ref().and_then(|url| parse::backplane_url(url.reveal()));
+    let mode = match (values.text(Key::BackplaneMode).as_deref(), scheme, url) {
+        (Some("redis"), Some(BackplaneScheme::Redis), Some(url)) => Mode::Redis(url),
+        (Some("redis"), ..) => {
+            return Err(together("RELAY_BACKPLANE_MODE=redis needs a redis:// URL in RELAY_BACKPLANE_URL"));
+        }
+        (Some("server"), Some(BackplaneScheme::Platform), Some(url)) => {
+            // A base, or the address of the calls themselves.
+            let given = parse::public_url(url.reveal())
+                .ok_or_else(|| together("RELAY_BACKPLANE_URL is no base of the platform"))?;
+            let path = given.path().trim_end_matches('/');
+            if path.ends_with(super::frames::PLATFORM_PATH) {
+                Mode::Platform(given)
+            } else {
+                Mode::Platform(
+                    platform_url(&given, "")
+                        .ok_or_else(|| together("RELAY_BACKPLANE_URL is no base of the platform"))?,
+                )
+            }
+        }
+        (Some("server"), Some(BackplaneScheme::Postgres), url) => Mode::Postgres(url),
+        (Some("server"), Some(BackplaneScheme::Redis), _) => {
+            return Err(together("RELAY_BACKPLANE_URL leads to Redis, which is RELAY_BACKPLANE_MODE=redis"));
+        }
+        (Some("server"), None, _) => match values.optional(Key::ServerUrl, parse::public_url)? {
+            Some(base) => Mode::Platform(
+                platform_url(&base, "").ok_or_else(|| together("SERVER_URL is no base of the platform"))?,
+            ),
+            None if own_postgres => Mode::Postgres(None),
+            None => {
+                return Err(together(
+                    "RELAY_BACKPLANE_MODE=server needs RELAY_BACKPLANE_URL, SERVER_URL or a PostgreSQL database",
+                ));
+            }
+        },
+        _ => Mode::Single,
+    };
+    let hmac_key = values.secret(Key::BusHmacKey);
+    if hmac_key.is_none() && !matches!(mode, Mode::Single) {
+        return Err(together(
+            "RELAY_BUS_HMAC_KEY is not set: with several relays each has to know what the others signed; give all the same",
+        ));
+    }
+    if matches!(mode, Mode::Platform(_)) && values.secret(Key::InternalKey).is_none() {
+        return Err(together("RELAY_INTERNAL_KEY is not set: the platform wants it with every call"));
+    }
+    Ok(Relays {
+        mode,
+        hmac_key,
+        redis_key_prefix: values.text(Key::RedisKeyPrefix).unwrap_or_default(),
+        public_ws_base_url: values.optional(Key::PublicWsBaseUrl, parse::ws_url)?,
+        internal_url: values.optional(Key::InternalUrl, parse::public_url)?,
+        redirect: values.required(Key::ClientRedirect, parse::flag)?,
+        redirect_allowed_hosts: values.list(Key::RedirectAllowedHosts, parse::host_name)?,
+    })
+}
