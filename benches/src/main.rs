@@ -5,6 +5,7 @@
 //! that client, origin and contestants are told apart by the scheduler as they would be in life,
 //! and each can be tried alone against any address.
 
+mod broker;
 mod client;
 mod compare;
 mod contestants;
@@ -85,6 +86,9 @@ enum Command {
     Protected(protected::Args),
     /// Opens idle tunnels and prints the relay's memory at each count.
     Idle(idle::Args),
+    /// Frames through `/ws`, on one relay and across two; prints a table. The programs are found in
+    /// the folder that SYSTEM_TESTS_BIN_DIR names.
+    Broker(broker::Args),
     /// Everything, side by side, and the tables.
     Compare(compare::Args),
 }
@@ -126,6 +130,10 @@ async fn run(command: Command) -> anyhow::Result<()> {
         Command::Stall { url, readers } => load::stall(&client::Target::parse(&url)?, readers).await,
         Command::Protected(args) => print(&protected::run(&args).await?),
         Command::Idle(args) => print(&idle::run(&args).await?),
+        Command::Broker(args) => {
+            use std::io::Write as _;
+            Ok(std::io::stdout().write_all(broker::run(&args).await?.as_bytes())?)
+        }
         Command::Compare(args) => compare::run(args).await,
     }
 }
