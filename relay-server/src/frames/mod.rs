@@ -9,9 +9,15 @@
 //! Everybody here holds a token that the platform vouches for, and lies all the same: frames are bounded, checked
 //! against the list of what may pass, and routed as they came. What is sealed is never looked into.
 
+pub mod admission;
 mod broker;
+pub mod claims;
+pub mod metrics_ws;
 mod outbox;
+pub mod serve;
+mod socket;
 pub mod status;
+pub mod validate;
 
 use std::sync::Arc;
 
@@ -29,6 +35,15 @@ pub enum Role {
     Client,
     /// `worker`: admitted, and hardly allowed anything.
     Worker,
+}
+
+/// As queries, claims and the platform call it.
+pub fn role_name(role: Role) -> &'static str {
+    match role {
+        Role::Daemon => "workspace-daemon",
+        Role::Client => "client",
+        Role::Worker => "worker",
+    }
 }
 
 /// What a client's token is for.
