@@ -9,13 +9,29 @@
 //! Everybody here holds a token that the platform vouches for, and lies all the same: frames are bounded, checked
 //! against the list of what may pass, and routed as they came. What is sealed is never looked into.
 
+mod attached;
 mod broker;
+mod bus;
+pub mod frame;
+mod limits;
+pub mod metrics;
 mod outbox;
+mod pair;
+mod policy;
+mod recent;
+mod redirect;
+mod requests;
+mod sessions;
 pub mod status;
+mod subscriptions;
+#[cfg(test)]
+mod testing;
+pub mod transport;
 
 use std::sync::Arc;
 
-pub use broker::{Attached, Broker, PairSnapshot, Snapshot};
+pub use attached::Attached;
+pub use broker::{Broker, PairSnapshot, Snapshot};
 pub use outbox::{Command, Ending, Outbox, Pending, outbox};
 
 pub use crate::backplane::Pair;
