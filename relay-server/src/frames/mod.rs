@@ -10,18 +10,34 @@
 //! against the list of what may pass, and routed as they came. What is sealed is never looked into.
 
 pub mod admission;
+mod attached;
 mod broker;
+mod bus;
 pub mod claims;
+pub mod frame;
+mod limits;
+pub mod metrics;
 pub mod metrics_ws;
 mod outbox;
+mod pair;
+mod policy;
+mod recent;
+mod redirect;
+mod requests;
 pub mod serve;
+mod sessions;
 mod socket;
 pub mod status;
+mod subscriptions;
+#[cfg(test)]
+mod testing;
+pub mod transport;
 pub mod validate;
 
 use std::sync::Arc;
 
-pub use broker::{Attached, Broker, PairSnapshot, Snapshot};
+pub use attached::Attached;
+pub use broker::{Broker, PairSnapshot, Snapshot};
 pub use outbox::{Command, Ending, Outbox, Pending, outbox};
 
 pub use crate::backplane::Pair;
