@@ -14,7 +14,9 @@ use uuid::Uuid;
 
 use crate::auth::access::{Sessions, unix_now};
 use crate::auth::token::Verifier;
+use crate::backplane::Backplane;
 use crate::config::Config;
+use crate::frames::{self, Broker};
 use crate::http::caller::by_bearer;
 use crate::http::cookie_place::CookiePlace;
 use crate::http::front::{Context, Front};
@@ -22,6 +24,7 @@ use crate::http::guards::Guards;
 use crate::http::problem::Refusal;
 use crate::http::routes::{Api, Live, Routes};
 use crate::http::serve::{self, Peer};
+use crate::outbound;
 use crate::proxy::{Proxy, path};
 use crate::shutdown::{Hold, Shutdown};
 use crate::store::{Store, StoreError};
@@ -49,6 +52,9 @@ pub enum ServeError {
     /// What the relay keeps for itself cannot be read or made.
     #[error(transparent)]
     Config(#[from] crate::config::OwnError),
+    /// What the relay calls cannot be called.
+    #[error("what the relay calls: {0}")]
+    Outbound(#[from] crate::outbound::TlsError),
     /// The listener failed.
     #[error("serving: {0}")]
     Io(#[from] std::io::Error),
@@ -60,6 +66,7 @@ struct App {
     routes: Routes,
     proxy: Proxy,
     connect: Arc<Connect>,
+    frames: Arc<frames::serve::Serve>,
     verifier: Verifier,
 }
 
@@ -97,6 +104,9 @@ impl App {
         let result = match request.uri().path() {
             path if path.starts_with(path::PREFIX) => {
                 Box::pin(self.proxy.handle(request, &context.client, &context.request_id)).await
+            }
+            frames::serve::PATH => {
+                return Box::pin(self.frames.handle(request, context.client.addr)).await;
             }
             CONNECT_PATH => Box::pin(self.connect(request, &context)).await,
             _ => return Box::pin(self.routes.call(request.map(Body::new), context)).await,
@@ -154,6 +164,11 @@ pub async fn run(
 
     let live = Arc::new(LiveSide { sessions: sessions.clone(), registry: registry.clone() });
     let tunnels = TaskTracker::new();
+    let guards = Arc::new(Guards::new(&config.limits));
+    let client = outbound::Client::new(&config.platform)?;
+    let (backplane, bus_events) = Backplane::single();
+    let broker = Broker::new(&config.frames, &config.relays, backplane);
+    let bus = tokio::spawn(broker.clone().run_bus(bus_events, stop.child_token()));
     let app = Arc::new(App {
         front: Front::new(&config, shutdown.clone()),
         routes: Routes::new(Api::new(&config, store.clone(), secret, live, shutdown.clone())),
@@ -162,7 +177,7 @@ pub async fn run(
             registry: registry.clone(),
             store: store.clone(),
             verifier: verifier.clone(),
-            guards: Arc::new(Guards::new(&config.limits)),
+            guards: guards.clone(),
             place: CookiePlace::new(&config),
             config: config.clone(),
             shutdown: shutdown.clone(),
@@ -174,6 +189,15 @@ pub async fn run(
             limits: config.limits.clone(),
             tasks: tunnels.clone(),
         }),
+        frames: frames::serve::Serve::new(
+            broker,
+            &config.frames,
+            &config.platform,
+            client,
+            guards,
+            tunnels.clone(),
+            shutdown.clone(),
+        ),
         verifier,
     });
     let draining = tokio::spawn(tell_agents(registry.clone(), shutdown.clone(), shutdown.hold()));
@@ -194,7 +218,7 @@ pub async fn run(
     // Every task that could tell of a change is gone, so the queue's end is its emptiness.
     let _ = tokio::time::timeout(CLOSE_TUNNELS, presence_task).await;
     stop.cancel();
-    let _ = tokio::join!(renewing, checking, forgetting);
+    let _ = tokio::join!(renewing, checking, forgetting, bus);
     Ok(served?)
 }
 

@@ -8,6 +8,8 @@
 //! | [`sign_in`] | people with a browser, devices, and the database behind them |
 //! | [`client`], [`raw`] | what a browser, or somebody who pretends to be one, sends |
 //! | [`local`] | local servers, well-behaved and otherwise |
+//! | [`platform`] | a stand-in platform: validate, presence, bus, key set, and every way to fail at it |
+//! | [`broker`] | daemons, clients and workers of `/ws`, and every frame of its contract |
 //! | [`plain_agent`], [`plain_relay`] | independent peers in the plain form, written from the documents alone |
 //! | [`signed`], [`sealed`], [`records`] | a paired browser in Rust, which verifies all that it believes: PROTOCOL.md sections 4 and 5, and the records of both |
 //! | [`hostile`] | a relay that reads, alters, replays and drops what passes |
@@ -18,11 +20,13 @@
 //! Whatever fails in here panics with the reason: there is no test without it.
 
 pub mod agent;
+pub mod broker;
 pub mod client;
 pub mod hostile;
 pub mod local;
 pub mod plain_agent;
 pub mod plain_relay;
+pub mod platform;
 pub mod postgres;
 pub mod process;
 pub mod raw;

@@ -3,6 +3,9 @@
 pub mod access;
 pub mod agent_name;
 pub mod credential;
+pub mod jwks;
+pub mod jws;
+pub mod metrics;
 pub mod opaque;
 pub mod password;
 pub mod token;

@@ -14,6 +14,7 @@ pub mod cookie_place;
 pub mod cors;
 pub mod front;
 pub mod guards;
+pub mod handshake;
 pub mod head;
 mod ice;
 pub mod offline;

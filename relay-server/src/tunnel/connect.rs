@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use axum::body::Body;
 use http::header::{self, HeaderMap, HeaderValue};
-use http::{Method, Request, Response, StatusCode};
+use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
@@ -16,7 +16,6 @@ use relay_protocol::headers::X_RELAY_HOST_ID;
 use relay_protocol::problem::Code;
 use relay_protocol::tunnel::{self, Form, Hello, Options, Role, SUBPROTOCOL};
 use tokio_tungstenite::WebSocketStream;
-use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_tungstenite::tungstenite::protocol::Role as WsRole;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
@@ -25,6 +24,7 @@ use super::presence::Presence;
 use super::{Registry, Tunnel};
 use crate::config::Limits;
 use crate::http::caller::Caller;
+use crate::http::handshake;
 use crate::http::problem::Refusal;
 use crate::http::routes::of_store;
 use crate::limits::AddrGuard;
@@ -72,9 +72,9 @@ impl Connect {
         owner: Caller,
         guard: AddrGuard,
     ) -> Result<Response<Body>, Refusal> {
-        let key = websocket_key(request.method(), request.headers())?;
+        let key = handshake::accept_key(request.method(), request.headers())?;
         let machine = machine(request.uri().query().unwrap_or_default())?;
-        let on_upgrade = request.extensions_mut().remove::<OnUpgrade>().ok_or_else(no_upgrade)?;
+        let on_upgrade = request.extensions_mut().remove::<OnUpgrade>().ok_or_else(handshake::no_upgrade)?;
         let host = self
             .store
             .upsert_host(owner.user, &machine.id, &machine.name, machine.version.as_deref())
@@ -84,17 +84,10 @@ impl Connect {
             return Err(too_many(self.limits.max_tunnels_per_host));
         }
         let form = form(request.headers());
-        let mut response = Response::new(Body::empty());
-        *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
-        let headers = response.headers_mut();
-        headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
-        headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
-        headers.insert(header::SEC_WEBSOCKET_ACCEPT, HeaderValue::from_str(&key).map_err(|_| no_upgrade())?);
-        if form != Form::Plain {
-            headers.insert(header::SEC_WEBSOCKET_PROTOCOL, HeaderValue::from_static(SUBPROTOCOL));
-        }
+        let protocol = (form != Form::Plain).then(|| HeaderValue::from_static(SUBPROTOCOL));
+        let mut response = handshake::switching(key, protocol);
         if let Ok(id) = HeaderValue::from_str(&host.to_string()) {
-            headers.insert(X_RELAY_HOST_ID, id);
+            response.headers_mut().insert(X_RELAY_HOST_ID, id);
         }
         self.tasks.spawn(self.clone().serve(on_upgrade, form, host, owner, guard));
         Ok(response)
@@ -187,30 +180,6 @@ fn form(headers: &HeaderMap) -> Form {
     }
 }
 
-/// Checks the opening handshake (RFC 6455 section 4.2.1) and gives the accept key.
-fn websocket_key(method: &Method, headers: &HeaderMap) -> Result<String, Refusal> {
-    let lists = |name: header::HeaderName, token: &str| {
-        let values = headers.get_all(name);
-        values
-            .iter()
-            .filter_map(|v| v.to_str().ok())
-            .flat_map(|v| v.split(','))
-            .any(|t| t.trim().eq_ignore_ascii_case(token))
-    };
-    if method != Method::GET || !lists(header::CONNECTION, "upgrade") || !lists(header::UPGRADE, "websocket")
-    {
-        return Err(no_upgrade());
-    }
-    if headers.get(header::SEC_WEBSOCKET_VERSION).is_none_or(|v| v.as_bytes() != b"13") {
-        return Err(Refusal::new(
-            Code::UpgradeRequired,
-            "Only version 13 of the WebSocket protocol is spoken here.",
-        ));
-    }
-    let key = headers.get(header::SEC_WEBSOCKET_KEY).ok_or_else(|| bad("Sec-WebSocket-Key is missing."))?;
-    Ok(derive_accept_key(key.as_bytes()))
-}
-
 fn machine(query: &str) -> Result<Machine, Refusal> {
     let (mut id, mut name, mut version) = (None, None, None);
     for (key, value) in url::form_urlencoded::parse(query.as_bytes()) {
@@ -238,13 +207,6 @@ fn text(what: &str, value: &str) -> Result<String, Refusal> {
 
 fn bad(detail: &str) -> Refusal {
     Refusal::new(Code::BadRequest, detail)
-}
-
-fn no_upgrade() -> Refusal {
-    Refusal::new(
-        Code::UpgradeRequired,
-        "Agents connect here by a WebSocket; check that the proxies in between pass Upgrade.",
-    )
 }
 
 fn too_many(max: usize) -> Refusal {
@@ -278,29 +240,6 @@ mod tests {
         ] {
             assert_eq!(machine(query).ok(), expected, "{query}");
         }
-    }
-
-    #[test]
-    fn only_a_websocket_handshake_passes() {
-        let good = [
-            ("connection", "keep-alive, Upgrade"),
-            ("upgrade", "WebSocket"),
-            ("sec-websocket-version", "13"),
-            ("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ=="),
-        ];
-        let headers = |without: Option<&str>| -> HeaderMap {
-            let kept = good.iter().filter(|(name, _)| Some(*name) != without);
-            kept.map(|(n, v)| (header::HeaderName::from_static(n), HeaderValue::from_static(v))).collect()
-        };
-        // The key and its answer are the example of RFC 6455 section 1.3.
-        assert_eq!(
-            websocket_key(&Method::GET, &headers(None)).ok().as_deref(),
-            Some("s3pPLMBiTxaQ9kYGzzhZRbK+xOo=")
-        );
-        for (name, _) in good {
-            assert!(websocket_key(&Method::GET, &headers(Some(name))).is_err(), "without {name}");
-        }
-        assert!(websocket_key(&Method::POST, &headers(None)).is_err());
     }
 
     #[test]

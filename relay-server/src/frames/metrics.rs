@@ -1,0 +1,268 @@
+//! What the broker counts.
+
+use std::time::Duration;
+
+use ::metrics::{Counter, Histogram, counter, histogram};
+
+use super::Role;
+use super::frame::Kind;
+use super::status::Code;
+use crate::telemetry::metrics::{Kind as Is, Metric};
+
+const IN: &str = "relay_frames_in_total";
+const OUT: &str = "relay_frames_out_total";
+const DROPPED: &str = "relay_frames_dropped_total";
+const STATUSES: &str = "relay_frames_statuses_total";
+const OPENED: &str = "relay_frames_attached_total";
+const CLOSED: &str = "relay_frames_detached_total";
+const REPLACED: &str = "relay_frames_daemons_replaced_total";
+const BUS: &str = "relay_frames_bus_total";
+const ROUTING: &str = "relay_frames_routing_seconds";
+
+/// The broker's metrics.
+pub const METRICS: &[Metric] = &[
+    Metric {
+        name: IN,
+        kind: Is::Counter,
+        labels: "role=daemon|client|worker|bus, kind=e2ee|key_init|key_response|key_update|pairing_request|pairing_response|subscription|session_event|transport_request|transport_response",
+        help: "Frames that came and are of a kind that may pass, by who sent them",
+    },
+    Metric {
+        name: OUT,
+        kind: Is::Counter,
+        labels: "role=daemon|client|worker, kind as above",
+        help: "Frames that were put into a socket's queue, by who receives them",
+    },
+    Metric {
+        name: DROPPED,
+        kind: Is::Counter,
+        labels: "reason=binary|json|unknown|field|not_allowed|rate|request_taken|not_owner|unrequested|no_owner|no_daemon|no_listener|slow_reader|weaker_profile|worker_transport|bus",
+        help: "Frames that went nowhere",
+    },
+    Metric {
+        name: STATUSES,
+        kind: Is::Counter,
+        labels: "code=DAEMON_UNAVAILABLE|BACKPLANE_UNAVAILABLE|FRAME_TOO_LARGE_FOR_BUS|RATE_LIMITED|RELAY_REDIRECT",
+        help: "relay_status frames that were sent",
+    },
+    Metric {
+        name: OPENED,
+        kind: Is::Counter,
+        labels: "role=daemon|client|worker",
+        help: "Sockets that began to take part",
+    },
+    Metric {
+        name: CLOSED,
+        kind: Is::Counter,
+        labels: "role=daemon|client|worker",
+        help: "Sockets that took part and no longer do",
+    },
+    Metric {
+        name: REPLACED,
+        kind: Is::Counter,
+        labels: "by=newcomer|relay",
+        help: "Daemons that gave way to another, here or at another relay",
+    },
+    Metric {
+        name: BUS,
+        kind: Is::Counter,
+        labels: "way=in|out|refused",
+        help: "Frames from other relays, to other relays, and those that could not be passed to them",
+    },
+    Metric {
+        name: ROUTING,
+        kind: Is::Histogram,
+        labels: "",
+        help: "From a frame's arrival to the queues of its receivers",
+    },
+];
+
+/// Why a frame went nowhere.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs, reason = "as the label's values are called")]
+pub enum Reason {
+    Binary,
+    Json,
+    Unknown,
+    Field,
+    NotAllowed,
+    Rate,
+    RequestTaken,
+    NotOwner,
+    Unrequested,
+    NoOwner,
+    NoDaemon,
+    NoListener,
+    SlowReader,
+    WeakerProfile,
+    WorkerTransport,
+    Bus,
+}
+
+const REASONS: [(Reason, &str); 16] = [
+    (Reason::Binary, "binary"),
+    (Reason::Json, "json"),
+    (Reason::Unknown, "unknown"),
+    (Reason::Field, "field"),
+    (Reason::NotAllowed, "not_allowed"),
+    (Reason::Rate, "rate"),
+    (Reason::RequestTaken, "request_taken"),
+    (Reason::NotOwner, "not_owner"),
+    (Reason::Unrequested, "unrequested"),
+    (Reason::NoOwner, "no_owner"),
+    (Reason::NoDaemon, "no_daemon"),
+    (Reason::NoListener, "no_listener"),
+    (Reason::SlowReader, "slow_reader"),
+    (Reason::WeakerProfile, "weaker_profile"),
+    (Reason::WorkerTransport, "worker_transport"),
+    (Reason::Bus, "bus"),
+];
+
+/// Who sent a frame: a socket, or another relay.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs, reason = "as the label's values are called")]
+pub enum Sender {
+    Daemon,
+    Client,
+    Worker,
+    Bus,
+}
+
+impl From<Role> for Sender {
+    fn from(role: Role) -> Self {
+        match role {
+            Role::Daemon => Self::Daemon,
+            Role::Client => Self::Client,
+            Role::Worker => Self::Worker,
+        }
+    }
+}
+
+const SENDERS: [&str; 4] = ["daemon", "client", "worker", "bus"];
+
+/// Which way over the bus.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[allow(missing_docs, reason = "as the label's values are called")]
+pub enum Way {
+    In,
+    Out,
+    Refused,
+}
+
+/// The handles, made once.
+pub struct Metrics {
+    frames_in: Vec<Counter>,
+    frames_out: Vec<Counter>,
+    dropped: Vec<Counter>,
+    statuses: Vec<Counter>,
+    opened: Vec<Counter>,
+    closed: Vec<Counter>,
+    replaced_by_newcomer: Counter,
+    replaced_by_relay: Counter,
+    bus: Vec<Counter>,
+    routing: Histogram,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let by_kind = |name: &'static str| {
+            let of = |role| Kind::ALL.map(|kind| counter!(name, "role" => role, "kind" => kind.as_str()));
+            SENDERS.into_iter().flat_map(of).collect()
+        };
+        let by_role = |name: &'static str| {
+            SENDERS.iter().take(3).map(|role| counter!(name, "role" => *role)).collect::<Vec<_>>()
+        };
+        Self {
+            frames_in: by_kind(IN),
+            frames_out: by_kind(OUT),
+            dropped: REASONS.iter().map(|(_, reason)| counter!(DROPPED, "reason" => *reason)).collect(),
+            statuses: Code::ALL.iter().map(|code| counter!(STATUSES, "code" => code.as_str())).collect(),
+            opened: by_role(OPENED),
+            closed: by_role(CLOSED),
+            replaced_by_newcomer: counter!(REPLACED, "by" => "newcomer"),
+            replaced_by_relay: counter!(REPLACED, "by" => "relay"),
+            bus: ["in", "out", "refused"].map(|way| counter!(BUS, "way" => way)).into(),
+            routing: histogram!(ROUTING),
+        }
+    }
+}
+
+fn add(counters: &[Counter], at: usize, count: u64) {
+    if let Some(counter) = counters.get(at) {
+        counter.increment(count);
+    }
+}
+
+impl Metrics {
+    /// A frame came.
+    pub fn frame_in(&self, from: Sender, kind: Kind) {
+        add(&self.frames_in, from as usize * Kind::ALL.len() + kind as usize, 1);
+    }
+
+    /// So many sockets get a frame.
+    pub fn frame_out(&self, to: Role, kind: Kind, count: u64) {
+        add(&self.frames_out, Sender::from(to) as usize * Kind::ALL.len() + kind as usize, count);
+    }
+
+    /// A frame goes nowhere.
+    pub fn dropped(&self, reason: Reason) {
+        add(&self.dropped, reason as usize, 1);
+    }
+
+    /// A status was sent.
+    pub fn status(&self, code: Code) {
+        add(&self.statuses, code as usize, 1);
+    }
+
+    /// A socket takes part.
+    pub fn opened(&self, role: Role) {
+        add(&self.opened, Sender::from(role) as usize, 1);
+    }
+
+    /// It no longer does.
+    pub fn closed(&self, role: Role) {
+        add(&self.closed, Sender::from(role) as usize, 1);
+    }
+
+    /// A daemon gave way to one that came here.
+    pub fn replaced(&self) {
+        self.replaced_by_newcomer.increment(1);
+    }
+
+    /// A daemon gave way to one at another relay.
+    pub fn superseded(&self) {
+        self.replaced_by_relay.increment(1);
+    }
+
+    /// A frame on the bus.
+    pub fn bus(&self, way: Way) {
+        add(&self.bus, way as usize, 1);
+    }
+
+    /// A frame took so long.
+    pub fn routed(&self, took: Duration) {
+        self.routing.record(took);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_order_of_handles_is_that_of_the_enums() {
+        for (at, (reason, _)) in REASONS.into_iter().enumerate() {
+            assert_eq!(reason as usize, at);
+        }
+        for (at, kind) in Kind::ALL.into_iter().enumerate() {
+            assert_eq!(kind as usize, at);
+        }
+        for (at, code) in Code::ALL.into_iter().enumerate() {
+            assert_eq!(code as usize, at);
+        }
+        assert_eq!(
+            [Sender::Daemon, Sender::Client, Sender::Worker, Sender::Bus].map(|s| s as usize),
+            [0, 1, 2, 3]
+        );
+    }
+}
