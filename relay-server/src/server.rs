@@ -14,7 +14,9 @@ use uuid::Uuid;
 
 use crate::auth::access::{Sessions, unix_now};
 use crate::auth::token::Verifier;
+use crate::backplane::Backplane;
 use crate::config::Config;
+use crate::config::relays::Mode;
 use crate::http::caller::by_bearer;
 use crate::http::cookie_place::CookiePlace;
 use crate::http::front::{Context, Front};
@@ -22,6 +24,7 @@ use crate::http::guards::Guards;
 use crate::http::problem::Refusal;
 use crate::http::routes::{Api, Live, Routes};
 use crate::http::serve::{self, Peer};
+use crate::outbound::Client;
 use crate::proxy::{Proxy, path};
 use crate::shutdown::{Hold, Shutdown};
 use crate::store::{Store, StoreError};
@@ -49,6 +52,12 @@ pub enum ServeError {
     /// What the relay keeps for itself cannot be read or made.
     #[error(transparent)]
     Config(#[from] crate::config::OwnError),
+    /// Other relays cannot be met as it is configured.
+    #[error(transparent)]
+    Backplane(#[from] crate::backplane::StartError),
+    /// What the relay calls with is of no use.
+    #[error(transparent)]
+    Outbound(#[from] crate::outbound::TlsError),
     /// The listener failed.
     #[error("serving: {0}")]
     Io(#[from] std::io::Error),
@@ -152,6 +161,14 @@ pub async fn run(
 
     let forgetting = tokio::spawn(forget_ended(store.clone(), config.session_lifetime, stop.child_token()));
 
+    let client = match config.relays.mode {
+        Mode::Platform(_) => Some(Client::new(&config.platform)?),
+        Mode::Single | Mode::Postgres(_) | Mode::Redis(_) => None,
+    };
+    // Nobody listens to the bus yet: what comes is dropped.
+    let (_backplane, _events, relays) =
+        Backplane::start(&config, &relay_id, &store, client, stop.child_token())?;
+
     let live = Arc::new(LiveSide { sessions: sessions.clone(), registry: registry.clone() });
     let tunnels = TaskTracker::new();
     let app = Arc::new(App {
@@ -195,6 +212,8 @@ pub async fn run(
     let _ = tokio::time::timeout(CLOSE_TUNNELS, presence_task).await;
     stop.cancel();
     let _ = tokio::join!(renewing, checking, forgetting);
+    // The others are told that nothing is here any more, within a deadline of its own.
+    relays.wait().await;
     Ok(served?)
 }
 
