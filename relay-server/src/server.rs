@@ -52,6 +52,9 @@ pub enum ServeError {
     /// What the relay keeps for itself cannot be read or made.
     #[error(transparent)]
     Config(#[from] crate::config::OwnError),
+    /// Other relays cannot be met as it is configured.
+    #[error(transparent)]
+    Backplane(#[from] crate::backplane::StartError),
     /// What the relay calls cannot be called.
     #[error("what the relay calls: {0}")]
     Outbound(#[from] crate::outbound::TlsError),
@@ -162,13 +165,15 @@ pub async fn run(
 
     let forgetting = tokio::spawn(forget_ended(store.clone(), config.session_lifetime, stop.child_token()));
 
+    let client = outbound::Client::new(&config.platform)?;
+    let (backplane, bus_events, relays) =
+        Backplane::start(&config, &relay_id, &store, Some(client.clone()), stop.child_token())?;
+    let broker = Broker::new(&config.frames, &config.relays, backplane);
+    let bus = tokio::spawn(broker.clone().run_bus(bus_events, stop.child_token()));
+
     let live = Arc::new(LiveSide { sessions: sessions.clone(), registry: registry.clone() });
     let tunnels = TaskTracker::new();
     let guards = Arc::new(Guards::new(&config.limits));
-    let client = outbound::Client::new(&config.platform)?;
-    let (backplane, bus_events) = Backplane::single();
-    let broker = Broker::new(&config.frames, &config.relays, backplane);
-    let bus = tokio::spawn(broker.clone().run_bus(bus_events, stop.child_token()));
     let app = Arc::new(App {
         front: Front::new(&config, shutdown.clone()),
         routes: Routes::new(Api::new(&config, store.clone(), secret, live, shutdown.clone())),
@@ -219,6 +224,8 @@ pub async fn run(
     let _ = tokio::time::timeout(CLOSE_TUNNELS, presence_task).await;
     stop.cancel();
     let _ = tokio::join!(renewing, checking, forgetting, bus);
+    // The others are told that nothing is here any more, within a deadline of its own.
+    relays.wait().await;
     Ok(served?)
 }
 
