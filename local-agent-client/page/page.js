@@ -131,6 +131,19 @@ function paths({ webrtc, peers }) {
   }).join("; ");
 }
 
+/** The agent's connections, in words; nothing when there is only one, of which the rest tells. */
+function connections({ connections }) {
+  if (connections.length < 2) return [];
+  return connections.map((connection, index) => {
+    const relay = `${connection.relay ?? "no relay yet"}${connection.relay_id ? ` (${connection.relay_id})` : ""}`;
+    const rtt = connection.rtt_ms === null ? "" : `, ${connection.rtt_ms} ms`;
+    const next = connection.next_retry_at === null ? "connecting" : `next attempt in ${span(connection.next_retry_at - state.now)}`;
+    const error = connection.last_error ? `; ${connection.last_error.message}` : "";
+    const how = connection.connected ? `up for ${span(state.now - connection.since)}${rtt}` : `down, ${next}${error}`;
+    return [`Connection ${index + 1}`, `${relay}: ${how}`];
+  });
+}
+
 function renderFacts() {
   const { status } = state;
   const up = at("connection");
@@ -142,6 +155,7 @@ function renderFacts() {
     ["Serves", status.local],
     ["Lets through", status.trust === "paired" ? "what paired browsers signed" : "all that the relay authorised"],
     ["Connected", status.connected_since ? `for ${span(state.now - status.connected_since)}` : "no"],
+    ...connections(status),
     ["Requests", `${status.requests.total} (${status.requests.active} under way)`],
     ["Direct paths", paths(status)],
     ["Last error", status.last_error ? `${when(status.last_error.at)}: ${status.last_error.message}` : "none"],

@@ -9,12 +9,14 @@ use crate::{
     gate::{Gate, Options},
     peer::{self, Peers},
     platform,
-    session::{Connect, Session},
+    relays::{self, MAX_ALSO, MAX_CONNECTIONS, Place, Relays, Seat},
+    session::Session,
     state::{self, StateDir, StateError},
-    status::{self, Reporter, Status, now},
+    status::{self, ConnectionStatus, Reporter, Status, now},
     token::{Token, TokenError, TokenSource},
     trust::{FailedGuesses, Pairing, Require, Trust, TrustError},
 };
+use futures_util::future::join_all;
 use hyper_util::client::proxy::matcher::Matcher;
 use parking_lot::Mutex;
 use std::{
@@ -25,6 +27,7 @@ use std::{
 };
 use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
+use tracing::Instrument;
 use uuid::Uuid;
 
 /// Characters of a host's name.
@@ -71,11 +74,22 @@ pub enum BuildError {
     /// Keys or browsers cannot be used.
     #[error(transparent)]
     Trust(#[from] TrustError),
+    /// There cannot be so many connections.
+    #[error("an agent can have 1 to {MAX_CONNECTIONS} connections")]
+    Connections,
+    /// There are too many relays.
+    #[error("at most {MAX_ALSO} relays can be named beside the first")]
+    TooManyRelays,
+    /// The token would be read on the way to one relay and not to the other.
+    #[error("the relay {0} is not reached by https, as the first one is")]
+    AlsoInsecure(String),
 }
 
 /// Collects what an agent needs.
 pub struct Builder {
     relay: RelayUrl,
+    also: Vec<RelayUrl>,
+    connections: usize,
     token: TokenSource,
     target: LocalTarget,
     name: Option<String>,
@@ -92,6 +106,24 @@ pub struct Builder {
 }
 
 impl Builder {
+    /// How many tunnels are kept open at once, 1 (as it is without being said) to 8, to different relays where there
+    /// are different ones: other addresses of the relay's name, relays that it offers of its own host or below it,
+    /// and those of [`Builder::also_relay`].
+    #[must_use]
+    pub fn connections(mut self, connections: usize) -> Self {
+        self.connections = connections;
+        self
+    }
+
+    /// Another relay that serves the same host with the same token, to which connections go too.
+    #[must_use]
+    pub fn also_relay(mut self, relay: RelayUrl) -> Self {
+        if !self.also.contains(&relay) {
+            self.also.push(relay);
+        }
+        self
+    }
+
     /// The name under which people see the host. Otherwise the machine's.
     #[must_use]
     pub fn name(mut self, name: impl Into<String>) -> Self {
@@ -181,6 +213,17 @@ impl Builder {
         if name.is_empty() || name.chars().count() > MAX_NAME || name.chars().any(char::is_control) {
             return Err(BuildError::Name);
         }
+        if !(1..=MAX_CONNECTIONS).contains(&self.connections) {
+            return Err(BuildError::Connections);
+        }
+        if self.also.len() > MAX_ALSO {
+            return Err(BuildError::TooManyRelays);
+        }
+        if let Some(also) =
+            self.also.iter().find(|also| self.relay.is_secure() && !also.is_secure() && !also.is_loopback())
+        {
+            return Err(BuildError::AlsoInsecure(also.to_string()));
+        }
         let https_local = matches!(&self.target, LocalTarget::Http(url) if url.scheme() == "https");
         if self.insecure_local && https_local && !is_loopback(&self.target) {
             return Err(BuildError::InsecureRemote);
@@ -189,7 +232,8 @@ impl Builder {
         let verified = if https_local {
             tls::verified(self.ca.as_deref())
         } else {
-            tls::for_relay(&self.relay, self.ca.as_deref())
+            let secure = std::iter::once(&self.relay).chain(&self.also).find(|relay| relay.is_secure());
+            tls::for_relay(secure.unwrap_or(&self.relay), self.ca.as_deref())
         }?;
         let local_tls =
             if self.insecure_local && https_local { insecure::unverified()? } else { verified.clone() };
@@ -219,6 +263,7 @@ impl Builder {
             host_id: pairing.host().get().map(|id| id.to_string()),
             form: None,
             rtt_ms: None,
+            connections: vec![ConnectionStatus::default(); self.connections],
             requests: Default::default(),
             signed: Default::default(),
             last_error: None,
@@ -241,6 +286,7 @@ impl Builder {
             relay_origin: self.relay.origin(),
             preserve_host: self.preserve_host,
         };
+        let relays = Relays::new(self.relay.clone(), self.also, self.connections);
         let dialer = Dialer {
             relay: self.relay,
             machine_id: machine_id.to_string(),
@@ -258,12 +304,8 @@ impl Builder {
             ..Options::default()
         };
         Ok(Agent {
-            dial: Arc::new(Dial {
-                dialer,
-                source: self.token,
-                used: Mutex::default(),
-                pairing: pairing.clone(),
-            }),
+            dial: Dial { dialer: Arc::new(dialer), source: self.token, used: Mutex::default() },
+            relays,
             gate: Gate::new(forwarder, pairing.clone(), options),
             status: watch::channel(status).0,
             pairing,
@@ -276,7 +318,8 @@ impl Builder {
 
 /// An agent that is ready to run.
 pub struct Agent {
-    dial: Arc<Dial>,
+    dial: Dial,
+    relays: Arc<Relays>,
     gate: Arc<Gate>,
     status: watch::Sender<Status>,
     pairing: Arc<Pairing>,
@@ -290,6 +333,8 @@ impl Agent {
     pub fn builder(relay: RelayUrl, token: TokenSource, target: LocalTarget) -> Builder {
         Builder {
             relay,
+            also: Vec::new(),
+            connections: 1,
             token,
             target,
             name: None,
@@ -326,15 +371,23 @@ impl Agent {
         }
         let (jumped, jumps) = watch::channel(0);
         let _clock = AbortOnDropHandle::new(tokio::spawn(clock::watch(jumped)));
-        let reporter = Arc::new(Mutex::new(Reporter::new(self.status.clone())));
-        let session = Session {
-            connect: self.dial.clone(),
-            gate: self.gate.clone(),
-            reporter: reporter.clone(),
-            jumps,
-            stop: shutdown,
-            chance: Box::new(rand::random::<f64>),
-        };
+        let sessions = (0..self.relays.connections()).map(|index| {
+            let reporter = Arc::new(Mutex::new(Reporter::of(self.status.clone(), index)));
+            let (relays, pairing) = (self.relays.clone(), self.pairing.clone());
+            let session = Session {
+                connect: Seat::new(relays, index, self.dial.another(), pairing, reporter.clone()),
+                gate: self.gate.clone(),
+                reporter,
+                jumps: jumps.clone(),
+                stop: shutdown.clone(),
+                chance: Box::new(rand::random::<f64>),
+            };
+            let span = tracing::info_span!("connection", number = index + 1);
+            // A single one needs no number in the log.
+            let span = if self.relays.connections() > 1 { span } else { tracing::Span::none() };
+            session.run().instrument(span)
+        });
+        let sessions = join_all(sessions.collect::<Vec<_>>());
         let beside = async {
             let keep_status = async {
                 match &self.state {
@@ -355,7 +408,7 @@ impl Agent {
             )
         };
         tokio::select! {
-            () = session.run() => {}
+            _ = sessions => {}
             _ = beside => {}
         }
         self.gate.close();
@@ -363,7 +416,7 @@ impl Agent {
             peers.shutdown().await;
         }
         self.pairing.flush();
-        reporter.lock().refresh(self.gate.forwarder().stats(), None);
+        Reporter::new(self.status).refresh(self.gate.forwarder().stats(), None);
         tracing::info!("the agent has ended");
     }
 }
@@ -390,15 +443,19 @@ fn is_loopback(target: &LocalTarget) -> bool {
     ip.map_or_else(|| host == "localhost" || host.ends_with(".localhost"), |ip| ip.is_loopback())
 }
 
-/// Dials with the token as it is at that moment.
+/// Dials with the token as it is at that moment, for one connection.
 struct Dial {
-    dialer: Dialer,
+    dialer: Arc<Dialer>,
     source: TokenSource,
     used: Mutex<Option<Token>>,
-    pairing: Arc<Pairing>,
 }
 
 impl Dial {
+    /// The same for another connection: each looks for a token that is another one than it used itself.
+    fn another(&self) -> Self {
+        Self { dialer: self.dialer.clone(), source: self.source.clone(), used: Mutex::default() }
+    }
+
     /// The token as it is now, and not the one that was `refused` if that can be helped.
     async fn token(&self, refused: Option<&Token>) -> Result<Token, TokenError> {
         let token = match &self.source {
@@ -427,26 +484,27 @@ impl Dial {
     }
 }
 
-impl Connect for Arc<Dial> {
-    async fn connect(&self) -> Result<Dialed, DialError> {
+impl relays::Dial for Dial {
+    async fn addresses(&self) -> Vec<SocketAddr> {
+        self.dialer.route().addresses().await
+    }
+
+    async fn dial(&self, place: &Place) -> Result<Dialed, DialError> {
         let token = self.token(None).await?;
-        let dialed = match self.dialer.dial(&token).await {
+        let route = self.dialer.route_to(&place.url, place.address);
+        match self.dialer.dial_by(route, &token).await {
             // A stored login may be renewed: the relay has forgotten the token before its time.
             Err(DialError::Refused(refusal))
                 if refusal.is_about_the_token() && matches!(self.source, TokenSource::Login(_)) =>
             {
                 match self.token(Some(&token)).await {
-                    Ok(renewed) if renewed != token => self.dialer.dial(&renewed).await?,
-                    Ok(_) => return Err(DialError::Refused(refusal)),
-                    Err(error) => return Err(error.into()),
+                    Ok(renewed) if renewed != token => self.dialer.dial_by(route, &renewed).await,
+                    Ok(_) => Err(DialError::Refused(refusal)),
+                    Err(error) => Err(error.into()),
                 }
             }
-            dialed => dialed?,
-        };
-        if let Some(id) = &dialed.host_id {
-            self.pairing.host().told(id);
+            dialed => dialed,
         }
-        Ok(dialed)
     }
 
     async fn token_changed(&self) {
@@ -486,6 +544,21 @@ mod tests {
         assert!(matches!(remote.build(), Err(BuildError::InsecureRemote)));
         assert!(builder(relay, "https://[::1]:3").insecure_local(true).build().is_ok());
         assert!(matches!(builder(relay, local).ca("/does/not/exist").build(), Err(BuildError::Tls(_))));
+        for connections in [0, 9] {
+            let built = builder(relay, local).connections(connections).build();
+            assert!(matches!(built, Err(BuildError::Connections)), "{connections}");
+        }
+        let also = |first: &str, other: &str| builder(first, local).also_relay(other.parse().unwrap());
+        assert!(matches!(
+            also("https://a.example", "http://b.example").build(),
+            Err(BuildError::AlsoInsecure(other)) if other == "http://b.example"
+        ));
+        assert!(also("https://a.example", "https://b.example").connections(8).build().is_ok());
+        assert!(also(relay, "http://127.0.0.1:3").build().is_ok());
+        let many = (0..=MAX_ALSO).fold(builder(relay, local), |builder, port| {
+            builder.also_relay(format!("http://127.0.0.1:{}", port + 10).parse().unwrap())
+        });
+        assert!(matches!(many.build(), Err(BuildError::TooManyRelays)));
         let mut nobody = builder(relay, local);
         nobody.machine_id = None;
         assert!(matches!(nobody.build(), Err(BuildError::NoIdentity)));

@@ -22,6 +22,7 @@
 //! | module | what it does |
 //! | --- | --- |
 //! | [`agent`] | puts everything together |
+//! | [`relays`] | which relay each of several connections goes to |
 //! | [`session`] | when to dial, when to leave, how long to wait |
 //! | [`tunnel`] | one tunnel and its streams |
 //! | [`serve`] | one stream: an HTTP/1.1 connection |
@@ -50,6 +51,7 @@ pub mod peer;
 pub mod platform;
 pub mod qr;
 pub mod refusal;
+pub mod relays;
 pub mod serve;
 pub mod session;
 pub mod state;

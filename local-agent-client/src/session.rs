@@ -2,6 +2,9 @@
 //!
 //! Make before break: when the relay says that it will end, the next tunnel is up before the old one
 //! goes. A refusal is said plainly and retried rarely; after sleep everything is retried at once.
+//!
+//! An agent with several connections has one of these for each; which relay each goes to is [`crate::relays`]'s
+//! business.
 
 use crate::{
     backoff::{Backoff, Cause, Renewal},
@@ -34,9 +37,23 @@ pub trait Connect: Send + Sync {
     fn connect(&self) -> impl Future<Output = Result<Dialed, DialError>> + Send;
     /// Completes when the token is another one than the last attempt used.
     fn token_changed(&self) -> impl Future<Output = ()> + Send;
+
+    /// Completes with a tunnel that is to take over from one that works, because it goes to a better place.
+    fn better(&self) -> impl Future<Output = Dialed> + Send {
+        std::future::pending()
+    }
+
+    /// The relay asks to connect anew. True when the next attempt will go to another one, which need not be given
+    /// time.
+    fn drained(&self) -> bool {
+        false
+    }
+
+    /// The tunnel of the last attempt that succeeded has ended.
+    fn lost(&self) {}
 }
 
-/// What keeps one agent connected.
+/// What keeps one connection of an agent up.
 pub struct Session<C> {
     /// Opens tunnels.
     pub connect: C,
@@ -46,7 +63,7 @@ pub struct Session<C> {
     pub reporter: Arc<Mutex<Reporter>>,
     /// Counts the clock's jumps.
     pub jumps: watch::Receiver<u64>,
-    /// Ends the agent.
+    /// Ends it.
     pub stop: CancellationToken,
     /// Uniform in 0.0 to 1.0.
     pub chance: Box<dyn FnMut() -> f64 + Send>,
@@ -66,6 +83,8 @@ enum Watched {
     Slept(Ended),
     /// Connect anew within so many seconds.
     Drained(u32),
+    /// Another one is up and takes over.
+    Better(Box<Dialed>),
 }
 
 /// A wait before the next attempt.
@@ -86,7 +105,16 @@ impl<C: Connect> Session<C> {
         // Tunnels that were replaced and still carry something.
         let mut retired = JoinSet::new();
         let mut number = 0;
-        while let Some(dialed) = self.next(&mut current, &mut backoff).await {
+        let mut better = None;
+        loop {
+            let mode = if better.is_some() { Mode::Leave } else { Mode::Retire };
+            let dialed = match better.take() {
+                Some(dialed) => dialed,
+                None => match self.next(&mut current, &mut backoff).await {
+                    Some(dialed) => dialed,
+                    None => break,
+                },
+            };
             number += 1;
             let form = match &dialed.form {
                 Form::Plain => "plain",
@@ -96,7 +124,7 @@ impl<C: Connect> Session<C> {
             self.reporter.lock().connected(number, form, dialed.host_id.clone());
             let live = Live::start(dialed, self.gate.clone());
             if let Some(old) = current.take() {
-                retired.spawn(old.live.end(Mode::Retire));
+                retired.spawn(old.live.end(mode));
             }
             while retired.try_join_next().is_some() {}
             let watched = self.watch(&live).await;
@@ -118,9 +146,16 @@ impl<C: Connect> Session<C> {
                     backoff.reset();
                     continue;
                 }
+                Watched::Better(dialed) => {
+                    current = Some(tunnel);
+                    better = Some(*dialed);
+                    continue;
+                }
                 Watched::Drained(seconds) => {
+                    let elsewhere = self.connect.drained();
                     let Renewal { wait, least } = backoff.renewal(lived, seconds, (self.chance)());
-                    tracing::info!(?wait, "the relay asks to connect anew");
+                    let wait = if elsewhere { least } else { wait };
+                    tracing::info!(?wait, elsewhere, "the relay asks to connect anew");
                     current = Some(tunnel);
                     Pause { wait, least, for_token: false }
                 }
@@ -215,6 +250,7 @@ impl<C: Connect> Session<C> {
     /// Tells that a tunnel has ended.
     fn lost(&self, tunnel: &Current, ended: &Ended) {
         tracing::warn!(%ended, lived = ?tunnel.live.since.elapsed(), "the tunnel was lost");
+        self.connect.lost();
         self.reporter.lock().lost(tunnel.number, ended.to_string());
     }
 
@@ -223,6 +259,7 @@ impl<C: Connect> Session<C> {
         let handle = &live.handle;
         let mut refresh = tokio::time::interval(REFRESH);
         let mut woke: Option<Instant> = None;
+        let mut better = pin!(self.connect.better());
         loop {
             tokio::select! {
                 () = self.stop.cancelled() => return Watched::Stop,
@@ -233,6 +270,7 @@ impl<C: Connect> Session<C> {
                     return Watched::Ended(ended);
                 }
                 seconds = handle.drained() => return Watched::Drained(seconds),
+                dialed = better.as_mut() => return Watched::Better(Box::new(dialed)),
                 () = jumped(&mut self.jumps) => {
                     woke = Some(Instant::now());
                     handle.probe(PROBE);

@@ -3,6 +3,7 @@
 use crate::{
     forward::{Counts, GateCounts, Stats},
     peer::Peers,
+    relays::Place,
     trust::{FailedGuesses, Pairing},
 };
 use serde::{Deserialize, Serialize};
@@ -29,16 +30,19 @@ pub struct Status {
     pub name: String,
     /// This machine's id.
     pub machine_id: String,
-    /// Whether a tunnel is up.
+    /// Whether a tunnel is up, of whichever connection.
     pub connected: bool,
-    /// Since when.
+    /// Since when one always was.
     pub connected_since: Option<i64>,
     /// The id that the relay gave the host, once it is known.
     pub host_id: Option<String>,
-    /// `plain` or `relay.tunnel.v1`, while connected.
+    /// `plain` or `relay.tunnel.v1`, while connected: that of the first connection that is.
     pub form: Option<String>,
-    /// The round-trip time of the last ping.
+    /// The round-trip time of its last ping.
     pub rtt_ms: Option<f64>,
+    /// Each of the connections.
+    #[serde(default)]
+    pub connections: Vec<ConnectionStatus>,
     /// What was forwarded.
     pub requests: Counts,
     /// What was signed, and what was refused.
@@ -46,7 +50,7 @@ pub struct Status {
     pub signed: GateCounts,
     /// The last thing that went wrong.
     pub last_error: Option<LastError>,
-    /// When the next attempt to connect comes, while there is none under way.
+    /// When the next attempt to connect comes, while there is none under way: the soonest.
     pub next_retry_at: Option<i64>,
     /// Whose requests reach the local server: `paired` or `relay`.
     #[serde(default)]
@@ -72,6 +76,37 @@ pub struct Status {
     /// The peers that there are, oldest first.
     #[serde(default)]
     pub peers: Vec<PeerStatus>,
+}
+
+/// One of the agent's connections.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct ConnectionStatus {
+    /// Whether its tunnel is up.
+    pub connected: bool,
+    /// Since when, whatever number of tunnels took over from each other.
+    pub since: Option<i64>,
+    /// The relay's URL, and the address of it where one was chosen: where it is, or was last.
+    pub relay: Option<String>,
+    /// The relay's id, where it tells one.
+    pub relay_id: Option<String>,
+    /// `plain` or `relay.tunnel.v1`, while connected.
+    pub form: Option<String>,
+    /// The round-trip time of the last ping.
+    pub rtt_ms: Option<f64>,
+    /// The last thing that went wrong with it.
+    pub last_error: Option<LastError>,
+    /// When the next attempt comes, while there is none under way.
+    pub next_retry_at: Option<i64>,
+}
+
+impl ConnectionStatus {
+    fn down(&mut self) {
+        self.connected = false;
+        self.since = None;
+        self.form = None;
+        self.rtt_ms = None;
+        self.next_retry_at = None;
+    }
 }
 
 /// What all peers together are and were.
@@ -145,31 +180,61 @@ fn unix(time: SystemTime) -> i64 {
     time.duration_since(UNIX_EPOCH).map_or(0, |since| i64::try_from(since.as_secs()).unwrap_or(i64::MAX))
 }
 
-/// Writes the status. A tunnel that was replaced does not write any more.
+/// Writes what the status tells of one connection, and of all of them together. A tunnel that was replaced does not
+/// write any more.
 #[derive(Debug)]
 pub struct Reporter {
     status: watch::Sender<Status>,
+    index: usize,
     current: Option<u64>,
+    /// Where the next tunnel will be.
+    place: (Option<String>, Option<String>),
 }
 
 impl Reporter {
-    /// Reports into `status`.
+    /// Reports the only connection into `status`.
     pub fn new(status: watch::Sender<Status>) -> Self {
-        Self { status, current: None }
+        Self::of(status, 0)
+    }
+
+    /// Reports connection number `index` into `status`.
+    pub fn of(status: watch::Sender<Status>, index: usize) -> Self {
+        Self { status, index, current: None, place: (None, None) }
+    }
+
+    /// Changes what is told of the connection; what is told of all of them follows.
+    fn change(&self, change: impl FnOnce(&mut ConnectionStatus, &mut Status)) {
+        self.status.send_modify(|status| {
+            let mut ours = status.connections.get(self.index).cloned().unwrap_or_default();
+            change(&mut ours, status);
+            if status.connections.len() <= self.index {
+                status.connections.resize_with(self.index + 1, ConnectionStatus::default);
+            }
+            if let Some(place) = status.connections.get_mut(self.index) {
+                *place = ours;
+            }
+            summarize(status);
+        });
+    }
+
+    /// The next tunnel that comes up is one to this place.
+    pub fn at(&mut self, place: &Place, relay_id: Option<&str>) {
+        self.place = (Some(place.to_string()), relay_id.map(str::to_owned));
     }
 
     /// Tunnel number `tunnel` is up.
     pub fn connected(&mut self, tunnel: u64, form: &str, host_id: Option<String>) {
         let was = self.current.replace(tunnel).is_some();
-        self.status.send_modify(|status| {
+        self.change(|ours, status| {
             // A tunnel that takes over from a drained one continues the same connection.
-            if !was || status.connected_since.is_none() {
-                status.connected_since = Some(now());
+            if !was || ours.since.is_none() {
+                ours.since = Some(now());
             }
-            status.connected = true;
-            status.form = Some(form.to_owned());
-            status.rtt_ms = None;
-            status.next_retry_at = None;
+            ours.connected = true;
+            (ours.relay, ours.relay_id) = self.place.clone();
+            ours.form = Some(form.to_owned());
+            ours.rtt_ms = None;
+            ours.next_retry_at = None;
             if host_id.is_some() {
                 status.host_id = host_id;
             }
@@ -180,28 +245,28 @@ impl Reporter {
     pub fn lost(&mut self, tunnel: u64, why: String) {
         if self.current == Some(tunnel) {
             self.current = None;
-            self.status.send_modify(|status| {
-                down(status);
-                status.last_error = Some(LastError { at: now(), message: why });
+            self.change(|ours, status| {
+                ours.down();
+                went_wrong(ours, status, why);
             });
         }
     }
 
     /// An attempt failed.
     pub fn failed(&mut self, why: String) {
-        self.status.send_modify(|status| status.last_error = Some(LastError { at: now(), message: why }));
+        self.change(|ours, status| went_wrong(ours, status, why));
     }
 
     /// The next attempt comes after `wait`; `None` when it is under way.
     pub fn waits(&mut self, wait: Option<Duration>) {
-        self.status
-            .send_modify(|status| status.next_retry_at = wait.map(|wait| unix(SystemTime::now() + wait)));
+        let at = wait.map(|wait| unix(SystemTime::now() + wait));
+        self.change(|ours, _| ours.next_retry_at = at);
     }
 
-    /// The agent ends.
+    /// The connection ends with the agent.
     pub fn ended(&mut self) {
         self.current = None;
-        self.status.send_modify(down);
+        self.change(|ours, _| ours.down());
     }
 
     /// Takes over what is counted elsewhere. Wakes nobody when nothing changed.
@@ -209,20 +274,46 @@ impl Reporter {
         let (counts, signed, error) = (stats.counts(), stats.gate().counts(), stats.take_error());
         let rtt = rtt.map(|rtt| (rtt.as_secs_f64() * 1e5).round() / 100.0);
         self.status.send_if_modified(|status| {
-            let before = (status.requests, status.rtt_ms);
-            let mut changed = status.signed != signed;
+            let mut changed = status.requests != counts || status.signed != signed;
             status.requests = counts;
             status.signed = signed;
-            if status.connected && rtt.is_some() {
-                status.rtt_ms = rtt;
+            if let Some(ours) = status.connections.get_mut(self.index)
+                && ours.connected
+                && rtt.is_some()
+                && ours.rtt_ms != rtt
+            {
+                ours.rtt_ms = rtt;
+                summarize(status);
+                changed = true;
             }
             changed |= error.is_some();
             if let Some(message) = error {
                 status.last_error = Some(LastError { at: now(), message });
             }
-            changed || before != (status.requests, status.rtt_ms)
+            changed
         });
     }
+}
+
+fn went_wrong(ours: &mut ConnectionStatus, status: &mut Status, message: String) {
+    let error = Some(LastError { at: now(), message });
+    ours.last_error.clone_from(&error);
+    status.last_error = error;
+}
+
+/// What the connections come to together.
+fn summarize(status: &mut Status) {
+    let first = status.connections.iter().find(|connection| connection.connected);
+    status.form = first.and_then(|connection| connection.form.clone());
+    status.rtt_ms = first.and_then(|connection| connection.rtt_ms);
+    status.connected = first.is_some();
+    status.connected_since = match (first, status.connected_since) {
+        (None, _) => None,
+        // One always was, if not always this one.
+        (Some(_), Some(since)) => Some(since),
+        (Some(first), None) => first.since,
+    };
+    status.next_retry_at = status.connections.iter().filter_map(|connection| connection.next_retry_at).min();
 }
 
 /// Keeps what the status tells of pairing as it is, until nobody changes it any more.
@@ -264,14 +355,6 @@ pub async fn follow_peers(peers: Option<&Peers>, status: &watch::Sender<Status>)
     }
 }
 
-fn down(status: &mut Status) {
-    status.connected = false;
-    status.connected_since = None;
-    status.form = None;
-    status.rtt_ms = None;
-    status.next_retry_at = None;
-}
-
 #[cfg(test)]
 pub(crate) fn blank() -> Status {
     Status {
@@ -287,6 +370,7 @@ pub(crate) fn blank() -> Status {
         host_id: None,
         form: None,
         rtt_ms: None,
+        connections: Vec::new(),
         requests: Counts::default(),
         signed: GateCounts::default(),
         last_error: None,
@@ -303,7 +387,7 @@ pub(crate) fn blank() -> Status {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
+#[allow(clippy::unwrap_used, clippy::indexing_slicing)]
 mod tests {
     use super::*;
 
@@ -326,6 +410,33 @@ mod tests {
                 && now.next_retry_at.is_some()
         );
         assert_eq!(now.last_error.as_ref().map(|error| error.message.as_str()), Some("gone"));
+    }
+
+    #[test]
+    fn several_connections_are_told_apart_and_together() {
+        let (sender, status) = watch::channel(blank());
+        let [mut one, mut two] = [0, 1].map(|index| Reporter::of(sender.clone(), index));
+        let place = |url: &str| Place::from(url.parse::<crate::RelayUrl>().unwrap());
+        one.at(&place("https://a.example"), Some("A"));
+        two.at(&place("https://b.example"), None);
+        two.waits(Some(Duration::from_secs(5)));
+        assert!(status.borrow().next_retry_at.is_some() && !status.borrow().connected);
+        two.connected(1, "plain", Some("h".into()));
+        one.connected(1, "relay.tunnel.v1", None);
+        let now = status.borrow().clone();
+        assert_eq!((now.form.as_deref(), now.next_retry_at), (Some("relay.tunnel.v1"), None));
+        let told: Vec<_> =
+            now.connections.iter().map(|c| (c.relay.as_deref(), c.relay_id.as_deref())).collect();
+        assert_eq!(told, [(Some("https://a.example"), Some("A")), (Some("https://b.example"), None)]);
+        one.lost(1, "gone".into());
+        let now = status.borrow().clone();
+        assert!(now.connected && now.connected_since.is_some());
+        assert!(!now.connections[0].connected && now.connections[0].last_error.is_some());
+        assert!(now.connections[1].connected && now.connections[1].last_error.is_none());
+        assert_eq!((now.form.as_deref(), now.last_error.unwrap().message.as_str()), (Some("plain"), "gone"));
+        two.lost(1, "gone too".into());
+        let now = status.borrow().clone();
+        assert!(!now.connected && now.connected_since.is_none() && now.form.is_none());
     }
 
     #[test]

@@ -25,6 +25,8 @@ const RETIRED_MOST: Duration = Duration::from_secs(300);
 /// A drained tunnel that carried no request for so long has nothing left to come: the relay opens new
 /// streams on the newer one.
 const RETIRED_IDLE: Duration = Duration::from_secs(10);
+/// How long a relay that is left has to hear of it, and to open no more streams.
+const HEARD: Duration = Duration::from_secs(5);
 /// How often a drained tunnel looks, and how often a stream is asked whether it still lives. An abort
 /// has to reach the local server within a second.
 const LOOK: Duration = Duration::from_millis(250);
@@ -42,6 +44,8 @@ pub enum Mode {
     Serve,
     /// Serve what is under way, then close: a newer tunnel has taken over.
     Retire,
+    /// The same, but the newer one goes to another relay, which this one has to be told.
+    Leave,
     /// Take nothing more, finish what is under way, then close: the agent ends.
     Stop,
 }
@@ -86,7 +90,7 @@ async fn run(handle: Handle, mut incoming: Incoming, gate: Arc<Gate>, mut told: 
     let mut streams = JoinSet::new();
     let mut look = tokio::time::interval(LOOK);
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let (mut retired, mut busy) = (None, Instant::now());
+    let (mut retired, mut busy, mut heard) = (None, Instant::now(), Instant::now());
     loop {
         tokio::select! {
             stream = incoming.next() => match stream {
@@ -102,9 +106,13 @@ async fn run(handle: Handle, mut incoming: Incoming, gate: Arc<Gate>, mut told: 
             _ = streams.join_next(), if !streams.is_empty() => {}
             changed = told.changed() => match changed.map(|()| *told.borrow_and_update()) {
                 Ok(Mode::Serve) => {}
-                Ok(Mode::Retire) => {
-                    retired = Some(Instant::now());
-                    busy = Instant::now();
+                Ok(mode @ (Mode::Retire | Mode::Leave)) => {
+                    let now = Instant::now();
+                    (retired, busy, heard) = (Some(now), now, now);
+                    if mode == Mode::Leave {
+                        handle.drain(0);
+                        heard = now + HEARD;
+                    }
                 }
                 Ok(Mode::Stop) | Err(_) => break,
             },
@@ -113,7 +121,8 @@ async fn run(handle: Handle, mut incoming: Incoming, gate: Arc<Gate>, mut told: 
                     busy = Instant::now();
                 }
                 let too_long = retired.is_some_and(|since: Instant| since.elapsed() >= RETIRED_MOST);
-                if too_long || handle.streams() == 0 || busy.elapsed() >= RETIRED_IDLE {
+                let done = handle.streams() == 0 && Instant::now() >= heard;
+                if too_long || done || busy.elapsed() >= RETIRED_IDLE {
                     handle.close(NORMAL, "a newer tunnel has taken over");
                     return;
                 }
@@ -127,7 +136,10 @@ async fn run(handle: Handle, mut incoming: Incoming, gate: Arc<Gate>, mut told: 
     let in_time = async {
         tokio::time::sleep(FINISH).await;
         tracing::info!("requests that did not finish in time are cut off");
-        gate.end_sessions();
+        // The sessions are those of all tunnels; they end with the agent, not with one of these.
+        if *told.borrow() == Mode::Stop {
+            gate.end_sessions();
+        }
         tokio::time::sleep(LAST_WORDS).await;
     };
     tokio::select! {

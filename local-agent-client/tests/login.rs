@@ -100,7 +100,7 @@ impl Way {
     }
 
     fn route(&self) -> Route<'_> {
-        Route { relay: &self.0, tls: &self.1, proxies: &self.2 }
+        Route { relay: &self.0, address: None, tls: &self.1, proxies: &self.2 }
     }
 }
 

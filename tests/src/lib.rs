@@ -14,6 +14,7 @@
 //! | [`plain_agent`], [`plain_relay`] | independent peers in the plain form, written from the documents alone |
 //! | [`signed`], [`sealed`], [`records`] | a paired browser in Rust, which verifies all that it believes: PROTOCOL.md sections 4 and 5, and the records of both |
 //! | [`hostile`] | a relay that reads, alters, replays and drops what passes |
+//! | [`front`] | what tells agents which relay is behind it |
 //! | [`turn`] | a TURN server: coturn
 //! | [`throttle`] | a link that is slow, or freezes without closing |
 //! | [`tokens`] | tokens as a web app (or a forger) would make them |
@@ -23,6 +24,7 @@
 pub mod agent;
 pub mod broker;
 pub mod client;
+pub mod front;
 pub mod hostile;
 pub mod local;
 pub mod plain_agent;

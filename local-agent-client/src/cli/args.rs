@@ -140,6 +140,12 @@ pub struct Run {
     /// Base URL of the relay, such as https://relay.example [env: RELAY_URL, VK_SHARED_RELAY_API_BASE]
     #[arg(long, value_name = "URL")]
     pub relay: Option<String>,
+    /// How many connections are kept open at once, 1 to 8, to different relays where there are different ones [default: 1] [env: RELAY_CONNECTIONS]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=8))]
+    pub connections: Option<u8>,
+    /// Another relay that serves the same hosts, once for each; connections go there too [env: RELAY_ALSO, with commas]
+    #[arg(long = "also-relay", value_name = "URL")]
+    pub also_relays: Vec<String>,
     /// The local server: http://…, https://… or unix:/path [env: LOCAL_URL]
     #[arg(long, value_name = "URL")]
     pub to: Option<String>,

@@ -8,7 +8,7 @@ use anyhow::{Context, bail};
 use clap::ValueEnum;
 use local_agent_client::{
     Agent, LocalTarget, RelayUrl, Require, Token, TokenSource, Trust, login::Login as StoredLogin, peer,
-    platform,
+    platform, relays::MAX_CONNECTIONS,
 };
 use std::{
     ffi::OsString,
@@ -64,12 +64,16 @@ impl<F: Fn(&str) -> Option<OsString>> Env<F> {
         };
         let target: LocalTarget = to.parse().context("the local server's address")?;
         let mut builder = Agent::builder(relay, self.token(run, login)?, target)
+            .connections(self.connections(run)?)
             .trust(self.trust(run)?)
             .require(self.require(run)?)
             .insecure_local(run.insecure_local)
             .preserve_host(run.preserve_host)
             .webrtc(self.webrtc(run)?)
             .state_dir(state_dir);
+        for also in self.also_relays(run)? {
+            builder = builder.also_relay(also);
+        }
         if let ControlArg::At(address) = self.control(run)? {
             builder = builder.control(address);
         }
@@ -80,6 +84,26 @@ impl<F: Fn(&str) -> Option<OsString>> Env<F> {
             builder = builder.ca(ca);
         }
         Ok(builder.build()?)
+    }
+
+    fn connections(&self, run: &Run) -> anyhow::Result<usize> {
+        match (run.connections, self.text("RELAY_CONNECTIONS")?) {
+            (Some(connections), _) => Ok(connections.into()),
+            (None, Some(text)) => match text.parse() {
+                Ok(connections) if (1..=MAX_CONNECTIONS).contains(&connections) => Ok(connections),
+                _ => bail!("RELAY_CONNECTIONS is `{text}`; it can be 1 to {MAX_CONNECTIONS}"),
+            },
+            (None, None) => Ok(1),
+        }
+    }
+
+    fn also_relays(&self, run: &Run) -> anyhow::Result<Vec<RelayUrl>> {
+        let (named, what) = match (run.also_relays.as_slice(), self.text("RELAY_ALSO")?) {
+            ([], Some(text)) => (text.split(',').map(str::to_owned).collect(), "RELAY_ALSO"),
+            (named, _) => (named.to_vec(), "--also-relay"),
+        };
+        let named = named.iter().map(|url| url.trim()).filter(|url| !url.is_empty());
+        named.map(|url| url.parse().context(what)).collect()
     }
 
     fn trust(&self, run: &Run) -> anyhow::Result<Trust> {
@@ -205,7 +229,11 @@ mod tests {
         let agent = Env(env).agent(&run).map_err(|error| format!("{error:#}"))?;
         let status = agent.status().borrow().clone();
         let require = status.require.map(|require| format!(" {require}")).unwrap_or_default();
-        Ok(format!("{} {}{require}", status.relay, status.local))
+        let connections = match status.connections.len() {
+            1 => String::new(),
+            connections => format!(" x{connections}"),
+        };
+        Ok(format!("{} {}{require}{connections}", status.relay, status.local))
     }
 
     #[test]
@@ -250,6 +278,28 @@ mod tests {
                 "https://b.example http://127.0.0.1:2 sealed",
             ),
             (
+                vec!["--connections", "3", "--also-relay", "https://b2.example"],
+                vec![
+                    ("RELAY_URL", "https://b.example"),
+                    ("RELAY_CONNECTIONS", "2"),
+                    ("RELAY_ALSO", "not a url"),
+                    local,
+                    token,
+                ],
+                "https://b.example http://127.0.0.1:2 x3",
+            ),
+            (
+                vec![],
+                vec![
+                    ("RELAY_URL", "https://b.example"),
+                    ("RELAY_CONNECTIONS", "2"),
+                    ("RELAY_ALSO", "https://b2.example, https://b3.example,"),
+                    local,
+                    token,
+                ],
+                "https://b.example http://127.0.0.1:2 x2",
+            ),
+            (
                 vec!["--token-file", "/t"],
                 vec![
                     ("RELAY_URL", "ws://127.0.0.1:1"),
@@ -281,6 +331,11 @@ mod tests {
             (vec![relay, local, token, ("RELAY_AGENT_WEBRTC", "off")], "RELAY_AGENT_WEBRTC"),
             (vec![relay, local, token, ("RELAY_AGENT_WEBRTC_PORTS", "9-8")], "40000-40100"),
             (vec![relay, local, token, ("RELAY_AGENT_WEBRTC_ADDRESSES", "10.0.0.1,eth0")], "IP addresses"),
+            (vec![relay, local, token, ("RELAY_CONNECTIONS", "0")], "RELAY_CONNECTIONS"),
+            (vec![relay, local, token, ("RELAY_CONNECTIONS", "9")], "1 to 8"),
+            (vec![relay, local, token, ("RELAY_CONNECTIONS", "two")], "RELAY_CONNECTIONS"),
+            (vec![relay, local, token, ("RELAY_ALSO", "https://b.example,relay")], "RELAY_ALSO"),
+            (vec![relay, local, token, ("RELAY_ALSO", "http://b.example")], "not reached by https"),
             (vec![relay, local, token, ("RELAY_CA_FILE", "/does/not/exist")], "/does/not/exist"),
             (vec![relay, local, ("RELAY_TOKEN", "two words")], "RELAY_TOKEN"),
             (vec![("RELAY_URL", "relay"), local, token], "the relay's URL"),

@@ -37,7 +37,7 @@ impl Way {
     }
 
     fn route(&self) -> Route<'_> {
-        Route { relay: &self.relay, tls: &self.tls, proxies: &self.proxies }
+        Route { relay: &self.relay, address: None, tls: &self.tls, proxies: &self.proxies }
     }
 }
 

@@ -1,7 +1,10 @@
 //! `status`: reads what the running agent wrote of itself.
 
 use super::span;
-use local_agent_client::{Status, state, status::PeerStatus};
+use local_agent_client::{
+    Status, state,
+    status::{ConnectionStatus, PeerStatus},
+};
 use std::{io::Write, path::Path, process::ExitCode};
 
 pub fn run(dir: &Path, json: bool) -> anyhow::Result<ExitCode> {
@@ -37,6 +40,23 @@ fn webrtc(status: &Status) -> String {
             counts.open, counts.opened, counts.bytes_received, counts.bytes_sent
         ),
     }
+}
+
+fn describe_connection(connection: &ConnectionStatus, now: i64) -> String {
+    let relay = connection.relay.as_deref().unwrap_or("no relay yet");
+    let id = connection.relay_id.as_ref().map(|id| format!(" ({id})")).unwrap_or_default();
+    let how = match (connection.since, connection.next_retry_at) {
+        (Some(since), _) => {
+            let rtt = connection.rtt_ms.map(|rtt| format!(", {rtt} ms")).unwrap_or_default();
+            format!("up for {}{rtt}", span(now - since))
+        }
+        (None, Some(at)) if at > now => format!("down, next attempt in {}", span(at - now)),
+        (None, _) => "down, connecting".to_owned(),
+    };
+    // Once it is up, what went wrong before is in the log.
+    let error = connection.last_error.as_ref().filter(|_| !connection.connected);
+    let error = error.map(|error| format!("; {} ago: {}", span(now - error.at), error.message));
+    format!("{relay}{id}: {how}{}", error.unwrap_or_default())
 }
 
 fn describe_peer(peer: &PeerStatus, now: i64) -> String {
@@ -102,6 +122,13 @@ fn describe(status: &Status, now: i64) -> String {
     line("control", Some(status.control.clone().unwrap_or_else(|| "off".to_owned())));
     line("tunnel", status.form.clone());
     line("round trip", status.rtt_ms.map(|rtt| format!("{rtt} ms")));
+    if status.connections.len() > 1 {
+        let up = status.connections.iter().filter(|connection| connection.connected).count();
+        line("connections", Some(format!("{up} of {}", status.connections.len())));
+        for connection in &status.connections {
+            line("", Some(describe_connection(connection, now)));
+        }
+    }
     line("requests", Some(format!("{} ({} under way)", status.requests.total, status.requests.active)));
     let gate = &status.signed;
     line("sessions", Some(format!("{} ({} sealed)", gate.sessions, gate.sealed_sessions)));

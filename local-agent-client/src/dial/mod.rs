@@ -24,10 +24,10 @@ use http_body_util::{BodyExt, Empty, Limited};
 use hyper::{body::Incoming, client::conn::http1};
 use hyper_util::{client::proxy::matcher::Matcher, rt::TokioIo};
 use relay_protocol::{
-    headers::X_RELAY_HOST_ID,
+    headers::{X_RELAY_HOST_ID, X_RELAY_ID, X_RELAY_OTHERS},
     tunnel::{self, Form, Hello, SUBPROTOCOL},
 };
-use std::{io, sync::Arc, time::Duration};
+use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 use tokio::time::timeout;
 use tokio_tungstenite::{
     WebSocketStream,
@@ -40,6 +40,8 @@ use tokio_util::task::AbortOnDropHandle;
 
 /// For TLS and the WebSocket handshake.
 const HANDSHAKE: Duration = Duration::from_secs(15);
+/// Characters of a relay's id.
+const MAX_RELAY_ID: usize = 64;
 /// Bytes of a refusal that are read.
 const MAX_REFUSAL: usize = 16 * 1024;
 
@@ -51,6 +53,31 @@ pub struct Dialed {
     pub form: Form,
     /// The id of the host that the tunnel serves, when the relay told.
     pub host_id: Option<String>,
+    /// What the relay told of relays.
+    pub told: Told,
+}
+
+/// What a relay tells of itself and of others. Nothing of it is believed yet.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Told {
+    /// Its own id.
+    pub relay_id: Option<String>,
+    /// Where others are, as it said it.
+    pub others: Option<String>,
+}
+
+impl Told {
+    fn read(headers: &HeaderMap) -> Self {
+        let text =
+            |name| headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok()).map(str::to_owned);
+        Self { relay_id: text(X_RELAY_ID).filter(|id| is_relay_id(id)), others: text(X_RELAY_OTHERS) }
+    }
+}
+
+/// Whether a text is such as relays have for an id.
+fn is_relay_id(text: &str) -> bool {
+    (1..=MAX_RELAY_ID).contains(&text.len())
+        && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'))
 }
 
 impl std::fmt::Debug for Dialed {
@@ -58,6 +85,7 @@ impl std::fmt::Debug for Dialed {
         f.debug_struct("Dialed")
             .field("form", &self.form)
             .field("host_id", &self.host_id)
+            .field("told", &self.told)
             .finish_non_exhaustive()
     }
 }
@@ -102,6 +130,18 @@ pub enum DialError {
     /// The relay said no.
     #[error("{0}")]
     Refused(Refusal),
+    /// Another relay than the one that was configured knows this host under another id.
+    #[error(
+        "the relay {relay} knows this host under the id {told}, the others under {known}: it does not share their database"
+    )]
+    OtherHost {
+        /// Which relay.
+        relay: String,
+        /// Its id of this host.
+        told: String,
+        /// That of the others.
+        known: String,
+    },
 }
 
 impl DialError {
@@ -109,7 +149,7 @@ impl DialError {
     pub fn cause(&self) -> Cause {
         match self {
             Self::Refused(refusal) => refusal.cause(),
-            Self::Token(TokenError::SignedOut(_)) => Cause::Refused,
+            Self::Token(TokenError::SignedOut(_)) | Self::OtherHost { .. } => Cause::Refused,
             _ => Cause::Unreachable,
         }
     }
@@ -141,7 +181,12 @@ pub struct Dialer {
 impl Dialer {
     /// The way to the relay.
     pub fn route(&self) -> Route<'_> {
-        Route { relay: &self.relay, tls: &self.tls, proxies: &self.proxies }
+        self.route_to(&self.relay, None)
+    }
+
+    /// The way to another relay, or to one address of one.
+    pub fn route_to<'a>(&'a self, relay: &'a RelayUrl, address: Option<SocketAddr>) -> Route<'a> {
+        Route { relay, address, tls: &self.tls, proxies: &self.proxies }
     }
 
     /// Opens a WebSocket.
@@ -149,18 +194,30 @@ impl Dialer {
     /// # Errors
     /// See [`DialError`].
     pub async fn dial(&self, token: &Token) -> Result<Dialed, DialError> {
+        self.dial_by(self.route(), token).await
+    }
+
+    /// Opens a WebSocket this way.
+    ///
+    /// # Errors
+    /// See [`DialError`].
+    pub async fn dial_by(&self, route: Route<'_>, token: &Token) -> Result<Dialed, DialError> {
         let authorization = token.header()?;
-        let route = self.route();
         let wire = route.connect().await?;
-        let secured = async { self.shake_hands(route.secure(wire).await?, authorization).await };
+        let secured = async { self.shake_hands(route.relay, route.secure(wire).await?, authorization).await };
         timeout(HANDSHAKE, secured)
             .await
             .map_err(|_| DialError::Timeout("the handshake with the relay", HANDSHAKE))?
     }
 
-    async fn shake_hands(&self, wire: Wire, authorization: HeaderValue) -> Result<Dialed, DialError> {
+    async fn shake_hands(
+        &self,
+        relay: &RelayUrl,
+        wire: Wire,
+        authorization: HeaderValue,
+    ) -> Result<Dialed, DialError> {
         let key = generate_key();
-        let request = self.request(&key, authorization)?;
+        let request = self.request(relay, &key, authorization)?;
         let (mut sender, connection) = http1::handshake(TokioIo::new(wire)).await?;
         // Ends with this function, unless the upgrade has taken the socket out of it.
         let driven = AbortOnDropHandle::new(tokio::spawn(connection.with_upgrades()));
@@ -171,6 +228,7 @@ impl Dialer {
         let form = check(response.headers(), &key)?;
         let host_id =
             response.headers().get(X_RELAY_HOST_ID).and_then(|id| id.to_str().ok()).map(str::to_owned);
+        let told = Told::read(response.headers());
         let upgraded = hyper::upgrade::on(response).await?;
         drop(driven);
         let parts = upgraded
@@ -184,13 +242,18 @@ impl Dialer {
             Some(config),
         )
         .await;
-        Ok(Dialed { socket, form, host_id })
+        Ok(Dialed { socket, form, host_id, told })
     }
 
-    fn request(&self, key: &str, authorization: HeaderValue) -> Result<Request<Empty<Bytes>>, DialError> {
+    fn request(
+        &self,
+        relay: &RelayUrl,
+        key: &str,
+        authorization: HeaderValue,
+    ) -> Result<Request<Empty<Bytes>>, DialError> {
         let version = env!("CARGO_PKG_VERSION");
-        Request::get(self.relay.connect_path(&self.machine_id, &self.name, version))
-            .header(header::HOST, self.relay.authority())
+        Request::get(relay.connect_path(&self.machine_id, &self.name, version))
+            .header(header::HOST, relay.authority())
             .header(header::USER_AGENT, concat!("local-agent-client/", env!("CARGO_PKG_VERSION")))
             .header(header::AUTHORIZATION, authorization)
             .header(header::CONNECTION, "Upgrade")
@@ -252,6 +315,27 @@ pub fn tunnel_options(form: Form) -> tunnel::Options {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_relays_id_is_read_only_when_it_is_one() {
+        let long = "x".repeat(MAX_RELAY_ID + 1);
+        for (id, good) in [
+            ("a", true),
+            ("relay-1.eu_west", true),
+            ("", false),
+            ("a b", false),
+            ("a,b", false),
+            ("\u{e4}", false),
+            (long.as_str(), false),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert(X_RELAY_ID, HeaderValue::from_bytes(id.as_bytes()).unwrap());
+            headers.insert(X_RELAY_OTHERS, "https://b.example".parse().unwrap());
+            let told = Told::read(&headers);
+            assert_eq!(told.relay_id.as_deref(), good.then_some(id), "{id:?}");
+            assert_eq!(told.others.as_deref(), Some("https://b.example"));
+        }
+    }
 
     #[test]
     fn the_relays_side_of_the_handshake_is_checked() {

@@ -11,7 +11,7 @@ use hyper_util::{
     },
     rt::TokioIo,
 };
-use std::{sync::Arc, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     time::timeout,
@@ -34,6 +34,8 @@ pub type Wire = Box<dyn Transport>;
 pub struct Route<'a> {
     /// Where to.
     pub relay: &'a RelayUrl,
+    /// One of its name's addresses; otherwise any. A proxy looks for itself.
+    pub address: Option<SocketAddr>,
     /// Whom to trust.
     pub tls: &'a Arc<rustls::ClientConfig>,
     /// The proxies of the environment.
@@ -59,10 +61,18 @@ impl Route<'_> {
         if let Some(proxy) = self.proxies.intercept(&destination) {
             return self.through(&proxy, tcp, destination).await;
         }
+        let (destination, to) = match self.address {
+            Some(address) => (
+                format!("http://{address}")
+                    .parse::<Uri>()
+                    .map_err(|error| DialError::Url(format!("{error}")))?,
+                format!("{} at {address}", self.relay.authority()),
+            ),
+            None => (destination, self.relay.authority()),
+        };
         let connected = call(&mut tcp, destination).await;
-        let socket = connected
-            .map_err(|error| DialError::Connect { to: self.relay.authority(), reason: innermost(&error) })?
-            .into_inner();
+        let socket =
+            connected.map_err(|error| DialError::Connect { to, reason: innermost(&error) })?.into_inner();
         platform::tune(&socket);
         Ok(Box::new(socket))
     }
@@ -97,6 +107,18 @@ impl Route<'_> {
             MaybeHttpsStream::Https(tls) => tls.inner().get_ref().0.inner().inner(),
         });
         Ok(Box::new(TokioIo::new(stream)))
+    }
+
+    /// The addresses of the relay's name, in the order in which the system prefers them. None where a proxy looks
+    /// for itself, or where the name cannot be resolved: connecting tells why.
+    pub async fn addresses(&self) -> Vec<SocketAddr> {
+        let Ok(destination) = self.relay.destination().parse::<Uri>() else { return Vec::new() };
+        if self.proxies.intercept(&destination).is_some() {
+            return Vec::new();
+        }
+        let port = destination.port_u16().unwrap_or_default();
+        let found = timeout(CONNECT, tokio::net::lookup_host((self.relay.host(), port))).await;
+        found.map_or_else(|_| Vec::new(), |found| found.map_or_else(|_| Vec::new(), Iterator::collect))
     }
 
     /// TLS over it, where the relay's URL wants that. The caller sets the deadline.

@@ -4,7 +4,7 @@ use std::fmt;
 use url::Url;
 
 /// The base URL of a relay: `https`, `http`, `wss` or `ws`, with or without a path.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct RelayUrl(Url);
 
 /// A text that is no relay's URL.
@@ -79,6 +79,17 @@ impl RelayUrl {
             Some(url::Host::Ipv6(ip)) => ip.to_string(),
             Some(host) => host.to_string(),
             None => String::new(),
+        }
+    }
+
+    /// Whether its host is that of `other`, or a name below that one.
+    pub fn is_within(&self, other: &Self) -> bool {
+        match (self.0.host(), other.0.host()) {
+            (Some(url::Host::Domain(name)), Some(url::Host::Domain(of))) => name
+                .strip_suffix(of)
+                .is_some_and(|rest| rest.is_empty() || (rest.len() > 1 && rest.ends_with('.'))),
+            (Some(ours), Some(of)) => ours == of,
+            _ => false,
         }
     }
 

@@ -8,7 +8,7 @@ use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use local_agent_client::{
     LocalTarget, Trust,
-    dial::{Dialed, Wire, tls},
+    dial::{Dialed, Told, Wire, tls},
     forward::{Forwarder, Settings},
     gate::{Gate, Options as GateOptions},
     trust::Pairing,
@@ -79,7 +79,7 @@ pub async fn sockets() -> (Dialed, WebSocketStream<tokio::io::DuplexStream>) {
     let wire: Wire = Box::new(ours);
     let socket = WebSocketStream::from_raw_socket(wire, protocol::Role::Client, None).await;
     let relay = WebSocketStream::from_raw_socket(theirs, protocol::Role::Server, None).await;
-    (Dialed { socket, form: Form::Plain, host_id: None }, relay)
+    (Dialed { socket, form: Form::Plain, host_id: None, told: Told::default() }, relay)
 }
 
 pub async fn pair(target: LocalTarget) -> Pair {

@@ -129,11 +129,15 @@ impl Connect {
         self.presence.opened(entry.id, host);
         let ended = {
             let running = driver.run();
-            let keeping = keep_house(&entry);
+            let left = async {
+                handle.drained().await;
+                entry.left();
+            };
+            let keeping = async { tokio::join!(keep_house(&entry), left) };
             tokio::pin!(running, keeping);
             tokio::select! {
                 ended = &mut running => ended,
-                () = &mut keeping => running.await,
+                _ = &mut keeping => running.await,
             }
         };
         drop(registered);

@@ -48,6 +48,12 @@ impl Tunnel {
         self.handle.drain(within)
     }
 
+    /// The agent has gone to another relay, and this tunnel only finishes what is under way. New requests go into
+    /// another tunnel of the host where there is one.
+    pub fn left(&self) {
+        self.draining.store(true, Ordering::Relaxed);
+    }
+
     fn usable(&self) -> bool {
         self.handle.ended().is_none()
     }
@@ -178,6 +184,15 @@ mod tests {
         assert_eq!(registry.find(host).unwrap().id, new.id);
         let _old = registry.register(old.clone(), 8).ok().unwrap();
         old.drain(1);
+        assert_eq!(registry.find(host).unwrap().id, old.id);
+    }
+
+    #[tokio::test]
+    async fn a_tunnel_that_its_agent_left_makes_room_for_an_older_one() {
+        let (registry, host) = (Arc::new(Registry::default()), Uuid::new_v4());
+        let ((old, _a), (new, _b)) = (silent(host).await, silent(host).await);
+        let _entries = [&old, &new].map(|tunnel| registry.register(tunnel.clone(), 8).ok().unwrap());
+        new.left();
         assert_eq!(registry.find(host).unwrap().id, old.id);
     }
 
