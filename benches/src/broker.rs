@@ -95,7 +95,9 @@ pub async fn run(args: &Args) -> anyhow::Result<String> {
 
 async fn start(platform: &Platform, redis: Option<&Redis>) -> Relay {
     let mut options = platform.relay(RelayOptions::default()).env("RUST_LOG", "warn");
-    for name in ["RUNTIME_RATE_PER_MINUTE", "RUNTIME_RATE_PER_MINUTE_WORKSPACE", "DAEMON_RUNTIME_RATE_PER_MINUTE"] {
+    for name in
+        ["RUNTIME_RATE_PER_MINUTE", "RUNTIME_RATE_PER_MINUTE_WORKSPACE", "DAEMON_RUNTIME_RATE_PER_MINUTE"]
+    {
         options = options.env(&format!("RELAY_{name}"), 100_000_000);
     }
     if let Some(redis) = redis {
@@ -205,9 +207,10 @@ async fn answered(client: &mut Socket, mut seq: u64) -> anyhow::Result<u64> {
         loop {
             seq += 1;
             client.send_text(frame(seq)).await;
-            let came = tokio::time::timeout(TRY, client.until(|frame| {
-                frame.get("seq").and_then(serde_json::Value::as_u64) == Some(seq)
-            }));
+            let came = tokio::time::timeout(
+                TRY,
+                client.until(|frame| frame.get("seq").and_then(serde_json::Value::as_u64) == Some(seq)),
+            );
             if came.await.is_ok() {
                 return seq;
             }

@@ -43,6 +43,7 @@ mod start;
 
 use std::sync::Arc;
 
+use futures_util::FutureExt as _;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -225,7 +226,8 @@ impl Backplane {
     /// [`Unavailable`].
     pub async fn daemon(&self, pair: &Pair) -> Result<Option<Holder>, Unavailable> {
         let Some(several) = self.several() else { return Ok(None) };
-        let answer = several.daemons.ask(pair, false, || several.links.daemon(pair)).await;
+        // Boxed, as below: these futures are large, and callers are layers deep.
+        let answer = several.daemons.ask(pair, false, || several.links.daemon(pair).boxed()).await;
         several.counted("daemon", answer)
     }
 
@@ -274,7 +276,7 @@ impl Backplane {
     /// [`Unavailable`].
     pub async fn host(&self, host: Uuid, fresh: bool) -> Result<Vec<Holder>, Unavailable> {
         let Some(several) = self.several() else { return Ok(Vec::new()) };
-        let answer = several.hosts.ask(&host, fresh, || several.links.host(host)).await;
+        let answer = several.hosts.ask(&host, fresh, || several.links.host(host).boxed()).await;
         several.counted("host", answer)
     }
 
@@ -284,7 +286,7 @@ impl Backplane {
     /// [`Unavailable`].
     pub async fn others(&self) -> Result<Vec<Holder>, Unavailable> {
         let Some(several) = self.several() else { return Ok(Vec::new()) };
-        let answer = several.relays.ask(&(), false, || several.links.others()).await;
+        let answer = several.relays.ask(&(), false, || several.links.others().boxed()).await;
         several.counted("relays", answer)
     }
 }

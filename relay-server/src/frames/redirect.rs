@@ -47,6 +47,7 @@ mod tests {
             mode: Mode::Single,
             hmac_key: None,
             redis_key_prefix: String::new(),
+            redis_ca: None,
             public_ws_base_url: Some(Url::parse("wss://own.example/a").unwrap()),
             internal_url: None,
             redirect,

@@ -35,6 +35,7 @@ pub fn relays() -> Relays {
         mode: Mode::Single,
         hmac_key: None,
         redis_key_prefix: String::new(),
+        redis_ca: None,
         public_ws_base_url: None,
         internal_url: None,
         redirect: false,
