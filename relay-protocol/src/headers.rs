@@ -8,6 +8,10 @@ pub const X_RELAYED: HeaderName = HeaderName::from_static("x-relayed");
 pub const X_VK_RELAYED: HeaderName = HeaderName::from_static("x-vk-relayed");
 /// On the relay's `101` to an agent: the id of the host that the tunnel serves.
 pub const X_RELAY_HOST_ID: HeaderName = HeaderName::from_static("x-relay-host-id");
+/// On the relay's `101` to an agent: which of several relays it is.
+pub const X_RELAY_ID: HeaderName = HeaderName::from_static("x-relay-id");
+/// On the relay's `101` to an agent: base URLs of other relays that live, comma-separated.
+pub const X_RELAY_OTHERS: HeaderName = HeaderName::from_static("x-relay-others");
 /// The id under which the relay logged the request. Also the `request_id` of a problem.
 pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// `1` beside the portal's cookie: a header that no foreign page can send (PROTOCOL.md section 1.1).

@@ -14,7 +14,9 @@ use uuid::Uuid;
 
 use crate::auth::access::{Sessions, unix_now};
 use crate::auth::token::Verifier;
+use crate::backplane::Backplane;
 use crate::config::Config;
+use crate::forward::Forwarder;
 use crate::http::caller::by_bearer;
 use crate::http::cookie_place::CookiePlace;
 use crate::http::front::{Context, Front};
@@ -27,6 +29,7 @@ use crate::shutdown::{Hold, Shutdown};
 use crate::store::{Store, StoreError};
 use crate::tunnel::Registry;
 use crate::tunnel::connect::{Connect, DRAIN_SECONDS};
+use crate::tunnel::others::Others;
 use crate::tunnel::presence::Presence;
 
 /// The path on which agents connect.
@@ -49,6 +52,9 @@ pub enum ServeError {
     /// What the relay keeps for itself cannot be read or made.
     #[error(transparent)]
     Config(#[from] crate::config::OwnError),
+    /// What the relay is to call other relays with is of no use.
+    #[error(transparent)]
+    Tls(#[from] crate::outbound::TlsError),
     /// The listener failed.
     #[error("serving: {0}")]
     Io(#[from] std::io::Error),
@@ -95,9 +101,7 @@ impl App {
     /// Each way is boxed: together they would make a future of kilobytes, which moves for every request.
     async fn route(&self, request: Request<Incoming>, context: Context) -> Response<Body> {
         let result = match request.uri().path() {
-            path if path.starts_with(path::PREFIX) => {
-                Box::pin(self.proxy.handle(request, &context.client, &context.request_id)).await
-            }
+            path if path.starts_with(path::PREFIX) => Box::pin(self.proxy.handle(request, &context)).await,
             CONNECT_PATH => Box::pin(self.connect(request, &context)).await,
             _ => return Box::pin(self.routes.call(request.map(Body::new), context)).await,
         };
@@ -143,6 +147,12 @@ pub async fn run(
         Err(error) => tracing::warn!(%error, "the hosts' status could not be put right"),
     }
     let stop = CancellationToken::new();
+    let (backplane, _events) = Backplane::single();
+    let forwarder = Forwarder::new(&config, backplane.clone(), &relay_id)?.map(Arc::new);
+    let passing_on = forwarder.clone().map(|forwarder| {
+        let stop = stop.child_token();
+        tokio::spawn(async move { forwarder.keep_house(stop).await })
+    });
     let registry = Arc::new(Registry::default());
     let sessions = Sessions::new(store.clone(), config.session_lifetime);
     let (presence, presence_task) =
@@ -155,7 +165,7 @@ pub async fn run(
     let live = Arc::new(LiveSide { sessions: sessions.clone(), registry: registry.clone() });
     let tunnels = TaskTracker::new();
     let app = Arc::new(App {
-        front: Front::new(&config, shutdown.clone()),
+        front: Front::new(&config, &relay_id, shutdown.clone()),
         routes: Routes::new(Api::new(&config, store.clone(), secret, live, shutdown.clone())),
         proxy: Proxy {
             sessions,
@@ -164,6 +174,7 @@ pub async fn run(
             verifier: verifier.clone(),
             guards: Arc::new(Guards::new(&config.limits)),
             place: CookiePlace::new(&config),
+            forwarder,
             config: config.clone(),
             shutdown: shutdown.clone(),
         },
@@ -171,6 +182,7 @@ pub async fn run(
             store: store.clone(),
             registry: registry.clone(),
             presence,
+            others: Others::new(&config, backplane, &relay_id),
             limits: config.limits.clone(),
             tasks: tunnels.clone(),
         }),
@@ -195,6 +207,9 @@ pub async fn run(
     let _ = tokio::time::timeout(CLOSE_TUNNELS, presence_task).await;
     stop.cancel();
     let _ = tokio::join!(renewing, checking, forgetting);
+    if let Some(passing_on) = passing_on {
+        let _ = passing_on.await;
+    }
     Ok(served?)
 }
 

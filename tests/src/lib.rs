@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | [`process`] | a child process with its captured log, signals, memory and open files |
 //! | [`relay`], [`agent`], [`postgres`] | the programs under test and the database beside them |
+//! | [`fleet`] | several relays with one database |
 //! | [`stack`] | all of it at once, with a session ready to use |
 //! | [`sign_in`] | people with a browser, devices, and the database behind them |
 //! | [`client`], [`raw`] | what a browser, or somebody who pretends to be one, sends |
@@ -19,6 +20,7 @@
 
 pub mod agent;
 pub mod client;
+pub mod fleet;
 pub mod hostile;
 pub mod local;
 pub mod plain_agent;
