@@ -1,7 +1,7 @@
 //! Requests that another relay passed on, or that claim it: checked before anything else is read of them.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use http::header::{self, HeaderMap, HeaderValue};
@@ -16,6 +16,9 @@ use crate::config::Config;
 use crate::http::client_addr::ClientInfo;
 use crate::http::request_id::RequestId;
 use crate::proxy::path;
+
+/// How often the log is told that a request was refused.
+const WARN_EVERY_MS: u64 = 60_000;
 
 /// What is known of a request that another relay passed on.
 #[derive(Debug, Clone)]
@@ -33,7 +36,8 @@ pub struct Door {
     started: u64,
     seen: Seen,
     metrics: Arrived,
-    warned: AtomicBool,
+    /// When the log was told, in Unix milliseconds.
+    warned: AtomicU64,
 }
 
 impl Door {
@@ -45,7 +49,7 @@ impl Door {
             started: now_ms(),
             seen: Seen::default(),
             metrics: Arrived::new(),
-            warned: AtomicBool::new(false),
+            warned: AtomicU64::new(0),
         }
     }
 
@@ -70,7 +74,7 @@ impl Door {
             }
             Err(fault) => {
                 self.metrics.refused(fault);
-                self.tell(fault);
+                self.tell(fault, now_ms());
                 Err(fault)
             }
         }
@@ -101,9 +105,12 @@ impl Door {
         self.seen.note(&from, envelope.nonce, envelope.at, now.saturating_sub(fresh))
     }
 
-    /// Strangers may send the header as often as they like; relays that disagree about the secret are worth a word.
-    fn tell(&self, fault: Fault) {
-        if fault != Fault::Unwanted && !self.warned.swap(true, Relaxed) {
+    /// Strangers may send the header as often as they like; relays that disagree about the secret are worth a word
+    /// now and then.
+    fn tell(&self, fault: Fault, now: u64) {
+        let due = now.saturating_sub(self.warned.load(Relaxed)) >= WARN_EVERY_MS;
+        if fault != Fault::Unwanted && due {
+            self.warned.store(now, Relaxed);
             tracing::warn!(
                 reason = fault.as_str(),
                 "a request that claims to come from another relay was refused: give all relays the same RELAY_BUS_HMAC_KEY, \

@@ -249,6 +249,12 @@ impl Forwarder {
                 Err(why) => (away, tried) = (why, Some(holder.relay.clone())),
             }
         }
+        if tried.is_none() {
+            tracing::warn!(
+                "no relay that holds the host tells others its address: set RELAY_INTERNAL_URL there"
+            );
+            self.metrics.unreachable.increment(1);
+        }
         // Without an answer what is known stays.
         let anew = self.holders(call.host, true).await.unwrap_or_default();
         if let Some((holder, relay)) = self.reachable(&anew, tried.as_ref()) {
