@@ -16,6 +16,7 @@ use crate::auth::access::{Sessions, unix_now};
 use crate::auth::token::Verifier;
 use crate::backplane::Backplane;
 use crate::config::Config;
+use crate::config::relays::Mode;
 use crate::forward::Forwarder;
 use crate::http::caller::by_bearer;
 use crate::http::cookie_place::CookiePlace;
@@ -24,6 +25,7 @@ use crate::http::guards::Guards;
 use crate::http::problem::Refusal;
 use crate::http::routes::{Api, Live, Routes};
 use crate::http::serve::{self, Peer};
+use crate::outbound::Client;
 use crate::proxy::{Proxy, path};
 use crate::shutdown::{Hold, Shutdown};
 use crate::store::{Store, StoreError};
@@ -52,9 +54,12 @@ pub enum ServeError {
     /// What the relay keeps for itself cannot be read or made.
     #[error(transparent)]
     Config(#[from] crate::config::OwnError),
-    /// What the relay is to call other relays with is of no use.
+    /// Other relays cannot be met as it is configured.
     #[error(transparent)]
-    Tls(#[from] crate::outbound::TlsError),
+    Backplane(#[from] crate::backplane::StartError),
+    /// What the relay calls with is of no use.
+    #[error(transparent)]
+    Outbound(#[from] crate::outbound::TlsError),
     /// The listener failed.
     #[error("serving: {0}")]
     Io(#[from] std::io::Error),
@@ -147,12 +152,6 @@ pub async fn run(
         Err(error) => tracing::warn!(%error, "the hosts' status could not be put right"),
     }
     let stop = CancellationToken::new();
-    let (backplane, _events) = Backplane::single();
-    let forwarder = Forwarder::new(&config, backplane.clone(), &relay_id)?.map(Arc::new);
-    let passing_on = forwarder.clone().map(|forwarder| {
-        let stop = stop.child_token();
-        tokio::spawn(async move { forwarder.keep_house(stop).await })
-    });
     let registry = Arc::new(Registry::default());
     let sessions = Sessions::new(store.clone(), config.session_lifetime);
     let (presence, presence_task) =
@@ -161,6 +160,19 @@ pub async fn run(
     let checking = tokio::spawn(check_tunnels(store.clone(), registry.clone(), stop.child_token()));
 
     let forgetting = tokio::spawn(forget_ended(store.clone(), config.session_lifetime, stop.child_token()));
+
+    let client = match config.relays.mode {
+        Mode::Platform(_) => Some(Client::new(&config.platform)?),
+        Mode::Single | Mode::Postgres(_) | Mode::Redis(_) => None,
+    };
+    // Nobody listens to the bus yet: what comes is dropped.
+    let (backplane, _events, relays) =
+        Backplane::start(&config, &relay_id, &store, client, stop.child_token())?;
+    let forwarder = Forwarder::new(&config, backplane.clone(), &relay_id)?.map(Arc::new);
+    let passing_on = forwarder.clone().map(|forwarder| {
+        let stop = stop.child_token();
+        tokio::spawn(async move { forwarder.keep_house(stop).await })
+    });
 
     let live = Arc::new(LiveSide { sessions: sessions.clone(), registry: registry.clone() });
     let tunnels = TaskTracker::new();
@@ -210,6 +222,8 @@ pub async fn run(
     if let Some(passing_on) = passing_on {
         let _ = passing_on.await;
     }
+    // The others are told that nothing is here any more, within a deadline of its own.
+    relays.wait().await;
     Ok(served?)
 }
 

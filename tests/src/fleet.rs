@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// What the relays share.
-const BUS_KEY: &str = "the relays' own secret";
+const BUS_KEY: &str = "what-all-relays-of-the-tests-share";
 
 /// The common ground of relays.
 #[derive(Debug)]
@@ -39,7 +39,9 @@ impl Fleet {
     pub async fn start() -> Self {
         let postgres = Postgres::start().await;
         let database = postgres.database("fleet").await;
-        let options = RelayOptions::default().env("RELAY_BACKPLANE_MODE", "server");
+        let options = RelayOptions::default()
+            .env("RELAY_BACKPLANE_MODE", "server")
+            .env("RELAY_UPGRADE_RATE_PER_MINUTE", 100_000);
         Self { postgres, database, options }
     }
 
@@ -56,7 +58,7 @@ impl Fleet {
         options
             .env("RELAY_ID", id)
             .env("RELAY_JWT_SECRET", SECRET)
-            .env("RELAY_BUS_HMAC_KEY", BUS_KEY.replace([' ', '\''], "-"))
+            .env("RELAY_BUS_HMAC_KEY", BUS_KEY)
             .env("RELAY_INTERNAL_URL", format!("http://{listen}"))
             .env("RELAY_PUBLIC_WS_BASE_URL", format!("ws://{listen}"))
     }

@@ -5,6 +5,7 @@
 //! | [`process`] | a child process with its captured log, signals, memory and open files |
 //! | [`relay`], [`agent`], [`postgres`] | the programs under test and the database beside them |
 //! | [`fleet`] | several relays with one database |
+//! | [`redis`] | Redis servers, to be killed and frozen, over TLS, behind a Sentinel |
 //! | [`stack`] | all of it at once, with a session ready to use |
 //! | [`sign_in`] | people with a browser, devices, and the database behind them |
 //! | [`client`], [`raw`] | what a browser, or somebody who pretends to be one, sends |
@@ -29,6 +30,7 @@ pub mod postgres;
 pub mod process;
 pub mod raw;
 pub mod records;
+pub mod redis;
 pub mod relay;
 pub mod sealed;
 pub mod sign_in;

@@ -26,8 +26,8 @@ const PORT_TRIES: usize = 5;
 pub struct Postgres {
     port: u16,
     // Before the directory, so that the server has ended when that is removed.
-    _process: Process,
-    _dir: TempDir,
+    process: Process,
+    dir: TempDir,
 }
 
 impl Postgres {
@@ -36,42 +36,42 @@ impl Postgres {
         let programs = programs();
         let dir = tempfile::tempdir().expect("a temporary directory");
         let data = dir.path().join("data");
-        // The server refuses to run as root; the package has made it a user.
-        let user = Uid::effective().is_root().then(|| {
-            User::from_name("postgres").ok().flatten().unwrap_or_else(|| panic!("no user `postgres`: {HINT}"))
-        });
-        if let Some(user) = &user {
+        if let Some(user) = server_user() {
             std::os::unix::fs::chown(dir.path(), Some(user.uid.as_raw()), Some(user.gid.as_raw()))
                 .expect("root may give a directory away");
         }
-        let as_user = |mut command: Command| {
-            if let Some(user) = &user {
-                command.uid(user.uid.as_raw()).gid(user.gid.as_raw());
-            }
-            command.current_dir("/").env("LC_ALL", "C.UTF-8").env("TZ", "UTC");
-            command
-        };
-        let mut initdb = as_user(command(programs.join("initdb")));
+        let mut initdb = as_server_user(command(programs.join("initdb")));
         initdb.args(["--username=postgres", "--auth=trust", "--no-sync", "--encoding=UTF8", "-D"]).arg(&data);
         let out = run(initdb).await;
         assert!(out.status.success(), "initdb: {out:?}");
 
         for _ in 0..PORT_TRIES {
             let port = free_port();
-            let mut server = as_user(command(programs.join("postgres")));
-            server.arg("-D").arg(&data).arg("-p").arg(port.to_string());
-            server.args(["-h", "127.0.0.1", "-F", "-c", "max_connections=100", "-c"]);
-            server.arg(format!("unix_socket_directories={}", dir.path().display()));
-            let mut process = Process::start("postgres", server);
-            let ready = |line: &str| {
-                let taken = line.contains("could not create any TCP/IP sockets");
-                (taken || line.contains("ready to accept connections")).then_some(!taken)
-            };
-            if process.line("ready to accept connections", SOON, ready).await {
-                return Self { port, _process: process, _dir: dir };
+            if let Some(process) = serve(&dir, port).await {
+                return Self { port, process, dir };
             }
         }
         panic!("no port stayed free for PostgreSQL");
+    }
+
+    /// `kill -9` of the server; its own children follow it.
+    pub fn kill(&mut self) {
+        self.process.kill();
+    }
+
+    /// It comes back on the same port with the same data.
+    pub async fn restart(&mut self) {
+        self.process.kill();
+        let deadline = tokio::time::Instant::now() + SOON;
+        loop {
+            // Until its orphans have noticed and gone, the server refuses its own data.
+            if let Some(process) = serve(&self.dir, self.port).await {
+                self.process = process;
+                return;
+            }
+            assert!(tokio::time::Instant::now() < deadline, "PostgreSQL does not come back");
+            tokio::time::sleep(crate::POLL).await;
+        }
     }
 
     /// The URL of a database for a role.
@@ -108,6 +108,37 @@ impl Postgres {
             .unwrap_or_else(|e| panic!("{e}\n{sql}"))
             .unwrap_or_default()
     }
+}
+
+/// `None`: it did not begin to serve, because the port was taken or its predecessor is not quite gone.
+async fn serve(dir: &TempDir, port: u16) -> Option<Process> {
+    let mut server = as_server_user(command(programs().join("postgres")));
+    server.arg("-D").arg(dir.path().join("data")).arg("-p").arg(port.to_string());
+    server.args(["-h", "127.0.0.1", "-F", "-c", "max_connections=100", "-c"]);
+    server.arg(format!("unix_socket_directories={}", dir.path().display()));
+    let mut process = Process::start("postgres", server);
+    let ready = |line: &str| {
+        let refused = line.contains("could not create any TCP/IP sockets")
+            || line.contains("pre-existing shared memory block")
+            || line.contains("lock file");
+        (refused || line.contains("ready to accept connections")).then_some(!refused)
+    };
+    process.line("ready to accept connections", SOON, ready).await.then_some(process)
+}
+
+/// The server refuses to run as root; the package has made it a user.
+fn server_user() -> Option<User> {
+    Uid::effective().is_root().then(|| {
+        User::from_name("postgres").ok().flatten().unwrap_or_else(|| panic!("no user `postgres`: {HINT}"))
+    })
+}
+
+fn as_server_user(mut command: Command) -> Command {
+    if let Some(user) = server_user() {
+        command.uid(user.uid.as_raw()).gid(user.gid.as_raw());
+    }
+    command.current_dir("/").env("LC_ALL", "C.UTF-8").env("TZ", "UTC");
+    command
 }
 
 const HINT: &str = "the system tests need PostgreSQL's programs; on Debian: apt-get install postgresql";

@@ -11,12 +11,50 @@
 //! Nothing here waits for the other side on the way of local traffic: presence is written by tasks of its own,
 //! in order, and publishing puts into bounded queues. When the other side is away, the questions say so
 //! ([`Unavailable`]) and everything heals by itself.
+//!
+//! | file | what it holds |
+//! | --- | --- |
+//! | `start` | all of it put together from the configuration |
+//! | `envelope`, `replay` | a frame's signature; which frames are news (pure) |
+//! | `inbox`, `outbox`, `queue` | what comes and what goes, bounded |
+//! | `presence` | what is true here, and the one task that writes it |
+//! | `asked`, `health`, `backoff` | answers that are remembered for a moment; deadlines and pauses |
+//! | `link` | the three other sides by one name |
+//! | `redis`, `postgres`, `platform` | the three other sides |
+//! | `address` | a relay's addresses, sealed |
+//! | `metrics` | what is counted |
+
+mod address;
+mod asked;
+mod backoff;
+mod envelope;
+mod health;
+mod inbox;
+mod link;
+pub mod metrics;
+mod outbox;
+mod platform;
+mod postgres;
+mod presence;
+mod queue;
+mod redis;
+mod replay;
+mod start;
 
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
+use tokio::time::Instant;
 use url::Url;
 use uuid::Uuid;
+
+use self::asked::{Answer, Asked};
+use self::link::Links;
+use self::metrics::{Metrics, Unpublished};
+use self::outbox::Outgoing;
+use self::presence::Presence;
+pub use self::start::StartError;
 
 /// What frames are routed by: a pair, never one joined string. Ids were checked at admission.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -28,7 +66,8 @@ pub struct Pair {
 }
 
 /// Which way a frame goes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Direction {
     /// `client_to_daemon`.
     ClientToDaemon,
@@ -114,6 +153,38 @@ pub struct Backplane {
 #[derive(Clone)]
 enum Kind {
     Single,
+    Several(Arc<Several>),
+}
+
+/// What a relay among several has.
+struct Several {
+    presence: Arc<Presence>,
+    links: Arc<Links>,
+    outbox: queue::Sender<Outgoing>,
+    daemons: Asked<Pair, Option<Holder>>,
+    hosts: Asked<Uuid, Vec<Holder>>,
+    relays: Asked<(), Vec<Holder>>,
+    metrics: Arc<Metrics>,
+    /// A payload at most.
+    max_payload: usize,
+    /// The same as it is written in JSON.
+    max_payload_json: usize,
+}
+
+impl Direction {
+    /// As the contract writes it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Direction::ClientToDaemon => "client_to_daemon",
+            Direction::DaemonToClients => "daemon_to_clients",
+        }
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        [Direction::ClientToDaemon, Direction::DaemonToClients]
+            .into_iter()
+            .find(|direction| direction.as_str() == text)
+    }
 }
 
 impl Backplane {
@@ -127,18 +198,35 @@ impl Backplane {
         matches!(self.kind, Kind::Single)
     }
 
+    fn several(&self) -> Option<&Several> {
+        match &self.kind {
+            Kind::Single => None,
+            Kind::Several(several) => Some(several),
+        }
+    }
+
     /// A daemon is connected here. Written soon, in order, and renewed until [`Self::daemon_closed`].
-    pub fn daemon_opened(&self, _pair: &Pair, _daemon: Daemon) {}
+    pub fn daemon_opened(&self, pair: &Pair, daemon: Daemon) {
+        if let Some(several) = self.several() {
+            several.presence.daemon_opened(pair, daemon);
+        }
+    }
 
     /// That connection of the daemon has ended.
-    pub fn daemon_closed(&self, _pair: &Pair, _connection: Uuid) {}
+    pub fn daemon_closed(&self, pair: &Pair, connection: Uuid) {
+        if let Some(several) = self.several() {
+            several.presence.daemon_closed(pair, connection);
+        }
+    }
 
     /// Which other relay holds the daemon; `None` when no other does. Remembered for a second at most.
     ///
     /// # Errors
     /// [`Unavailable`].
-    pub async fn daemon(&self, _pair: &Pair) -> Result<Option<Holder>, Unavailable> {
-        Ok(None)
+    pub async fn daemon(&self, pair: &Pair) -> Result<Option<Holder>, Unavailable> {
+        let Some(several) = self.several() else { return Ok(None) };
+        let answer = several.daemons.ask(pair, false, || several.links.daemon(pair)).await;
+        several.counted("daemon", answer)
     }
 
     /// Passes a frame on: to one relay, or (`None`) to all of them. Returns at once; frames of one pair and
@@ -148,28 +236,46 @@ impl Backplane {
     /// [`PublishError`].
     pub fn publish(
         &self,
-        _pair: &Pair,
-        _machine: Option<&Arc<str>>,
-        _to: Option<&Arc<str>>,
-        _direction: Direction,
-        _payload: Arc<str>,
+        pair: &Pair,
+        machine: Option<&Arc<str>>,
+        to: Option<&Arc<str>>,
+        direction: Direction,
+        payload: Arc<str>,
     ) -> Result<(), PublishError> {
-        Err(PublishError::Unavailable)
+        let several = self.several().ok_or(PublishError::Unavailable)?;
+        several.publish(Outgoing {
+            pair: pair.clone(),
+            machine: machine.cloned(),
+            to: to.cloned(),
+            direction,
+            payload,
+            queued: Instant::now(),
+        })
     }
 
     /// A tunnel of this host is open here.
-    pub fn host_opened(&self, _host: Uuid, _connection: Uuid) {}
+    pub fn host_opened(&self, host: Uuid, connection: Uuid) {
+        if let Some(several) = self.several() {
+            several.presence.host_opened(host, connection);
+        }
+    }
 
     /// That tunnel has ended.
-    pub fn host_closed(&self, _host: Uuid, _connection: Uuid) {}
+    pub fn host_closed(&self, host: Uuid, connection: Uuid) {
+        if let Some(several) = self.several() {
+            several.presence.host_closed(host, connection);
+        }
+    }
 
     /// Which other relays hold tunnels of this host, the best first; empty when none does. Remembered for a
     /// second at most, unless `fresh`.
     ///
     /// # Errors
     /// [`Unavailable`].
-    pub async fn host(&self, _host: Uuid, _fresh: bool) -> Result<Vec<Holder>, Unavailable> {
-        Ok(Vec::new())
+    pub async fn host(&self, host: Uuid, fresh: bool) -> Result<Vec<Holder>, Unavailable> {
+        let Some(several) = self.several() else { return Ok(Vec::new()) };
+        let answer = several.hosts.ask(&host, fresh, || several.links.host(host)).await;
+        several.counted("host", answer)
     }
 
     /// The other relays that live now, for agents that look for a second one.
@@ -177,6 +283,42 @@ impl Backplane {
     /// # Errors
     /// [`Unavailable`].
     pub async fn others(&self) -> Result<Vec<Holder>, Unavailable> {
-        Ok(Vec::new())
+        let Some(several) = self.several() else { return Ok(Vec::new()) };
+        let answer = several.relays.ask(&(), false, || several.links.others()).await;
+        several.counted("relays", answer)
+    }
+}
+
+impl Several {
+    fn publish(&self, frame: Outgoing) -> Result<(), PublishError> {
+        let bytes = frame.payload.len();
+        if bytes > self.max_payload || envelope::json_length(&frame.payload) > self.max_payload_json {
+            self.metrics.unpublished(Unpublished::TooLarge, 1);
+            return Err(PublishError::TooLarge);
+        }
+        // Nothing that was admitted is unsound; PostgreSQL takes no NUL, and JSON has none.
+        let sound = frame.is_sound() && !frame.payload.contains('\0');
+        if !sound || self.links.daemons.health().paused() {
+            self.metrics.unpublished(Unpublished::Away, 1);
+            return Err(PublishError::Unavailable);
+        }
+        self.outbox.put(frame, bytes).map_err(|queue::Full| {
+            self.metrics.unpublished(Unpublished::QueueFull, 1);
+            PublishError::Unavailable
+        })
+    }
+
+    fn counted<A: Answer>(
+        &self,
+        about: &'static str,
+        answer: Result<A, Unavailable>,
+    ) -> Result<A, Unavailable> {
+        let result = match &answer {
+            Ok(answer) if answer.found() => "found",
+            Ok(_) => "none",
+            Err(Unavailable) => "unavailable",
+        };
+        self.metrics.asked(about, result);
+        answer
     }
 }

@@ -1,5 +1,7 @@
 //! How several relays find each other.
 
+use std::path::PathBuf;
+
 use url::Url;
 
 use super::frames::platform_url;
@@ -41,6 +43,8 @@ pub struct Relays {
     pub hmac_key: Option<SecretText>,
     /// What keys and channels in Redis begin with.
     pub redis_key_prefix: String,
+    /// Roots of Redis' certificate, when they are not the system's.
+    pub redis_ca: Option<PathBuf>,
     /// This relay's public address (`ws` or `wss`).
     pub public_ws_base_url: Option<Url>,
     /// This relay's address for other relays (`http` or `https`).
@@ -114,6 +118,7 @@ pub(super) fn read(values: &Reader, own_postgres: bool) -> Result<Relays, Config
     Ok(Relays {
         mode,
         hmac_key,
+        redis_ca: values.path(Key::RedisCa),
         redis_key_prefix: values.text(Key::RedisKeyPrefix).unwrap_or_default(),
         public_ws_base_url: values.optional(Key::PublicWsBaseUrl, parse::ws_url)?,
         internal_url: values.optional(Key::InternalUrl, parse::public_url)?,

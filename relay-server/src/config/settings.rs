@@ -197,6 +197,8 @@ settings! {
         "Secret with which relays sign what they send each other; the same on all of them";
     RedisKeyPrefix: "redis_key_prefix", ["RELAY_REDIS_KEY_PREFIX"], Kind::KeyPrefix, "relay:", false,
         "What every key and channel in Redis begins with";
+    RedisCa: "redis_ca", ["RELAY_REDIS_CA"], Kind::Path, "", false,
+        "PEM file with the roots to which the certificate of a `rediss` server leads; unset: the system's";
     PublicWsBaseUrl: "public_ws_base_url", ["RELAY_PUBLIC_WS_BASE_URL"], Kind::WsUrl, "", false,
         "This relay's own public address, where clients are redirected to";
     InternalUrl: "internal_url", ["RELAY_INTERNAL_URL"], Kind::Url, "", false,

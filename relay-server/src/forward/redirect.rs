@@ -6,10 +6,12 @@
 //! because nothing shows who made it.
 
 use http::header::{self, HeaderMap, HeaderValue};
+use relay_protocol::AGENT_PREFIX;
 use url::Url;
 
 use crate::config::Config;
 use crate::config::relays::http_base;
+use crate::proxy::path;
 
 /// The operator's choice.
 #[derive(Debug, Clone)]
@@ -37,7 +39,7 @@ impl Rules {
     pub fn location(&self, public_ws: &Url, headers: &HeaderMap, target: &str) -> Option<HeaderValue> {
         // Several relays may have one address in common: whoever is sent there is here again.
         let elsewhere = self.own.as_ref() != Some(public_ws);
-        if !self.enabled || !elsewhere || !can_follow(headers) || !self.allows(public_ws) {
+        if !self.enabled || !elsewhere || !can_follow(headers, target) || !self.allows(public_ws) {
             return None;
         }
         HeaderValue::try_from(format!("{}{target}", http_base(public_ws)?)).ok()
@@ -60,7 +62,11 @@ impl Rules {
 }
 
 /// Whether whoever asks can be sent elsewhere.
-fn can_follow(headers: &HeaderMap) -> bool {
+fn can_follow(headers: &HeaderMap, target: &str) -> bool {
+    // Only paired browsers, and those that pair, call the agent itself.
+    if path::split(target).is_some_and(|target| target.rest.starts_with(AGENT_PREFIX)) {
+        return false;
+    }
     let by_page = headers.get("sec-fetch-mode").is_some_and(|mode| mode != "navigate");
     !by_page && !headers.contains_key(header::UPGRADE) && !headers.contains_key("signature")
 }
@@ -140,6 +146,19 @@ mod tests {
         ] {
             let to = rules(&["b.example"]).location(&b, &headers(pairs), "/x");
             assert_eq!(to.is_some(), follows, "{pairs:?}");
+        }
+    }
+
+    #[test]
+    fn what_the_agent_itself_answers_is_never_elsewhere() {
+        let b = Url::parse("wss://b.example").unwrap();
+        let id = "0d1f0c57-3b4e-4a7f-9e38-0a4b4c5d6e7f";
+        for (rest, follows) in
+            [("/_relay/pairing/start", false), ("/_relay/exchange", false), ("/x/_relay", true)]
+        {
+            let target = format!("/v1/relay/h/{id}/s/{id}{rest}");
+            let to = rules(&["b.example"]).location(&b, &HeaderMap::new(), &target);
+            assert_eq!(to.is_some(), follows, "{rest}");
         }
     }
 }

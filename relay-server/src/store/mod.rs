@@ -21,7 +21,7 @@ mod devices;
 mod error;
 mod hosts;
 mod identity;
-mod postgres;
+pub(crate) mod postgres;
 mod presence;
 mod sessions;
 mod sign_in;

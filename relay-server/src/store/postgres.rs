@@ -54,9 +54,9 @@ struct Known {
 
 /// A connection that goes back to the pool only when its work was done. One that was abandoned in the
 /// middle, or did not answer, is closed: it would hold a place in the pool until TCP gives up.
-struct Lease {
-    connection: PoolConnection<Postgres>,
-    done: bool,
+pub(crate) struct Lease {
+    pub(crate) connection: PoolConnection<Postgres>,
+    pub(crate) done: bool,
 }
 
 impl Drop for Lease {
@@ -233,7 +233,7 @@ async fn execute(connection: &mut PgConnection, tables: &Tables, step: &Step<'_>
 
 /// Makes and upgrades what is ours, as far as the database user may. On a connection of its own,
 /// which is closed whatever happens and so gives back the lock that keeps two relays apart.
-async fn prepare(options: &PgConnectOptions) -> Result<(), OpenError> {
+pub(crate) async fn prepare(options: &PgConnectOptions) -> Result<(), OpenError> {
     let connect = |error: sqlx::Error| OpenError::Connect(error.to_string());
     let mut connection = options.connect().await.map_err(connect)?;
     let (exists, may_create_schema, may_create_in_it): (bool, bool, bool) =

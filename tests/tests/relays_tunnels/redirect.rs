@@ -2,7 +2,7 @@
 
 use http::StatusCode;
 use system_tests::{
-    Agent, AgentOptions, LocalServer, RelayOptions,
+    AgentOptions, LocalServer, RelayOptions,
     client::{self, fetch, full, websocket},
     fleet::{Across, Fleet},
     local::app,
@@ -41,14 +41,15 @@ async fn who_can_follow_is_sent_there_and_who_cannot_is_served() {
 async fn nobody_is_sent_where_the_operator_does_not_allow_it() {
     let local = LocalServer::router(app()).await;
     // In prod only to addresses with TLS, and only to those that are listed.
-    for (mode, hosts) in [("prod", "127.0.0.1"), ("dev", "relay.example")] {
+    for (mode, hosts, public) in
+        [("prod", "127.0.0.1", "ws://127.0.0.1:9"), ("dev", "relay.example", "ws://other.example")]
+    {
         let fleet = Fleet::start().await.with(|options| {
             redirecting(options).env("RELAY_MODE", mode).env("RELAY_REDIRECT_ALLOWED_HOSTS", hosts)
         });
         let near = fleet.relay("near").await;
         let options = fleet.options("far", system_tests::fleet::address());
-        let far =
-            system_tests::Relay::start(options.env("RELAY_PUBLIC_WS_BASE_URL", "ws://other.example")).await;
+        let far = system_tests::Relay::start(options.env("RELAY_PUBLIC_WS_BASE_URL", public)).await;
         let across = Across::between(fleet, near, far, &local.url(), |agent| agent).await;
         let reply = across.get("/hello").await;
         assert_eq!((reply.status, reply.text().as_str()), (StatusCode::OK, "hello"), "{mode} {hosts}");
@@ -60,12 +61,13 @@ async fn agents_are_told_which_relay_this_is_and_which_others_there_are() {
     let local = LocalServer::router(app()).await;
     let across = Across::start(&local.url()).await;
     let third = across.fleet.relay("third").await;
-    let _second = Agent::start(AgentOptions::new(&third.url(), &local.url(), &across.token, "second")).await;
-    let connect = "/v1/relay/connect?machine_id=m-1&name=third";
+    let machines = std::sync::atomic::AtomicUsize::new(0);
     let bearer = format!("Bearer {}", across.token);
     system_tests::eventually("each tells of the others", system_tests::SOON, || async {
+        let machine = machines.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+        let connect = format!("/v1/relay/connect?machine_id=m-{machine}&name=third");
         let (_ws, response) =
-            websocket(across.near.addr, connect, &[("authorization", &bearer)]).await.unwrap();
+            websocket(across.near.addr, &connect, &[("authorization", &bearer)]).await.unwrap();
         assert_eq!(response.headers()["x-relay-id"], "near");
         let Some(others) = response.headers().get("x-relay-others") else { return false };
         let mut others: Vec<&str> = others.to_str().unwrap().split(", ").collect();

@@ -93,9 +93,12 @@ async fn requests_pass_as_across_one_relay() {
     // Both relays tell the same caller and id.
     let id = reply.header("x-request-id").unwrap();
     for relay in [&across.near, &across.far] {
-        let log = relay.log();
-        let line = log.lines().find(|line| line.contains("relay::access") && line.contains(id));
-        assert!(line.is_some_and(|line| line.contains("127.0.0.1")), "{log}");
+        eventually("the log has it", SOON, || async {
+            let log = relay.log();
+            let line = log.lines().find(|line| line.contains("relay::access") && line.contains(id));
+            line.is_some_and(|line| line.contains("127.0.0.1"))
+        })
+        .await;
     }
 }
 
@@ -131,15 +134,15 @@ async fn many_requests_share_few_connections() {
         let reply = client::Reply::collect(connection.send(request).await.unwrap()).await.unwrap();
         assert_eq!(reply.status, StatusCode::OK, "{reply:?}");
     }
-    // The listener, the database, the tunnel, the browser here and the one connection from the other relay.
     let sockets = across.far.process.fds();
     let more = across.near.process.fds();
-    for _ in 0..50 {
+    for _ in 0..100 {
         let reply =
             client::Reply::collect(connection.send(client::get(&across.path("/hello"))).await.unwrap());
         assert_eq!(reply.await.unwrap().text(), "hello");
     }
-    assert!(across.far.process.fds() <= sockets + 2 && across.near.process.fds() <= more + 2);
+    // Less than the database's connections may come and go meanwhile.
+    assert!(across.far.process.fds() <= sockets + 10 && across.near.process.fds() <= more + 10);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,0 +1,230 @@
+//! Fetching frames from the platform, for ever. An answer that is broken, too long, late or nonsense stops nothing:
+//! the next call follows after a wait.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use tokio_util::sync::CancellationToken;
+
+use super::{Platform, failure, said_no};
+use crate::backplane::backoff::Backoff;
+use crate::backplane::envelope::Envelope;
+use crate::backplane::health::Failure;
+use crate::backplane::inbox::Inbox;
+use crate::outbound::CallError;
+
+/// How long the platform may wait for a frame; with its way here and back less than the deadline of a call.
+const WAIT_MS: u64 = 1500;
+/// Frames in one answer.
+const MOST: u64 = 64;
+/// Between two calls, whatever the platform says: one that answers at once would be asked without end.
+const PACE: Duration = Duration::from_millis(10);
+/// Between two calls that brought nothing and did not wait either.
+const IDLE_PACE: Duration = Duration::from_millis(250);
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Pull<'a> {
+    relay_id: &'a str,
+    since_id: i64,
+    limit: u64,
+    wait_ms: u64,
+}
+
+/// Each frame is read by itself, so that a bad one spoils no other.
+#[derive(Deserialize)]
+struct Pulled {
+    ok: bool,
+    #[serde(default)]
+    frames: Vec<Box<RawValue>>,
+}
+
+#[derive(Deserialize)]
+struct Numbered {
+    id: i64,
+    #[serde(default, rename = "issuedAtMs")]
+    issued_at_ms: i64,
+}
+
+/// Where we are in the platform's numbers. Pure.
+#[derive(Debug, PartialEq, Eq)]
+struct Position {
+    since: i64,
+    limit: u64,
+    /// How far to go on behind frames that no answer can hold.
+    leap: i64,
+    /// When the newest frame that was seen was issued.
+    newest_ms: i64,
+    /// A call failed: the platform may have begun its numbers anew.
+    doubtful: bool,
+}
+
+impl Position {
+    fn new() -> Self {
+        Self { since: 0, limit: MOST, leap: 1, newest_ms: 0, doubtful: false }
+    }
+
+    /// An answer with these frames came.
+    fn went_on(&mut self, frames: &[Numbered]) {
+        for frame in frames {
+            self.since = self.since.max(frame.id);
+            self.newest_ms = self.newest_ms.max(frame.issued_at_ms);
+        }
+        if !frames.is_empty() {
+            self.leap = 1;
+        }
+        self.limit = (self.limit * 2).min(MOST);
+    }
+
+    /// The answer was too long. Fewer frames fit; when not even one does, it is left behind. Its number is not
+    /// known, so the leaps get longer.
+    fn too_long(&mut self) {
+        if self.limit > 1 {
+            self.limit /= 2;
+        } else {
+            self.since = self.since.saturating_add(self.leap);
+            self.leap = self.leap.saturating_mul(2);
+        }
+    }
+
+    /// The oldest frame that there is, asked for after a failure. One that has a number which we have passed, and
+    /// that was issued after all that we saw, has a number of a new count.
+    fn oldest_is(&mut self, oldest: Option<&Numbered>) {
+        self.doubtful = false;
+        let anew =
+            oldest.is_none_or(|oldest| oldest.id <= self.since && oldest.issued_at_ms > self.newest_ms);
+        if anew {
+            self.since = 0;
+        }
+    }
+}
+
+impl Platform {
+    /// Fetches frames until `stop`.
+    pub(in crate::backplane) async fn pull(self: Arc<Self>, inbox: Arc<Inbox>, stop: CancellationToken) {
+        let mut position = Position::new();
+        let mut backoff = Backoff::default();
+        loop {
+            let begun = tokio::time::Instant::now();
+            let result = tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                result = self.pull_once(&mut position, &inbox) => result,
+            };
+            let wait = match result {
+                Ok(frames) => {
+                    self.health.answered();
+                    backoff.reset();
+                    let idle = frames == 0 && begun.elapsed() < IDLE_PACE;
+                    if idle { IDLE_PACE } else { PACE }
+                }
+                Err(CallError::TooLarge(_)) => {
+                    position.too_long();
+                    PACE
+                }
+                Err(error) => {
+                    position.doubtful = true;
+                    self.health.failed(&failure(error));
+                    backoff.next(&mut rand::rng())
+                }
+            };
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(wait) => {}
+            }
+        }
+    }
+
+    /// One call; how many frames it brought.
+    async fn pull_once(&self, position: &mut Position, inbox: &Inbox) -> Result<usize, CallError> {
+        if position.doubtful && position.since > 0 {
+            let frames = self.frames(0, 1, 0).await?;
+            position.oldest_is(frames.first().and_then(|frame| numbered(frame)).as_ref());
+        }
+        position.doubtful = false;
+        let begun = tokio::time::Instant::now();
+        let frames = self.frames(position.since, position.limit, WAIT_MS).await?;
+        self.metrics.took("pull", begun.elapsed());
+        let mut known = Vec::with_capacity(frames.len());
+        for frame in &frames {
+            match numbered(frame) {
+                // One that was not asked for is had already.
+                Some(number) if number.id > position.since => known.push(number),
+                Some(_) => continue,
+                None => {
+                    inbox.malformed();
+                    continue;
+                }
+            }
+            match serde_json::from_str::<Envelope>(frame.get()) {
+                Ok(envelope) => inbox.take(envelope),
+                Err(_) => inbox.malformed(),
+            }
+        }
+        position.went_on(&known);
+        Ok(known.len())
+    }
+
+    async fn frames(&self, since_id: i64, limit: u64, wait_ms: u64) -> Result<Vec<Box<RawValue>>, CallError> {
+        let question = Pull { relay_id: &self.me.relay, since_id, limit, wait_ms };
+        let answer: Pulled = self.post("bus/pull", &question).await?;
+        if answer.ok { Ok(answer.frames) } else { Err(refused()) }
+    }
+}
+
+fn numbered(frame: &RawValue) -> Option<Numbered> {
+    serde_json::from_str(frame.get()).ok()
+}
+
+fn refused() -> CallError {
+    match said_no("bus/pull") {
+        Failure::Refused(text) => CallError::Failed(text),
+        other => CallError::Failed(other.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn frame(id: i64, issued_at_ms: i64) -> Numbered {
+        Numbered { id, issued_at_ms }
+    }
+
+    #[test]
+    fn numbers_only_grow_and_answers_that_are_too_long_get_shorter() {
+        let mut position = Position::new();
+        position.went_on(&[frame(7, 100), frame(9, 120), frame(8, 110)]);
+        assert_eq!((position.since, position.newest_ms, position.limit), (9, 120, MOST));
+        for expected in [32, 16, 8, 4, 2, 1] {
+            position.too_long();
+            assert_eq!((position.limit, position.since), (expected, 9));
+        }
+        for expected in [10, 12, 16, 24] {
+            position.too_long();
+            assert_eq!((position.limit, position.since), (1, expected));
+        }
+        position.went_on(&[frame(30, 130)]);
+        assert_eq!((position.limit, position.leap, position.since), (2, 1, 30));
+    }
+
+    #[test]
+    fn numbers_that_began_anew_are_noticed() {
+        let cases = [
+            (None, 0),
+            (Some(frame(3, 50)), 9),
+            (Some(frame(3, 100)), 9),
+            (Some(frame(3, 101)), 0),
+            (Some(frame(10, 101)), 9),
+        ];
+        for (oldest, expected) in cases {
+            let mut position = Position::new();
+            position.went_on(&[frame(9, 100)]);
+            position.doubtful = true;
+            position.oldest_is(oldest.as_ref());
+            assert_eq!((position.since, position.doubtful), (expected, false));
+        }
+    }
+}

@@ -1,0 +1,348 @@
+//! The common knowledge in Redis or Valkey.
+//!
+//! | key or channel, after the prefix | what it is |
+//! | --- | --- |
+//! | `daemon:<n>:<workspace>[:<target>]` | a hash: who holds the daemon; `n` is the length of the workspace's id, which may hold colons itself |
+//! | `host:<uuid>` | a hash: the relays with tunnels of the host, a field for each process |
+//! | `relays` | a hash: the relays that live, likewise |
+//! | `bus:all`, `bus:relay:<id>` | channels: frames for every relay, and for one |
+//!
+//! Every key has a time to live. Frames are published and forgotten: a relay that does not listen at that moment
+//! misses them, as it would miss them without a bus.
+
+mod connection;
+mod scripts;
+mod url;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt as _;
+use redis::aio::PubSub;
+use redis::{AsyncCommands as _, Pipeline, RedisResult};
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+pub(super) use self::connection::SetupError;
+use self::connection::{Connections, Lease};
+use self::scripts::{Scripts, ordered};
+use super::address;
+use super::backoff::Backoff;
+use super::envelope::{Key, is_relay_id};
+use super::health::{DEADLINE, Failure, Health};
+use super::inbox::Inbox;
+use super::metrics::{Metrics, Unpublished};
+use super::outbox::{Outgoing, Sealer, batch};
+use super::presence::{Fact, VOID, Written};
+use super::queue::Held;
+use super::{Holder, Pair};
+
+/// How often the connection that listens is asked for a sign of life. A server that froze says nothing otherwise.
+const PROBE: Duration = Duration::from_secs(5);
+
+/// Redis, as this relay uses it.
+pub(super) struct Redis {
+    pub(super) health: Health,
+    connections: Connections,
+    scripts: Scripts,
+    prefix: String,
+    me: Holder,
+    /// What others are told of this relay.
+    record: String,
+    records: Key,
+    metrics: Arc<Metrics>,
+}
+
+impl Redis {
+    pub(super) fn new(
+        url: &str,
+        ca: Option<PathBuf>,
+        prefix: &str,
+        me: Holder,
+        records: Key,
+        metrics: Arc<Metrics>,
+    ) -> Result<Self, SetupError> {
+        let place = url::parse(url).map_err(SetupError::Url)?;
+        Ok(Self {
+            health: Health::new("Redis", metrics.clone()),
+            connections: Connections::new(place, ca)?,
+            scripts: Scripts::new(),
+            prefix: prefix.to_owned(),
+            record: address::write(&me, &records),
+            me,
+            records,
+            metrics,
+        })
+    }
+
+    /// Holds a daemon.
+    pub(super) async fn claim(&self, pair: &Pair, fact: &Fact, told: &[Uuid]) -> Result<Written, Failure> {
+        let mut call = self.scripts.claim.key(self.daemon_key(pair));
+        call.arg(&*self.me.relay)
+            .arg(fact.connection.to_string())
+            .arg(ordered(fact.generation))
+            .arg(millis(fact.since.elapsed()))
+            .arg(millis(VOID))
+            .arg(&self.record);
+        for earlier in told {
+            call.arg(earlier.to_string());
+        }
+        let mut lease = self.connections.lease().await?;
+        let result: RedisResult<Option<String>> = call.invoke_async(&mut lease.connection).await;
+        Ok(match self.checked(&lease, result).await? {
+            None => Written::Held,
+            Some(_) => Written::Lost,
+        })
+    }
+
+    /// Lets go a daemon, if it is still ours.
+    pub(super) async fn release(&self, pair: &Pair, told: &[Uuid]) -> Result<Written, Failure> {
+        let mut call = self.scripts.release.key(self.daemon_key(pair));
+        call.arg(&*self.me.relay);
+        for earlier in told {
+            call.arg(earlier.to_string());
+        }
+        let mut lease = self.connections.lease().await?;
+        let result: RedisResult<i64> = call.invoke_async(&mut lease.connection).await;
+        self.checked(&lease, result).await.map(|_| Written::Held)
+    }
+
+    /// Which other relay holds a daemon.
+    pub(super) async fn daemon(&self, pair: &Pair) -> Result<Option<Holder>, Failure> {
+        let mut lease = self.connections.lease().await?;
+        let result: RedisResult<Option<String>> =
+            lease.connection.hget(self.daemon_key(pair), "record").await;
+        let record = self.checked(&lease, result).await?;
+        let holder = record.and_then(|record| address::read(&record, &self.records));
+        Ok(holder.filter(|holder| holder.relay != self.me.relay))
+    }
+
+    /// A host has tunnels here, or has them no longer.
+    pub(super) async fn host(
+        &self,
+        host: Uuid,
+        now: Option<&Fact>,
+        told: &[Uuid],
+    ) -> Result<Written, Failure> {
+        self.member(self.host_key(host), now, told).await
+    }
+
+    /// This relay lives, or no longer.
+    pub(super) async fn relay(&self, now: Option<&Fact>, told: &[Uuid]) -> Result<Written, Failure> {
+        self.member(self.relays_key(), now, told).await
+    }
+
+    /// Which other relays have tunnels of a host, the newest first.
+    pub(super) async fn holders(&self, host: Uuid) -> Result<Vec<Holder>, Failure> {
+        self.roster(self.host_key(host)).await
+    }
+
+    /// Which other relays live.
+    pub(super) async fn others(&self) -> Result<Vec<Holder>, Failure> {
+        self.roster(self.relays_key()).await
+    }
+
+    async fn member(&self, key: String, now: Option<&Fact>, told: &[Uuid]) -> Result<Written, Failure> {
+        let mut lease = self.connections.lease().await?;
+        let result: RedisResult<i64> = match now {
+            Some(fact) => {
+                let mut call = self.scripts.enlist.key(key);
+                call.arg(fact.connection.to_string())
+                    .arg(millis(fact.since.elapsed()))
+                    .arg(millis(VOID))
+                    .arg(&self.record);
+                call.invoke_async(&mut lease.connection).await
+            }
+            None if told.is_empty() => return Ok(Written::Held),
+            None => {
+                let members: Vec<String> = told.iter().map(Uuid::to_string).collect();
+                lease.connection.hdel(key, members).await
+            }
+        };
+        self.checked(&lease, result).await.map(|_| Written::Held)
+    }
+
+    async fn roster(&self, key: String) -> Result<Vec<Holder>, Failure> {
+        let mut lease = self.connections.lease().await?;
+        let result: RedisResult<Vec<String>> =
+            self.scripts.roster.key(key).invoke_async(&mut lease.connection).await;
+        let mut members = self.checked(&lease, result).await?;
+        members.sort_unstable_by(|left, right| right.cmp(left));
+        let mut holders: Vec<Holder> = Vec::new();
+        for member in members {
+            let record = member.split_at_checked(SINCE_DIGITS).map(|(_, record)| record);
+            if let Some(holder) = record.and_then(|record| address::read(record, &self.records))
+                && holder.relay != self.me.relay
+                && holders.iter().all(|known| known.relay != holder.relay)
+            {
+                holders.push(holder);
+            }
+        }
+        Ok(holders)
+    }
+
+    async fn checked<T>(&self, lease: &Lease, result: RedisResult<T>) -> Result<T, Failure> {
+        match result {
+            Ok(value) => Ok(value),
+            Err(error) => Err(self.connections.failed(lease, error).await),
+        }
+    }
+
+    /// Passes frames on, in order, until there are no more.
+    pub(super) async fn publish(
+        self: Arc<Self>,
+        mut sealer: Sealer,
+        mut queue: mpsc::Receiver<Held<Outgoing>>,
+        stop: CancellationToken,
+    ) {
+        loop {
+            let frames = tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                frames = batch(&mut queue) => match frames { Some(frames) => frames, None => return },
+            };
+            let mut pipeline = Pipeline::with_capacity(frames.len());
+            let mut count = 0;
+            for held in &frames {
+                let Some(envelope) = sealer.seal(&held.item) else { continue };
+                let Ok(text) = serde_json::to_vec(&envelope) else { continue };
+                pipeline.publish(self.channel(held.item.to.as_deref()), text);
+                count += 1;
+            }
+            if count == 0 {
+                continue;
+            }
+            let work = async {
+                let mut lease = self.connections.lease().await?;
+                let result: RedisResult<Vec<u64>> = pipeline.query_async(&mut lease.connection).await;
+                self.checked(&lease, result).await
+            };
+            match self.health.ask("publish", work).await {
+                Ok(listeners) => {
+                    let nobody = listeners.iter().filter(|listeners| **listeners == 0).count() as u64;
+                    self.metrics.published.increment(count - nobody.min(count));
+                    self.metrics.unpublished(Unpublished::Nobody, nobody);
+                }
+                Err(failure) => {
+                    tracing::debug!(%failure, frames = count, "frames could not be passed on");
+                    self.metrics.unpublished(Unpublished::Away, count);
+                }
+            }
+        }
+    }
+
+    /// Listens until `stop`, again and again.
+    pub(super) async fn listen(self: Arc<Self>, inbox: Arc<Inbox>, stop: CancellationToken) {
+        let channels = [self.channel(None), self.channel(Some(&self.me.relay))];
+        let mut backoff = Backoff::default();
+        loop {
+            let failure = tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                failure = self.hear(&channels, &inbox, &mut backoff) => failure,
+            };
+            self.health.failed(&failure);
+            let wait = backoff.next(&mut rand::rng());
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(wait) => {}
+            }
+        }
+    }
+
+    /// Listens as long as the connection lives.
+    async fn hear(&self, channels: &[String], inbox: &Inbox, backoff: &mut Backoff) -> Failure {
+        let listening: PubSub = match self.connections.listen(channels).await {
+            Ok(listening) => listening,
+            Err(failure) => return failure,
+        };
+        self.health.answered();
+        let (mut sink, mut frames) = listening.split();
+        let mut probe = tokio::time::interval_at(Instant::now() + PROBE, PROBE);
+        probe.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                frame = frames.next() => match frame {
+                    Some(frame) => inbox.take_text(frame.get_payload_bytes()),
+                    None => {
+                        // Whatever ended this one, the commands' may lead to the same server.
+                        self.connections.forget().await;
+                        return Failure::Away("the connection that listens has ended".to_owned());
+                    }
+                },
+                _ = probe.tick() => {
+                    // Frames wait meanwhile, in the order in which they came.
+                    let alive = tokio::time::timeout(DEADLINE, sink.ping::<redis::Value>()).await;
+                    if !matches!(alive, Ok(Ok(_))) {
+                        self.connections.forget().await;
+                        return Failure::Away("the connection that listens does not answer".to_owned());
+                    }
+                    backoff.reset();
+                }
+            }
+        }
+    }
+
+    fn daemon_key(&self, pair: &Pair) -> String {
+        let Pair { workspace, target } = pair;
+        let length = workspace.len();
+        match target {
+            Some(target) => format!("{}daemon:{length}:{workspace}:{target}", self.prefix),
+            None => format!("{}daemon:{length}:{workspace}", self.prefix),
+        }
+    }
+
+    fn host_key(&self, host: Uuid) -> String {
+        format!("{}host:{host}", self.prefix)
+    }
+
+    fn relays_key(&self) -> String {
+        format!("{}relays", self.prefix)
+    }
+
+    fn channel(&self, relay: Option<&str>) -> String {
+        match relay.filter(|relay| is_relay_id(relay)) {
+            Some(relay) => format!("{}bus:relay:{relay}", self.prefix),
+            None => format!("{}bus:all", self.prefix),
+        }
+    }
+}
+
+/// What stands before a member's record.
+const SINCE_DIGITS: usize = 20;
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn no_two_pairs_have_one_key() {
+        let key = Key::new(b"a key that the relays share").unwrap();
+        let me = Holder { relay: "me".into(), public_ws: None, internal: None };
+        let metrics = Arc::new(Metrics::new());
+        let redis = Redis::new("redis://localhost", None, "p:", me, key, metrics).unwrap();
+        let pair = |workspace: &str, target: Option<&str>| {
+            redis.daemon_key(&Pair { workspace: workspace.into(), target: target.map(Into::into) })
+        };
+        let keys = [
+            pair("a:b", None),
+            pair("a", Some("b")),
+            pair("a:b", Some("c")),
+            pair("a", Some("b:c")),
+            pair("1:a", None),
+            pair("a", None),
+            redis.relays_key(),
+        ];
+        for (index, key) in keys.iter().enumerate() {
+            assert!(key.starts_with("p:"));
+            assert!(keys.iter().skip(index + 1).all(|other| other != key), "{key}");
+        }
+    }
+}
