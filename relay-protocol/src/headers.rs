@@ -141,9 +141,10 @@ pub fn strip_hop_by_hop(headers: &mut HeaderMap) -> Hop {
     hop
 }
 
-/// Headers by which a local server tells who asks, and how: never from a caller, in no spelling.
+/// Headers by which a local server, or another relay, tells who asks, and how: never from a caller, in no spelling.
 fn vouches(name: &str) -> bool {
-    ["x-relayed", "x-vk-relayed", "x-relay-client-id", "x-real-ip", "forwarded"].contains(&name)
+    ["x-relayed", "x-vk-relayed", "x-relay-client-id", "x-relay-forwarded", "x-real-ip", "forwarded"]
+        .contains(&name)
         || name.starts_with("x-forwarded-")
 }
 

@@ -68,6 +68,8 @@ codes! {
     HostAccessDenied = "host_access_denied", FORBIDDEN, "This host is not yours to use";
     /// A request for active content of a host on an origin that it must not share.
     SharedOriginRefused = "shared_origin_refused", FORBIDDEN, "A host's pages do not open on this origin";
+    /// A request that claims to be passed on by another relay, and is not, or not for this one, or not now.
+    ForwardRefused = "forward_refused", FORBIDDEN, "No other relay passed this request on";
     /// A browser of an origin that is not allowed.
     OriginNotAllowed = "origin_not_allowed", FORBIDDEN, "This origin is not allowed";
     /// No such path.
@@ -104,6 +106,8 @@ codes! {
     ResponseTooLarge = "response_too_large", BAD_GATEWAY, "The answer is too large for this form";
     /// The tunnel ended while the request was under way.
     TunnelLost = "tunnel_lost", BAD_GATEWAY, "The connection to the host was lost";
+    /// The relay that holds the host's tunnel cannot be reached, or broke off; the request may have been done.
+    RelayUnreachable = "relay_unreachable", BAD_GATEWAY, "The host's relay cannot be reached";
     /// The host has no tunnel.
     HostOffline = "host_offline", SERVICE_UNAVAILABLE, "The host is offline";
     /// Every stream that the tunnel may have is in use.
@@ -112,6 +116,8 @@ codes! {
     Draining = "draining", SERVICE_UNAVAILABLE, "The relay is restarting";
     /// The database does not answer.
     StoreUnavailable = "store_unavailable", SERVICE_UNAVAILABLE, "The relay's database does not answer";
+    /// Which of several relays holds the host's tunnel cannot be found out.
+    RelaysUnavailable = "relays_unavailable", SERVICE_UNAVAILABLE, "The relays cannot find each other";
     /// The agent is connected and does not answer.
     AgentUnresponsive = "agent_unresponsive", GATEWAY_TIMEOUT, "The agent does not answer";
     /// The local server took the request and did not answer in time.

@@ -13,6 +13,7 @@
 //! | [`frames`] | the frame broker |
 //! | [`backplane`], [`forward`] | several relays: what they know of each other, requests passed on |
 //! | [`outbound`] | what the relay calls |
+//! | [`pool`] | warm HTTP connections, in tunnels and to other relays |
 //! | [`admin`] | the operator's interface |
 //! | [`store`] | SQLite or PostgreSQL |
 //! | [`telemetry`] | log lines |
@@ -29,6 +30,7 @@ pub mod http;
 pub mod identity;
 pub mod limits;
 pub mod outbound;
+pub mod pool;
 pub mod proxy;
 pub mod server;
 pub mod shutdown;

@@ -75,6 +75,30 @@ pub struct Bounds {
     pub max_bytes: usize,
 }
 
+/// A silent peer is noticed after 15 + 3 × 5 s.
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(15);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
+const KEEPALIVE_RETRIES: u32 = 3;
+
+/// Opens connections for HTTP/1.1, with TLS where the address says so: with the system's roots and those that the
+/// configuration names.
+///
+/// # Errors
+/// [`TlsError`] for files that are of no use.
+pub fn connector(platform: &Platform) -> Result<HttpsConnector<HttpConnector>, TlsError> {
+    let mut connector = HttpConnector::new();
+    connector.set_nodelay(true);
+    connector.set_keepalive(Some(KEEPALIVE_IDLE));
+    connector.set_keepalive_interval(Some(KEEPALIVE_INTERVAL));
+    connector.set_keepalive_retries(Some(KEEPALIVE_RETRIES));
+    connector.enforce_http(false);
+    Ok(HttpsConnectorBuilder::new()
+        .with_tls_config(tls(platform)?)
+        .https_or_http()
+        .enable_http1()
+        .wrap_connector(connector))
+}
+
 /// A pool of connections. Clones share it.
 #[derive(Clone)]
 pub struct Client {
@@ -87,14 +111,7 @@ impl Client {
     /// # Errors
     /// [`TlsError`] for files that are of no use.
     pub fn new(platform: &Platform) -> Result<Self, TlsError> {
-        let mut connector = HttpConnector::new();
-        connector.set_nodelay(true);
-        connector.enforce_http(false);
-        let https = HttpsConnectorBuilder::new()
-            .with_tls_config(tls(platform)?)
-            .https_or_http()
-            .enable_http1()
-            .wrap_connector(connector);
+        let https = connector(platform)?;
         let http = Legacy::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(IDLE)

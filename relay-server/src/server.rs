@@ -16,6 +16,7 @@ use crate::auth::access::{Sessions, unix_now};
 use crate::auth::token::Verifier;
 use crate::backplane::Backplane;
 use crate::config::Config;
+use crate::forward::Forwarder;
 use crate::frames::{self, Broker};
 use crate::http::caller::by_bearer;
 use crate::http::cookie_place::CookiePlace;
@@ -30,6 +31,7 @@ use crate::shutdown::{Hold, Shutdown};
 use crate::store::{Store, StoreError};
 use crate::tunnel::Registry;
 use crate::tunnel::connect::{Connect, DRAIN_SECONDS};
+use crate::tunnel::others::Others;
 use crate::tunnel::presence::Presence;
 
 /// The path on which agents connect.
@@ -105,9 +107,7 @@ impl App {
     /// Each way is boxed: together they would make a future of kilobytes, which moves for every request.
     async fn route(&self, request: Request<Incoming>, context: Context) -> Response<Body> {
         let result = match request.uri().path() {
-            path if path.starts_with(path::PREFIX) => {
-                Box::pin(self.proxy.handle(request, &context.client, &context.request_id)).await
-            }
+            path if path.starts_with(path::PREFIX) => Box::pin(self.proxy.handle(request, &context)).await,
             frames::serve::PATH => {
                 return Box::pin(self.frames.handle(request, context.client.addr)).await;
             }
@@ -168,14 +168,19 @@ pub async fn run(
     let client = outbound::Client::new(&config.platform)?;
     let (backplane, bus_events, relays) =
         Backplane::start(&config, &relay_id, &store, Some(client.clone()), stop.child_token())?;
-    let broker = Broker::new(&config.frames, &config.relays, backplane);
+    let broker = Broker::new(&config.frames, &config.relays, backplane.clone());
     let bus = tokio::spawn(broker.clone().run_bus(bus_events, stop.child_token()));
+    let forwarder = Forwarder::new(&config, backplane.clone(), &relay_id)?.map(Arc::new);
+    let passing_on = forwarder.clone().map(|forwarder| {
+        let stop = stop.child_token();
+        tokio::spawn(async move { forwarder.keep_house(stop).await })
+    });
 
     let live = Arc::new(LiveSide { sessions: sessions.clone(), registry: registry.clone() });
     let tunnels = TaskTracker::new();
     let guards = Arc::new(Guards::new(&config.limits));
     let app = Arc::new(App {
-        front: Front::new(&config, shutdown.clone()),
+        front: Front::new(&config, &relay_id, shutdown.clone()),
         routes: Routes::new(Api::new(&config, store.clone(), secret, live, shutdown.clone())),
         proxy: Proxy {
             sessions,
@@ -184,6 +189,7 @@ pub async fn run(
             verifier: verifier.clone(),
             guards: guards.clone(),
             place: CookiePlace::new(&config),
+            forwarder,
             config: config.clone(),
             shutdown: shutdown.clone(),
         },
@@ -191,6 +197,7 @@ pub async fn run(
             store: store.clone(),
             registry: registry.clone(),
             presence,
+            others: Others::new(&config, backplane, &relay_id),
             limits: config.limits.clone(),
             tasks: tunnels.clone(),
         }),
@@ -224,6 +231,9 @@ pub async fn run(
     let _ = tokio::time::timeout(CLOSE_TUNNELS, presence_task).await;
     stop.cancel();
     let _ = tokio::join!(renewing, checking, forgetting, bus);
+    if let Some(passing_on) = passing_on {
+        let _ = passing_on.await;
+    }
     // The others are told that nothing is here any more, within a deadline of its own.
     relays.wait().await;
     Ok(served?)

@@ -98,6 +98,12 @@ impl Agent {
         self.process = Process::start("local-agent-client", run_command(&self.options, self.dir.path()));
     }
 
+    /// Starts it again with the same state, at another relay.
+    pub fn move_to(&mut self, relay: &str) {
+        self.options.relay = relay.to_owned();
+        self.respawn();
+    }
+
     /// Replaces the token in the token file.
     pub fn write_token(&self, token: &str) {
         std::fs::write(self.dir.path().join("token"), token).expect("the token file");

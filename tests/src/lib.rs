@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | [`process`] | a child process with its captured log, signals, memory and open files |
 //! | [`relay`], [`agent`], [`postgres`] | the programs under test and the database beside them |
+//! | [`fleet`] | several relays with one database |
 //! | [`redis`] | Redis servers, to be killed and frozen, over TLS, behind a Sentinel |
 //! | [`stack`] | all of it at once, with a session ready to use |
 //! | [`sign_in`] | people with a browser, devices, and the database behind them |
@@ -24,6 +25,7 @@
 pub mod agent;
 pub mod broker;
 pub mod client;
+pub mod fleet;
 pub mod front;
 pub mod hostile;
 pub mod local;

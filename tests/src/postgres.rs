@@ -160,7 +160,8 @@ fn version(bin: &Path) -> u32 {
     name.and_then(|n| n.parse().ok()).unwrap_or_default()
 }
 
-fn free_port() -> u16 {
+/// A port that nobody listens on, for programs that have to be told one.
+pub fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr()).expect("a port").port()
 }
 

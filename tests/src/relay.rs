@@ -23,6 +23,8 @@ use crate::{
 /// What differs from a relay with an SQLite database in a fresh directory.
 #[derive(Debug, Clone, Default)]
 pub struct RelayOptions {
+    /// Where it listens; any port of this machine unless given.
+    pub listen: Option<SocketAddr>,
     /// `postgres://…`, or SQLite in the data directory.
     pub database_url: Option<String>,
     /// More environment, last one wins.
@@ -67,7 +69,8 @@ impl Relay {
     pub async fn start(options: RelayOptions) -> Self {
         let data = tempfile::tempdir().expect("a temporary directory");
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
-        let (process, addr) = launch(&options, data.path(), any).await;
+        let listen = options.listen.unwrap_or(any);
+        let (process, addr) = launch(&options, data.path(), listen).await;
         let relay = Self { addr, process, options, data, earlier_log: String::new() };
         relay.healthy().await;
         relay

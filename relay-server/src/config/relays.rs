@@ -55,6 +55,17 @@ pub struct Relays {
     pub redirect_allowed_hosts: Vec<String>,
 }
 
+/// The base for HTTP that goes with a base for WebSockets, without a slash at its end.
+pub fn http_base(public_ws: &Url) -> Option<String> {
+    let scheme = match public_ws.scheme() {
+        "ws" => "http",
+        "wss" => "https",
+        _ => return None,
+    };
+    let rest = public_ws.as_str().strip_prefix(public_ws.scheme())?;
+    Some(format!("{scheme}{}", rest.trim_end_matches('/')))
+}
+
 pub(super) fn read(values: &Reader, own_postgres: bool) -> Result<Relays, ConfigError> {
     let together = |text: &str| ConfigError::Together(text.to_owned());
     let url = values.secret(Key::BackplaneUrl);

@@ -19,6 +19,8 @@ use super::request_id::RequestId;
 use super::serve::Peer;
 use super::{head, problem};
 use crate::config::{Config, Limits};
+use crate::forward::arrival::Arrival;
+use crate::forward::{self, Word};
 use crate::shutdown::Shutdown;
 
 /// The one path that is answered while draining.
@@ -31,6 +33,8 @@ pub struct Context {
     pub client: ClientInfo,
     /// The request's id.
     pub request_id: RequestId,
+    /// Whether another relay passed it on: it goes no further.
+    pub forwarded: bool,
 }
 
 impl Context {
@@ -51,17 +55,19 @@ pub struct Front {
     trusted: Vec<IpNet>,
     policy: Policy,
     shutdown: Shutdown,
+    relays: forward::Door,
     warned: AtomicBool,
 }
 
 impl Front {
-    /// From the configuration.
-    pub fn new(config: &Config, shutdown: Shutdown) -> Self {
+    /// From the configuration, for the relay of this name.
+    pub fn new(config: &Config, relay_id: &str, shutdown: Shutdown) -> Self {
         Self {
             limits: config.limits.clone(),
             trusted: config.trusted_proxies.clone(),
             policy: Policy::new(config),
             shutdown,
+            relays: forward::Door::new(config, relay_id),
             warned: AtomicBool::new(false),
         }
     }
@@ -69,7 +75,7 @@ impl Front {
     /// Answers the request itself, or with what `inner` answers.
     pub async fn handle<B, F>(
         &self,
-        request: Request<B>,
+        mut request: Request<B>,
         peer: Peer,
         inner: impl FnOnce(Request<B>, Context) -> F,
     ) -> Response<Body>
@@ -77,25 +83,33 @@ impl Front {
         F: Future<Output = Response<Body>>,
     {
         let received = Instant::now();
-        let client = client_info(peer.addr, request.uri().authority(), request.headers(), &self.trusted);
-        if client.looks_like_forgotten_proxy {
-            self.warn_once(client.addr);
-        }
-        let request_id = RequestId::choose(request.headers().get(X_REQUEST_ID), client.from_trusted);
+        let arrival = self.relays.take(&mut request);
+        let context = match &arrival {
+            // Whoever really calls, the other relay knows.
+            Ok(Some(Arrival { client, id })) => {
+                Context { client: client.clone(), request_id: id.clone(), forwarded: true }
+            }
+            Ok(None) | Err(_) => self.context(&request, peer),
+        };
+        let client = &context.client;
         let entry = access_log::enabled().then(|| Entry::new(request.method(), request.uri().path()));
-        let origin = self.policy.decide(request.headers(), &client);
-        let context = Context { client, request_id };
+        let origin = self.policy.decide(request.headers(), client);
 
         let mut response = if let Err(refused) =
             head::check(&request, &self.limits).and_then(|()| head::check_host(&request))
         {
             problem::respond(refused)
+        } else if arrival.is_err() {
+            forward_refused()
         } else if cors::is_preflight(request.method(), request.headers()) {
             let mut response = cors::preflight(request.headers(), &origin);
             Self::finish(&mut response, &context, entry, received);
             return response;
         } else if self.shutdown.is_draining() && request.uri().path() != HEALTH_PATH {
-            problem::refuse(Code::Draining, "The relay is about to restart. Try again in a few seconds.")
+            let mut response =
+                problem::refuse(Code::Draining, "The relay is about to restart. Try again in a few seconds.");
+            response.extensions_mut().insert(Word::Draining);
+            response
         } else {
             inner(request, context.clone()).await
         };
@@ -104,8 +118,22 @@ impl Front {
         response
     }
 
+    /// What the connection and the headers say.
+    fn context<B>(&self, request: &Request<B>, peer: Peer) -> Context {
+        let client = client_info(peer.addr, request.uri().authority(), request.headers(), &self.trusted);
+        if client.looks_like_forgotten_proxy {
+            self.warn_once(client.addr);
+        }
+        let request_id = RequestId::choose(request.headers().get(X_REQUEST_ID), client.from_trusted);
+        Context { client, request_id, forwarded: false }
+    }
+
     fn finish(response: &mut Response<Body>, context: &Context, entry: Option<Entry>, received: Instant) {
         problem::finish(response, &context.request_id);
+        let refused = response.extensions().get::<Word>() == Some(&Word::Refused);
+        if context.forwarded || refused {
+            forward::arrival::mark(response);
+        }
         if let Some(entry) = entry {
             entry.write(response, &context.client, &context.request_id, received.elapsed());
         }
@@ -120,4 +148,14 @@ impl Front {
             );
         }
     }
+}
+
+/// To whoever claims to be a relay that passes a request on.
+fn forward_refused() -> Response<Body> {
+    let mut response = problem::refuse(
+        Code::ForwardRefused,
+        "Only relays pass requests on, with what they share, and each request once. Leave x-relay-forwarded out.",
+    );
+    response.extensions_mut().insert(Word::Refused);
+    response
 }

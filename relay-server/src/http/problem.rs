@@ -18,7 +18,7 @@ use super::request_id::RequestId;
 const fn retry_after(code: Code) -> Option<&'static str> {
     match code {
         // A tunnel that was lost is back within seconds; the offline page asks as often.
-        Code::HostOffline | Code::Draining | Code::StoreUnavailable => Some("5"),
+        Code::HostOffline | Code::Draining | Code::StoreUnavailable | Code::RelaysUnavailable => Some("5"),
         // Streams end all the time.
         Code::TooManyStreams => Some("1"),
         // The rates are per minute and refill evenly.

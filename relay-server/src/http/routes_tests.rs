@@ -81,7 +81,7 @@ impl World {
         }
         let peer = "203.0.113.9:1".parse().unwrap();
         let client = client_info(peer, None, &HeaderMap::new(), &[]);
-        let context = Context { client, request_id: RequestId::random() };
+        let context = Context { client, request_id: RequestId::random(), forwarded: false };
         self.routes.call(request.body(Body::from(body.to_owned())).unwrap(), context).await
     }
 

@@ -15,9 +15,9 @@ use tokio::task::AbortHandle;
 use tokio::time::{Instant, Sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use super::forward::TICK;
+use super::send::TICK;
 use crate::auth::access::Exchange;
-use crate::tunnel::pool::Connection;
+use crate::pool::Connection;
 
 /// Why a body broke off here.
 #[derive(Debug, thiserror::Error)]
@@ -48,8 +48,8 @@ pub enum Consent {
 }
 
 /// A frame as it may go on: trailers are held to the policy of headers.
-fn checked(frame: hyper::Result<Frame<Bytes>>) -> Result<Frame<Bytes>, BodyError> {
-    let mut frame = frame?;
+fn checked(frame: Result<Frame<Bytes>, impl Into<BodyError>>) -> Result<Frame<Bytes>, BodyError> {
+    let mut frame = frame.map_err(Into::into)?;
     if let Some(trailers) = frame.trailers_mut() {
         strip_trailers(trailers);
     }
@@ -57,16 +57,16 @@ fn checked(frame: hyper::Result<Frame<Bytes>>) -> Result<Frame<Bytes>, BodyError
 }
 
 /// A request's body on its way to the local server.
-pub struct RequestBody {
-    inner: Incoming,
+pub struct RequestBody<B = Incoming> {
+    inner: B,
     /// Tells the wait for the response's head that the upload moves.
     moved: Arc<AtomicBool>,
     consent: Option<Pin<Box<dyn Future<Output = Consent> + Send>>>,
 }
 
-impl RequestBody {
+impl<B> RequestBody<B> {
     /// Wraps a body; with `consent` it is not read before that says so.
-    pub fn new(inner: Incoming, moved: Arc<AtomicBool>, consent: Option<watch::Receiver<Consent>>) -> Self {
+    pub fn new(inner: B, moved: Arc<AtomicBool>, consent: Option<watch::Receiver<Consent>>) -> Self {
         let consent = consent.map(|mut consent| {
             Box::pin(async move {
                 match consent.wait_for(|c| *c != Consent::Waiting).await {
@@ -79,7 +79,10 @@ impl RequestBody {
     }
 }
 
-impl HttpBody for RequestBody {
+impl<B> HttpBody for RequestBody<B>
+where
+    B: HttpBody<Data = Bytes, Error: Into<BodyError>> + Unpin,
+{
     type Data = Bytes;
     type Error = BodyError;
 

@@ -1,14 +1,12 @@
-//! One request through: authorise, choose a tunnel, send, answer.
+//! One request through: authorise, choose a tunnel or the relay that has one, send, answer.
 //!
 //! On the warm path this makes no query and opens no stream. What locks it takes are short: to find the
 //! session and the tunnel, to take a connection and to give it back.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::time::Duration;
+use std::sync::atomic::AtomicBool;
 
 use axum::body::Body;
-use futures_util::FutureExt;
 use http::header::{self, HeaderMap, HeaderValue};
 use http::uri::PathAndQuery;
 use http::{Request, Response, StatusCode, Uri, Version};
@@ -17,35 +15,31 @@ use hyper::upgrade::OnUpgrade;
 use relay_protocol::api::AccessRole;
 use relay_protocol::headers::{Hop, restore_hop};
 use relay_protocol::problem::Code;
-use relay_protocol::tunnel::{Ended, OpenError};
 use tokio::sync::watch;
-use tokio::time::{Instant, sleep_until};
 
-use super::body::{BodyError, Consent, RequestBody, ResponseBody};
+use super::body::{Consent, RequestBody, ResponseBody};
 use super::headers::{self, Response as ResponsePolicy};
+use super::local;
 use super::path::{self, Target};
+use super::send::{Sending, allow_on_continue, expects_continue, frame_body};
 use super::upgrade;
 use crate::auth::access::{Exchange, Refused, Sessions, unix_now};
 use crate::auth::token::Verifier;
 use crate::config::{Config, Limits};
+use crate::forward::pass::{Call, Prepared};
+use crate::forward::{Forwarder, Word};
 use crate::http::client_addr::ClientInfo;
 use crate::http::cookie_place::{CookiePlace, is_active};
+use crate::http::front::Context;
 use crate::http::guards::Guards;
 use crate::http::offline;
-use crate::http::problem::Refusal;
+use crate::http::problem::{self, Refusal};
 use crate::http::request_id::RequestId;
-use crate::shutdown::Shutdown;
+use crate::limits::AddrGuard;
+use crate::pool::Connection;
+use crate::shutdown::{Hold, Shutdown};
 use crate::store::Store;
-use crate::tunnel::pool::Connection;
-use crate::tunnel::{Registry, Tunnel};
-
-/// How long a body with `Expect: 100-continue` waits for the local server's word. The agent waits for one
-/// second and is nearer; this is for agents that never say it.
-const CONTINUE_FALLBACK: Duration = Duration::from_secs(3);
-/// How often a wait looks whether its session still lives. Being told would take a lock per request.
-pub(super) const TICK: Duration = Duration::from_secs(1);
-/// Warm connections that may turn out to be closed before a fresh one is opened.
-const STALE_TRIES: usize = 3;
+use crate::tunnel::Registry;
 
 /// By what answers differ where the portal's cookie counts.
 const BY_USE: HeaderValue = HeaderValue::from_static("Sec-Fetch-Dest, Sec-Fetch-Site");
@@ -64,10 +58,33 @@ pub struct Proxy {
     pub guards: Arc<Guards>,
     /// Where the portal's cookie counts.
     pub place: CookiePlace,
+    /// Passes requests on to other relays, where there are any.
+    pub forwarder: Option<Arc<Forwarder>>,
     /// The relay's configuration.
     pub config: Arc<Config>,
     /// Waits for upgraded connections too.
     pub shutdown: Shutdown,
+}
+
+/// What came back, with all that its way to the browser needs.
+struct Answered {
+    response: Response<Incoming>,
+    connection: Connection,
+    exchange: Exchange,
+    consent: Option<watch::Sender<Consent>>,
+    upgrade: Option<Upgrade>,
+}
+
+/// The browser's end of an upgrade, and what is held until it ends.
+struct Upgrade {
+    browser: OnUpgrade,
+    guard: Box<dyn Send>,
+}
+
+/// What came of a request for a host that has no tunnel here.
+enum Elsewhere {
+    Answered(Box<Answered>),
+    Done(Response<Body>),
 }
 
 /// What the way there needs to know of a request whose head was taken apart.
@@ -84,10 +101,10 @@ impl Proxy {
     /// Every refusal, as the problem to tell.
     pub async fn handle(
         &self,
-        mut request: Request<Incoming>,
-        client: &ClientInfo,
-        id: &RequestId,
+        request: Request<Incoming>,
+        context: &Context,
     ) -> Result<Response<Body>, Refusal> {
+        let (client, id) = (&context.client, &context.request_id);
         let uri = request.uri().clone();
         let target = uri.path_and_query().and_then(|p| path::split(p.as_str())).ok_or_else(unknown_path)?;
         let exchange = self.sessions.begin(target.session, || self.guards.look_up(client.addr)).await?;
@@ -104,22 +121,51 @@ impl Proxy {
         }
         // An answer to a signed request is signed too, as the local server gave it.
         let varies = guarded && !request.headers().contains_key("signature");
-        let Some(tunnel) = self.registry.find(target.host) else {
-            return self.offline(&request, target).await;
-        };
-        let on_browser = request.extensions_mut().remove::<OnUpgrade>();
-        let local = target.local().ok_or_else(unknown_path)?;
-        let (outgoing, hop) = self.outgoing(request, target, local, client, id);
-        let upgrade_guard = match &hop.upgrade {
-            Some(_) => {
-                self.guards.try_upgrade(client.addr)?;
-                Some((self.guards.open(client.addr)?, self.shutdown.hold()))
+        let mut answer = match self.registry.find(target.host) {
+            Some(tunnel) => {
+                let way = local::Into { tunnel: &tunnel, open_timeout: self.limits().stream_open_timeout };
+                self.here(request, target, &way, context, exchange).await?
             }
-            None => None,
+            None if context.forwarded => return Ok(moved()),
+            None => match self.elsewhere(request, target, context, exchange).await? {
+                Elsewhere::Answered(answer) => *answer,
+                Elsewhere::Done(response) => return Ok(response),
+            },
         };
-        let Outgoing { request, moved, consent } = outgoing;
-        let (mut response, connection) = self.send(tunnel, request, &moved, &exchange).await?;
+        if answer.response.status() == StatusCode::SWITCHING_PROTOCOLS {
+            return self.upgraded(answer, id);
+        }
+        if varies && !answer.response.headers().get_all(header::VARY).iter().any(|by| by == BY_USE) {
+            // What was fetched for one use does not come out of a cache for another.
+            answer.response.headers_mut().append(header::VARY, BY_USE);
+        }
+        let idle = self.limits().stream_idle_timeout;
+        let Answered { response, connection, exchange, consent, .. } = answer;
+        Ok(response.map(|body| Body::new(ResponseBody::new(body, connection, exchange, idle, consent))))
+    }
 
+    /// Into a tunnel of this relay.
+    async fn here(
+        &self,
+        mut request: Request<Incoming>,
+        target: Target<'_>,
+        way: &local::Into<'_>,
+        context: &Context,
+        exchange: Exchange,
+    ) -> Result<Answered, Refusal> {
+        let client = &context.client;
+        let browser = request.extensions_mut().remove::<OnUpgrade>();
+        let local = target.local().ok_or_else(unknown_path)?;
+        let (outgoing, hop) = self.outgoing(request, target, local, client, &context.request_id);
+        let guard = if hop.upgrade.is_some() { Some(self.admit_upgrade(client)?) } else { None };
+        let Outgoing { request, moved, consent } = outgoing;
+        let sending = Sending {
+            exchange: &exchange,
+            moved: &moved,
+            open_timeout: self.limits().stream_open_timeout,
+            head_timeout: self.limits().response_head_timeout,
+        };
+        let (mut response, connection) = sending.send(way, request).await?;
         let policy = ResponsePolicy {
             prefix: target.prefix,
             public_prefix: target.public_prefix(),
@@ -128,24 +174,70 @@ impl Proxy {
         };
         let back = headers::response(response.headers_mut(), policy);
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-            let (Some(guard), Some(on_browser)) = (upgrade_guard, on_browser) else {
-                return Err(Refusal::new(
-                    Code::LocalServerFailed,
-                    "The local server switched protocols unasked.",
-                ));
-            };
             restore_hop(response.headers_mut(), &back);
-            let on_agent = hyper::upgrade::on(&mut response);
-            let idle = self.limits().stream_idle_timeout;
-            upgrade::join(on_browser, (on_agent, connection), exchange, guard, idle, id.as_str().into());
-            return Ok(response.map(|_| Body::empty()));
         }
-        if varies {
-            // What was fetched for one use does not come out of a cache for another.
-            response.headers_mut().append(header::VARY, BY_USE);
+        let upgrade = browser.zip(guard).map(|(browser, guard)| Upgrade { browser, guard: Box::new(guard) });
+        Ok(Answered { response, connection, exchange, consent, upgrade })
+    }
+
+    /// To the relay that has a tunnel of the host, if there is one.
+    async fn elsewhere(
+        &self,
+        mut request: Request<Incoming>,
+        target: Target<'_>,
+        context: &Context,
+        exchange: Exchange,
+    ) -> Result<Elsewhere, Refusal> {
+        let navigates = offline::is_navigation(request.method(), request.headers());
+        let Some(forwarder) = &self.forwarder else {
+            return self.offline(navigates, target).await.map(Elsewhere::Done);
+        };
+        let holders = forwarder.holders(target.host, false).await?;
+        if holders.is_empty() {
+            return self.offline(navigates, target).await.map(Elsewhere::Done);
         }
+        if let Some(response) = forwarder.redirect(&holders, request.headers(), request.uri()) {
+            return Ok(Elsewhere::Done(response));
+        }
+        let browser = request.extensions_mut().remove::<OnUpgrade>();
+        let prepared = Prepared::new(request).ok_or_else(unknown_path)?;
+        let guard = if prepared.upgrades() { Some(self.admit_upgrade(&context.client)?) } else { None };
+        let (client, id) = (&context.client, &context.request_id);
+        let call = Call { host: target.host, client, id, exchange: &exchange };
+        let Some(answer) = forwarder.send(&prepared, &holders, &call).await? else {
+            return self.offline(navigates, target).await.map(Elsewhere::Done);
+        };
+        let upgrade = browser
+            .zip(guard)
+            .filter(|_| answer.response.status() == StatusCode::SWITCHING_PROTOCOLS)
+            .map(|(browser, guard)| Upgrade { browser, guard: Box::new((guard, forwarder.upgraded())) });
+        Ok(Elsewhere::Answered(Box::new(Answered {
+            response: answer.response,
+            connection: answer.connection,
+            exchange,
+            consent: answer.consent,
+            upgrade,
+        })))
+    }
+
+    fn admit_upgrade(&self, client: &ClientInfo) -> Result<(AddrGuard, Hold), Refusal> {
+        self.guards.try_upgrade(client.addr)?;
+        Ok((self.guards.open(client.addr)?, self.shutdown.hold()))
+    }
+
+    /// From here on the relay carries bytes.
+    fn upgraded(&self, answer: Answered, id: &RequestId) -> Result<Response<Body>, Refusal> {
+        let Answered { mut response, connection, exchange, upgrade, .. } = answer;
+        let Some(Upgrade { browser, guard }) = upgrade else {
+            return Err(Refusal::new(
+                Code::LocalServerFailed,
+                "The local server switched protocols unasked.",
+            ));
+        };
+        let far = hyper::upgrade::on(&mut response);
         let idle = self.limits().stream_idle_timeout;
-        Ok(response.map(|body| Body::new(ResponseBody::new(body, connection, exchange, idle, consent))))
+        upgrade::join(browser, (far, connection), exchange, guard, idle, id.as_str().into());
+        Ok(response.map(|_| Body::empty()))
     }
 
     fn limits(&self) -> &Limits {
@@ -186,12 +278,8 @@ impl Proxy {
         ))
     }
 
-    async fn offline(
-        &self,
-        request: &Request<Incoming>,
-        target: Target<'_>,
-    ) -> Result<Response<Body>, Refusal> {
-        if !offline::is_navigation(request.method(), request.headers()) {
+    async fn offline(&self, navigates: bool, target: Target<'_>) -> Result<Response<Body>, Refusal> {
+        if !navigates {
             return Err(Refusal::new(
                 Code::HostOffline,
                 "No agent is connected for this host. Start local-agent-client there, then try again.",
@@ -232,15 +320,12 @@ impl Proxy {
         headers.insert(header::HOST, host.unwrap_or(HeaderValue::from_static("localhost")));
         restore_hop(&mut headers, &hop);
 
-        let expects =
-            headers.get(header::EXPECT).is_some_and(|v| v.as_bytes().eq_ignore_ascii_case(b"100-continue"));
         let has_body = !http_body::Body::is_end_stream(&body);
-        if has_body && !headers.contains_key(header::CONTENT_LENGTH) {
-            // Without it hyper drops the body of a method that seldom has one.
-            headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+        if has_body {
+            frame_body(&mut headers);
         }
         let moved = Arc::new(AtomicBool::new(false));
-        let (consent, word) = if expects && has_body {
+        let (consent, word) = if has_body && expects_continue(&headers) {
             let (sender, receiver) = watch::channel(Consent::Waiting);
             (Some(sender), Some(receiver))
         } else {
@@ -258,152 +343,6 @@ impl Proxy {
         }
         (Outgoing { request, moved, consent }, hop)
     }
-
-    /// Sends over a warm connection, else over a fresh one.
-    async fn send(
-        &self,
-        tunnel: Arc<Tunnel>,
-        mut request: Request<Body>,
-        moved: &AtomicBool,
-        exchange: &Exchange,
-    ) -> Result<(Response<Incoming>, Connection), Refusal> {
-        for attempt in 0.. {
-            let reused = if attempt < STALE_TRIES { tunnel.pool.reuse() } else { None };
-            let was_warm = reused.is_some();
-            let mut connection = match reused {
-                Some(connection) => connection,
-                None => self.open(&tunnel).await?,
-            };
-            match self.exchange(&tunnel, &mut connection, request, moved, exchange).await? {
-                Ok(response) => return Ok((response, connection)),
-                // Closed under our hands, and nothing of the request was sent.
-                Err(unsent) if was_warm => request = unsent,
-                Err(_) => break,
-            }
-        }
-        Err(lost(&tunnel))
-    }
-
-    async fn open(&self, tunnel: &Tunnel) -> Result<Connection, Refusal> {
-        match tokio::time::timeout(self.limits().stream_open_timeout, tunnel.pool.open()).await {
-            Ok(Ok(connection)) => Ok(connection),
-            Ok(Err(OpenError::TooMany)) => Err(too_many_streams()),
-            Ok(Err(OpenError::Ended)) => Err(lost(tunnel)),
-            Err(_) => Err(unresponsive()),
-        }
-    }
-
-    /// One try on one connection. `Ok(Err(request))` gives back a request of which nothing was sent.
-    async fn exchange(
-        &self,
-        tunnel: &Tunnel,
-        connection: &mut Connection,
-        request: Request<Body>,
-        moved: &AtomicBool,
-        exchange: &Exchange,
-    ) -> Result<Result<Response<Incoming>, Request<Body>>, Refusal> {
-        let limits = self.limits();
-        let now = Instant::now();
-        let mut opening = connection.opening.take();
-        let mut refused = false;
-        let sending = connection.sender().try_send_request(request);
-        let tick = sleep_until((now + TICK).min(now + limits.response_head_timeout));
-        let mut head_deadline = now + limits.response_head_timeout;
-        tokio::pin!(sending, tick);
-        loop {
-            tokio::select! {
-                biased;
-                result = &mut sending => return match result {
-                    Ok(response) => Ok(Ok(response)),
-                    Err(mut error) => match error.take_message() {
-                        Some(unsent) => Ok(Err(unsent)),
-                        // The agent never took the stream, so nothing can have had an effect.
-                        None if (refused || is_refused(&mut opening)) && tunnel.handle.ended().is_none() => {
-                            Err(too_many_streams())
-                        }
-                        None => Err(broke_off(tunnel, &error.into_error())),
-                    },
-                },
-                opened = wait_open(&mut opening, now + limits.stream_open_timeout) => match opened {
-                    Ok(()) => opening = None,
-                    Err(Opened::TimedOut) => return Err(unresponsive()),
-                    // An answer may be there all the same: the sending tells, and ends at once if not.
-                    Err(Opened::Refused) => (opening, refused) = (None, true),
-                },
-                () = &mut tick => {
-                    if exchange.session().ended.is_cancelled() {
-                        return Err(Refused::Ended.into());
-                    }
-                    let now = Instant::now();
-                    // An upload that moves is no silence.
-                    if moved.swap(false, Relaxed) {
-                        head_deadline = now + limits.response_head_timeout;
-                    }
-                    if now >= head_deadline {
-                        let seconds = limits.response_head_timeout.as_secs();
-                        return Err(Refusal::new(
-                            Code::ResponseTimeout,
-                            format!("The local server has not begun to answer for {seconds} s."),
-                        ));
-                    }
-                    tick.as_mut().reset((now + TICK).min(head_deadline));
-                }
-            }
-        }
-    }
-}
-
-enum Opened {
-    TimedOut,
-    Refused,
-}
-
-async fn wait_open(
-    opening: &mut Option<crate::tunnel::pool::Opening>,
-    deadline: Instant,
-) -> Result<(), Opened> {
-    match opening {
-        None => std::future::pending().await,
-        Some(opening) => match tokio::time::timeout_at(deadline, opening).await {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(_)) => Err(Opened::Refused),
-            Err(_) => Err(Opened::TimedOut),
-        },
-    }
-}
-
-/// Whether the wait has ended with a refusal by now.
-fn is_refused(opening: &mut Option<crate::tunnel::pool::Opening>) -> bool {
-    opening.as_mut().is_some_and(|opening| matches!(opening.now_or_never(), Some(Err(_))))
-}
-
-/// Lets the body go once the local server says `100`, or after a while.
-fn allow_on_continue(request: &mut Request<Body>, consent: watch::Sender<Consent>) {
-    let give = |consent: &watch::Sender<Consent>| {
-        consent.send_if_modified(|said| {
-            let waiting = *said == Consent::Waiting;
-            if waiting {
-                *said = Consent::Given;
-            }
-            waiting
-        });
-    };
-    let later = consent.clone();
-    tokio::spawn(async move {
-        let over = later.subscribe();
-        if tokio::time::timeout(CONTINUE_FALLBACK, decided(over)).await.is_err() {
-            give(&later);
-        }
-    });
-    hyper::ext::on_informational(request, move |response| {
-        if response.status() == StatusCode::CONTINUE {
-            give(&consent);
-        }
-    });
-}
-
-async fn decided(mut consent: watch::Receiver<Consent>) {
-    let _ = consent.wait_for(|said| *said != Consent::Waiting).await;
 }
 
 impl From<Refused> for Refusal {
@@ -429,6 +368,14 @@ pub fn unknown_path() -> Refusal {
     Refusal::new(Code::NotFound, "There is nothing at this address.")
 }
 
+/// To another relay that passed a request on: the tunnel is not here. It tells the browser itself.
+fn moved() -> Response<Body> {
+    let mut response =
+        problem::refuse(Code::HostOffline, "No agent is connected to this relay for this host.");
+    response.extensions_mut().insert(Word::Moved);
+    response
+}
+
 /// Without the slash every relative link on the page would leave the session.
 fn redirect_to_slash(target: Target<'_>) -> Result<Response<Body>, Refusal> {
     let location = format!("{}/{}", target.prefix, target.rest);
@@ -438,49 +385,4 @@ fn redirect_to_slash(target: Target<'_>) -> Result<Response<Body>, Refusal> {
     response.headers_mut().insert(header::LOCATION, location);
     response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     Ok(response)
-}
-
-fn too_many_streams() -> Refusal {
-    Refusal::new(
-        Code::TooManyStreams,
-        "Every stream that this host may have is in use; try again in a moment.",
-    )
-}
-
-fn unresponsive() -> Refusal {
-    Refusal::new(
-        Code::AgentUnresponsive,
-        "The agent is connected and does not take requests. It may be suspended or overloaded; restart it if it stays so.",
-    )
-}
-
-fn lost(tunnel: &Tunnel) -> Refusal {
-    match tunnel.handle.ended() {
-        Some(Ended::Silent) => unresponsive(),
-        _ => Refusal::new(
-            Code::TunnelLost,
-            "The connection to the host was lost. The agent reconnects by itself; try again.",
-        ),
-    }
-}
-
-fn broke_off(tunnel: &Tunnel, error: &hyper::Error) -> Refusal {
-    if tunnel.handle.ended().is_some() {
-        return lost(tunnel);
-    }
-    tracing::debug!(%error, "an exchange broke off");
-    let causes = std::iter::successors(std::error::Error::source(error), |cause| cause.source());
-    if causes
-        .filter_map(|cause| cause.downcast_ref::<BodyError>())
-        .any(|cause| matches!(cause, BodyError::Broken(_)))
-    {
-        return Refusal::new(
-            Code::BadRequest,
-            "The request's body broke off or is not framed as HTTP/1.1 asks.",
-        );
-    }
-    Refusal::new(
-        Code::TunnelLost,
-        "The agent broke off before it had answered; what was sent may have had an effect.",
-    )
 }

@@ -14,17 +14,19 @@ use uuid::Uuid;
 
 use super::path;
 use crate::auth::credential::bearer_value;
+use crate::forward::FORWARDED;
 
 /// What the beginning of the relay's own cookie names looks like.
 const OWN_COOKIES: [&str; 3] = ["relay_", "__Host-relay_", "__Secure-relay_"];
 
 /// Claims about the caller that only the relay makes, and the relay's own secrets.
-const NEVER_FORWARDED: [HeaderName; 5] = [
+const NEVER_FORWARDED: [HeaderName; 6] = [
     header::FORWARDED,
     HeaderName::from_static("x-real-ip"),
     X_RELAYED,
     X_VK_RELAYED,
     HeaderName::from_static("x-relay-admin-token"),
+    FORWARDED,
 ];
 
 /// What the relay knows about a request beyond its headers.

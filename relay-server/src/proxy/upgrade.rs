@@ -7,25 +7,23 @@ use hyper_util::rt::TokioIo;
 use relay_protocol::splice;
 
 use crate::auth::access::Exchange;
-use crate::limits::AddrGuard;
-use crate::shutdown::Hold;
-use crate::tunnel::pool::Connection;
+use crate::pool::Connection;
 
-/// Joins both ends until either ends, the session ends, or nothing moves for too long.
+/// Joins both ends until either ends, the session ends, or nothing moves for too long. `guard` is dropped then.
 pub(super) fn join(
     browser: OnUpgrade,
-    (agent, connection): (OnUpgrade, Connection),
+    (far, connection): (OnUpgrade, Connection),
     exchange: Exchange,
-    guard: (AddrGuard, Hold),
+    guard: impl Send + 'static,
     idle: std::time::Duration,
     request_id: Arc<str>,
 ) {
     tokio::spawn(async move {
         let _counted = guard;
         // The connection's task hands the stream over, so it lives until then.
-        let upgraded = async { tokio::try_join!(browser, agent) }.await;
+        let upgraded = async { tokio::try_join!(browser, far) }.await;
         drop(connection);
-        let (browser, agent) = match upgraded {
+        let (browser, far) = match upgraded {
             Ok(both) => both,
             Err(error) => {
                 tracing::debug!(%error, %request_id, "an upgrade did not complete");
@@ -33,7 +31,7 @@ pub(super) fn join(
             }
         };
         let session = exchange.session().clone();
-        let joined = splice::splice(TokioIo::new(browser), TokioIo::new(agent), idle);
+        let joined = splice::splice(TokioIo::new(browser), TokioIo::new(far), idle);
         tokio::select! {
             result = joined => match result {
                 Ok((up, down)) => tracing::debug!(%request_id, up, down, "an upgraded connection ended"),

@@ -20,6 +20,7 @@ use tokio_tungstenite::tungstenite::protocol::Role as WsRole;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
+use super::others::Others;
 use super::presence::Presence;
 use super::{Registry, Tunnel};
 use crate::config::Limits;
@@ -47,6 +48,8 @@ pub struct Connect {
     pub registry: Arc<Registry>,
     /// Where the hosts' status is written.
     pub presence: Presence,
+    /// The other relays: they are told what is here, and agents are told of them.
+    pub others: Others,
     /// The numbers.
     pub limits: Limits,
     /// Every tunnel's task.
@@ -89,6 +92,7 @@ impl Connect {
         if let Ok(id) = HeaderValue::from_str(&host.to_string()) {
             response.headers_mut().insert(X_RELAY_HOST_ID, id);
         }
+        self.others.tell(headers).await;
         self.tasks.spawn(self.clone().serve(on_upgrade, form, host, owner, guard));
         Ok(response)
     }
@@ -127,6 +131,7 @@ impl Connect {
         };
         tracing::info!(host_id = %host, connection = %entry.id, v1, "a tunnel is open");
         self.presence.opened(entry.id, host);
+        self.others.backplane.host_opened(host, entry.id);
         let ended = {
             let running = driver.run();
             let left = async {
@@ -142,6 +147,7 @@ impl Connect {
         };
         drop(registered);
         self.presence.closed(entry.id, host);
+        self.others.backplane.host_closed(host, entry.id);
         tracing::info!(host_id = %host, connection = %entry.id, reason = %ended, "a tunnel has ended");
     }
 }

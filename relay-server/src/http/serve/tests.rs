@@ -37,7 +37,7 @@ async fn start(env: &[(&str, &str)]) -> Server {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = listener.local_addr().unwrap();
     let shutdown = Shutdown::default();
-    let front = Arc::new(Front::new(&config, shutdown.clone()));
+    let front = Arc::new(Front::new(&config, "here", shutdown.clone()));
     let (go_on, wait) = oneshot::channel();
     let go_on = Arc::new(Mutex::new(Some(go_on)));
     let wait = Arc::new(Mutex::new(Some(wait)));

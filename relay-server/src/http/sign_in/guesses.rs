@@ -72,7 +72,7 @@ mod tests {
 
     fn from(address: &str) -> Context {
         let client = client_info(format!("{address}:1").parse().unwrap(), None, &HeaderMap::new(), &[]);
-        Context { client, request_id: RequestId::random() }
+        Context { client, request_id: RequestId::random(), forwarded: false }
     }
 
     #[test]
