@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
+use crate::admin::{self, Admin};
 use crate::auth::access::{Sessions, unix_now};
 use crate::auth::token::Verifier;
 use crate::config::Config;
@@ -22,11 +23,13 @@ use crate::http::guards::Guards;
 use crate::http::problem::Refusal;
 use crate::http::routes::{Api, Live, Routes};
 use crate::http::serve::{self, Peer};
-use crate::proxy::{Proxy, path};
+use crate::proxy::{self, Proxy, path};
 use crate::shutdown::{Hold, Shutdown};
 use crate::store::{Store, StoreError};
+use crate::telemetry::{self, Shown};
 use crate::tunnel::Registry;
 use crate::tunnel::connect::{Connect, DRAIN_SECONDS};
+use crate::tunnel::metrics::Tunnels;
 use crate::tunnel::presence::Presence;
 
 /// The path on which agents connect.
@@ -61,6 +64,7 @@ struct App {
     proxy: Proxy,
     connect: Arc<Connect>,
     verifier: Verifier,
+    admin: Option<Admin>,
 }
 
 /// What the API tells of revocations.
@@ -98,8 +102,15 @@ impl App {
             path if path.starts_with(path::PREFIX) => {
                 Box::pin(self.proxy.handle(request, &context.client, &context.request_id)).await
             }
-            CONNECT_PATH => Box::pin(self.connect(request, &context)).await,
-            _ => return Box::pin(self.routes.call(request.map(Body::new), context)).await,
+            CONNECT_PATH => Box::pin(self.connect(request, &context))
+                .await
+                .inspect_err(|refusal| self.connect.metrics.refused.count(refusal.0.code)),
+            path => {
+                if let Some(admin) = self.admin.as_ref().filter(|_| admin::is_path(path)) {
+                    return admin.answer(&request, &context);
+                }
+                return Box::pin(self.routes.call(request.map(Body::new), context)).await;
+            }
         };
         result.unwrap_or_else(IntoResponse::into_response)
     }
@@ -123,7 +134,7 @@ impl App {
     }
 }
 
-/// Serves until `shutdown` has drained or ended.
+/// Serves until `shutdown` has drained or ended; `shown` is what [`telemetry::init`] gave.
 ///
 /// # Errors
 /// [`ServeError`]; nothing that a request or an agent does leads to one.
@@ -132,6 +143,7 @@ pub async fn run(
     store: Store,
     listener: TcpListener,
     shutdown: Shutdown,
+    shown: Option<Shown>,
 ) -> Result<(), ServeError> {
     let config = Arc::new(config);
     let secret = config.load_jwt_secret()?;
@@ -152,11 +164,21 @@ pub async fn run(
 
     let forgetting = tokio::spawn(forget_ended(store.clone(), config.session_lifetime, stop.child_token()));
 
+    let seen = admin::Seen {
+        relay_id: relay_id.clone(),
+        registry: registry.clone(),
+        sessions: sessions.clone(),
+        store: store.clone(),
+        shutdown: shutdown.clone(),
+    };
+    let upkeep = tokio::spawn(telemetry::metrics::upkeep(shown.clone(), stop.child_token()));
     let live = Arc::new(LiveSide { sessions: sessions.clone(), registry: registry.clone() });
     let tunnels = TaskTracker::new();
     let app = Arc::new(App {
         front: Front::new(&config, shutdown.clone()),
-        routes: Routes::new(Api::new(&config, store.clone(), secret, live, shutdown.clone())),
+        routes: Routes::new(
+            Api::new(&config, store.clone(), secret, live, shutdown.clone()).named(&relay_id),
+        ),
         proxy: Proxy {
             sessions,
             registry: registry.clone(),
@@ -166,6 +188,7 @@ pub async fn run(
             place: CookiePlace::new(&config),
             config: config.clone(),
             shutdown: shutdown.clone(),
+            metrics: proxy::metrics::Metrics::new(),
         },
         connect: Arc::new(Connect {
             store: store.clone(),
@@ -173,8 +196,10 @@ pub async fn run(
             presence,
             limits: config.limits.clone(),
             tasks: tunnels.clone(),
+            metrics: Tunnels::new(),
         }),
         verifier,
+        admin: Admin::new(&config, shown, seen),
     });
     let draining = tokio::spawn(tell_agents(registry.clone(), shutdown.clone(), shutdown.hold()));
     let service = move |request: Request<Incoming>, peer: Peer| {
@@ -194,7 +219,7 @@ pub async fn run(
     // Every task that could tell of a change is gone, so the queue's end is its emptiness.
     let _ = tokio::time::timeout(CLOSE_TUNNELS, presence_task).await;
     stop.cancel();
-    let _ = tokio::join!(renewing, checking, forgetting);
+    let _ = tokio::join!(renewing, checking, forgetting, upkeep);
     Ok(served?)
 }
 

@@ -3,6 +3,7 @@
 pub mod access;
 pub mod agent_name;
 pub mod credential;
+pub mod metrics;
 pub mod opaque;
 pub mod password;
 pub mod token;

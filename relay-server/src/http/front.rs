@@ -14,14 +14,16 @@ use relay_protocol::problem::Code;
 
 use super::access_log::{self, Entry};
 use super::client_addr::{ClientInfo, RateKey, client_info};
-use super::cors::{self, Policy};
+use super::cors::{self, Decision, Policy};
+use super::metrics::Responses;
 use super::request_id::RequestId;
 use super::serve::Peer;
 use super::{head, problem};
+use crate::admin;
 use crate::config::{Config, Limits};
 use crate::shutdown::Shutdown;
 
-/// The one path that is answered while draining.
+/// The path that is answered while draining, besides those of the operator.
 pub const HEALTH_PATH: &str = "/health";
 
 /// What is known of a request besides itself. Handlers of the API find it among the extensions.
@@ -52,6 +54,9 @@ pub struct Front {
     policy: Policy,
     shutdown: Shutdown,
     warned: AtomicBool,
+    /// Whether the operator's interface is there.
+    admin: bool,
+    responses: Responses,
 }
 
 impl Front {
@@ -63,6 +68,8 @@ impl Front {
             policy: Policy::new(config),
             shutdown,
             warned: AtomicBool::new(false),
+            admin: config.admin.token.is_some(),
+            responses: Responses::new(),
         }
     }
 
@@ -83,7 +90,12 @@ impl Front {
         }
         let request_id = RequestId::choose(request.headers().get(X_REQUEST_ID), client.from_trusted);
         let entry = access_log::enabled().then(|| Entry::new(request.method(), request.uri().path()));
-        let origin = self.policy.decide(request.headers(), &client);
+        let mut origin = self.policy.decide(request.headers(), &client);
+        let for_operator = self.admin && admin::is_path(request.uri().path());
+        if for_operator && matches!(origin, Decision::Allowed(_)) {
+            // No page reads there: the token is not for pages to have.
+            origin = Decision::Refused;
+        }
         let context = Context { client, request_id };
 
         let mut response = if let Err(refused) =
@@ -92,19 +104,26 @@ impl Front {
             problem::respond(refused)
         } else if cors::is_preflight(request.method(), request.headers()) {
             let mut response = cors::preflight(request.headers(), &origin);
-            Self::finish(&mut response, &context, entry, received);
+            self.finish(&mut response, &context, entry, received);
             return response;
-        } else if self.shutdown.is_draining() && request.uri().path() != HEALTH_PATH {
+        } else if self.shutdown.is_draining() && request.uri().path() != HEALTH_PATH && !for_operator {
             problem::refuse(Code::Draining, "The relay is about to restart. Try again in a few seconds.")
         } else {
             inner(request, context.clone()).await
         };
         cors::apply(response.headers_mut(), &origin);
-        Self::finish(&mut response, &context, entry, received);
+        self.finish(&mut response, &context, entry, received);
         response
     }
 
-    fn finish(response: &mut Response<Body>, context: &Context, entry: Option<Entry>, received: Instant) {
+    fn finish(
+        &self,
+        response: &mut Response<Body>,
+        context: &Context,
+        entry: Option<Entry>,
+        received: Instant,
+    ) {
+        self.responses.count(response.status());
         problem::finish(response, &context.request_id);
         if let Some(entry) = entry {
             entry.write(response, &context.client, &context.request_id, received.elapsed());

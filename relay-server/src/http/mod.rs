@@ -16,6 +16,7 @@ pub mod front;
 pub mod guards;
 pub mod head;
 mod ice;
+pub mod metrics;
 pub mod offline;
 pub mod portal;
 pub mod problem;

@@ -23,6 +23,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::body::{BodyError, Consent, RequestBody, ResponseBody};
 use super::headers::{self, Response as ResponsePolicy};
+use super::metrics::{Metrics, reads};
 use super::path::{self, Target};
 use super::upgrade;
 use crate::auth::access::{Exchange, Refused, Sessions, unix_now};
@@ -68,6 +69,8 @@ pub struct Proxy {
     pub config: Arc<Config>,
     /// Waits for upgraded connections too.
     pub shutdown: Shutdown,
+    /// What is counted.
+    pub metrics: Metrics,
 }
 
 /// What the way there needs to know of a request whose head was taken apart.
@@ -83,6 +86,21 @@ impl Proxy {
     /// # Errors
     /// Every refusal, as the problem to tell.
     pub async fn handle(
+        &self,
+        request: Request<Incoming>,
+        client: &ClientInfo,
+        id: &RequestId,
+    ) -> Result<Response<Body>, Refusal> {
+        let (reads, began) = (reads(request.method()), Instant::now());
+        let answer = self.answer(request, client, id).await;
+        match &answer {
+            Ok(response) => self.metrics.answered(reads, response.status(), began.elapsed()),
+            Err(refusal) => self.metrics.refused.count(refusal.0.code),
+        }
+        answer
+    }
+
+    async fn answer(
         &self,
         mut request: Request<Incoming>,
         client: &ClientInfo,
@@ -137,6 +155,7 @@ impl Proxy {
             restore_hop(response.headers_mut(), &back);
             let on_agent = hyper::upgrade::on(&mut response);
             let idle = self.limits().stream_idle_timeout;
+            let guard = (guard, self.metrics.upgrade());
             upgrade::join(on_browser, (on_agent, connection), exchange, guard, idle, id.as_str().into());
             return Ok(response.map(|_| Body::empty()));
         }
@@ -145,7 +164,8 @@ impl Proxy {
             response.headers_mut().append(header::VARY, BY_USE);
         }
         let idle = self.limits().stream_idle_timeout;
-        Ok(response.map(|body| Body::new(ResponseBody::new(body, connection, exchange, idle, consent))))
+        let down = self.metrics.down.clone();
+        Ok(response.map(|body| Body::new(ResponseBody::new(body, connection, exchange, idle, consent, down))))
     }
 
     fn limits(&self) -> &Limits {
@@ -246,8 +266,11 @@ impl Proxy {
         } else {
             (None, None)
         };
-        let body =
-            if has_body { Body::new(RequestBody::new(body, moved.clone(), word)) } else { Body::empty() };
+        let body = if has_body {
+            Body::new(RequestBody::new(body, moved.clone(), word, self.metrics.up.clone()))
+        } else {
+            Body::empty()
+        };
         let mut request = Request::new(body);
         *request.method_mut() = parts.method;
         *request.uri_mut() = Uri::from(local);
@@ -277,7 +300,10 @@ impl Proxy {
             match self.exchange(&tunnel, &mut connection, request, moved, exchange).await? {
                 Ok(response) => return Ok((response, connection)),
                 // Closed under our hands, and nothing of the request was sent.
-                Err(unsent) if was_warm => request = unsent,
+                Err(unsent) if was_warm => {
+                    tunnel.pool.was_stale();
+                    request = unsent;
+                }
                 Err(_) => break,
             }
         }

@@ -7,6 +7,7 @@
 pub mod body;
 pub mod forward;
 pub mod headers;
+pub mod metrics;
 pub mod path;
 mod upgrade;
 

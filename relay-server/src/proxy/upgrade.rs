@@ -9,6 +9,7 @@ use relay_protocol::splice;
 use crate::auth::access::Exchange;
 use crate::limits::AddrGuard;
 use crate::shutdown::Hold;
+use crate::telemetry::metrics::Opened;
 use crate::tunnel::pool::Connection;
 
 /// Joins both ends until either ends, the session ends, or nothing moves for too long.
@@ -16,7 +17,7 @@ pub(super) fn join(
     browser: OnUpgrade,
     (agent, connection): (OnUpgrade, Connection),
     exchange: Exchange,
-    guard: (AddrGuard, Hold),
+    guard: ((AddrGuard, Hold), Opened),
     idle: std::time::Duration,
     request_id: Arc<str>,
 ) {

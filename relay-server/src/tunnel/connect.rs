@@ -21,6 +21,7 @@ use tokio_tungstenite::tungstenite::protocol::Role as WsRole;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
+use super::metrics::Tunnels;
 use super::presence::Presence;
 use super::{Registry, Tunnel};
 use crate::config::Limits;
@@ -51,6 +52,8 @@ pub struct Connect {
     pub limits: Limits,
     /// Every tunnel's task.
     pub tasks: TaskTracker,
+    /// What is counted.
+    pub metrics: Tunnels,
 }
 
 /// What the agent says about itself in the query.
@@ -133,6 +136,7 @@ impl Connect {
             return;
         };
         tracing::info!(host_id = %host, connection = %entry.id, v1, "a tunnel is open");
+        self.metrics.opened();
         self.presence.opened(entry.id, host);
         let ended = {
             let running = driver.run();
@@ -145,6 +149,7 @@ impl Connect {
         };
         drop(registered);
         self.presence.closed(entry.id, host);
+        self.metrics.closed(&ended);
         tracing::info!(host_id = %host, connection = %entry.id, reason = %ended, "a tunnel has ended");
     }
 }

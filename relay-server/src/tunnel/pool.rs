@@ -10,9 +10,11 @@ use axum::body::Body;
 use hyper::client::conn::http1::{Builder, SendRequest};
 use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
-use relay_protocol::tunnel::{Handle, OpenError, Stream};
+use relay_protocol::tunnel::{Handle, OpenError};
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
+
+use super::metrics::{Counted, Streams};
 
 /// Idle connections that one tunnel keeps: more are wanted only for bursts.
 const MAX_IDLE: usize = 64;
@@ -44,6 +46,7 @@ pub struct Pool {
     handle: Handle,
     idle: Arc<Mutex<Vec<Idle>>>,
     max_idle_time: Duration,
+    metrics: Streams,
 }
 
 /// A connection that was taken out. It goes back by [`Connection::give_back`]; dropped, its stream is reset.
@@ -60,7 +63,7 @@ pub type Opening = std::pin::Pin<Box<dyn Future<Output = std::io::Result<()>> + 
 impl Pool {
     /// An empty pool whose connections are closed after this time without use.
     pub fn new(handle: Handle, max_idle_time: Duration) -> Self {
-        Self { handle, idle: Arc::default(), max_idle_time }
+        Self { handle, idle: Arc::default(), max_idle_time, metrics: Streams::new() }
     }
 
     /// A warm connection, if there is one.
@@ -77,6 +80,10 @@ impl Pool {
             }
         };
         idle.extend(not_ready.into_iter().rev());
+        drop(idle);
+        if found.is_some() {
+            self.metrics.reused.increment(1);
+        }
         found.map(|live| Connection { live, opening: None, idle: self.idle.clone() })
     }
 
@@ -85,10 +92,21 @@ impl Pool {
     /// # Errors
     /// Those of [`Handle::open`].
     pub async fn open(&self) -> Result<Connection, OpenError> {
-        let stream = self.handle.open().await?;
+        let stream = self.handle.open().await.inspect_err(|error| {
+            match error {
+                OpenError::TooMany => &self.metrics.too_many,
+                OpenError::Ended => &self.metrics.ended,
+            }
+            .increment(1);
+        })?;
         let opening: Opening = Box::pin(stream.established());
-        let live = handshake(stream).await.map_err(|_| OpenError::Ended)?;
+        let live = handshake(self.metrics.count(stream)).await.map_err(|_| OpenError::Ended)?;
         Ok(Connection { live, opening: Some(opening), idle: self.idle.clone() })
+    }
+
+    /// A warm connection had closed before anything was sent on it.
+    pub fn was_stale(&self) {
+        self.metrics.stale.increment(1);
     }
 
     /// Closes what nobody has used for a while. The oldest stand first.
@@ -115,7 +133,7 @@ impl Pool {
     }
 }
 
-async fn handshake(stream: Stream) -> hyper::Result<Live> {
+async fn handshake(stream: Counted) -> hyper::Result<Live> {
     let (sender, connection) = Builder::new()
         .max_buf_size(MAX_HEAD)
         .max_headers(MAX_HEADERS)

@@ -1,0 +1,99 @@
+//! What is counted of tokens and browser sessions.
+
+use ::metrics::Counter;
+
+use super::token::TokenError;
+use crate::telemetry::metrics::Metric;
+
+const TOKENS: Metric = Metric::counter(
+    "relay_auth_tokens_total",
+    "result=ok|missing|too_long|malformed|algorithm|signature|audience|expired|not_yet|revoked|store",
+    "Bearer tokens and cookies that callers of the relay showed, and what became of them",
+);
+const LOOK_UPS: Metric = Metric::counter(
+    "relay_auth_session_look_ups_total",
+    "result=found|unknown|failed",
+    "Browser sessions that were not in memory and were asked of the database",
+);
+const RENEWALS: Metric = Metric::counter(
+    "relay_auth_session_renewals_total",
+    "result=ok|failed",
+    "Rounds in which the browser sessions in use were asked for anew",
+);
+
+/// What is counted here.
+pub const METRICS: &[Metric] = &[TOKENS, LOOK_UPS, RENEWALS];
+
+/// The handles of tokens.
+#[derive(Clone)]
+pub struct Tokens {
+    /// A good one.
+    pub ok: Counter,
+    /// None came.
+    pub missing: Counter,
+    /// Its auth session has ended.
+    pub revoked: Counter,
+    /// The database did not answer.
+    pub store: Counter,
+    refused: [(&'static str, Counter); 7],
+}
+
+impl Tokens {
+    /// Made with what checks tokens.
+    pub fn new() -> Self {
+        let of = |result| TOKENS.count_of("result", result);
+        Self {
+            ok: of("ok"),
+            missing: of("missing"),
+            revoked: of("revoked"),
+            store: of("store"),
+            refused: ["too_long", "malformed", "algorithm", "signature", "audience", "expired", "not_yet"]
+                .map(|result| (result, of(result))),
+        }
+    }
+
+    /// A token was no good.
+    pub fn refused(&self, why: &TokenError) {
+        let result = match why {
+            TokenError::TooLong => "too_long",
+            TokenError::Malformed => "malformed",
+            TokenError::Algorithm => "algorithm",
+            TokenError::Signature => "signature",
+            TokenError::Audience => "audience",
+            TokenError::Expired => "expired",
+            TokenError::NotYet => "not_yet",
+            // Nobody is refused for what happens when a token is made.
+            TokenError::Signing => return,
+        };
+        if let Some((_, counter)) = self.refused.iter().find(|(name, _)| *name == result) {
+            counter.increment(1);
+        }
+    }
+}
+
+impl Default for Tokens {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// The handles of browser sessions.
+pub(super) struct Sessions {
+    pub(super) found: Counter,
+    pub(super) unknown: Counter,
+    pub(super) failed: Counter,
+    pub(super) renewed: Counter,
+    pub(super) not_renewed: Counter,
+}
+
+impl Sessions {
+    pub(super) fn new() -> Self {
+        Self {
+            found: LOOK_UPS.count_of("result", "found"),
+            unknown: LOOK_UPS.count_of("result", "unknown"),
+            failed: LOOK_UPS.count_of("result", "failed"),
+            renewed: RENEWALS.count_of("result", "ok"),
+            not_renewed: RENEWALS.count_of("result", "failed"),
+        }
+    }
+}
