@@ -1,5 +1,99 @@
 //! The frame broker at `/ws` (contract: frames): daemons, clients and workers of a platform exchange JSON frames
 //! whose content is sealed between them.
 //!
+//! ```text
+//!  socket ──text──► Attached::frame ─► frame (what is it?) ─► policy (may it?) ─► pair (to whom?) ─► Outbox ──► socket
+//!  other relay ──BusFrame──► Broker::run_bus ─────┘                                    └──► Backplane ──► other relay
+//! ```
+//!
 //! Everybody here holds a token that the platform vouches for, and lies all the same: frames are bounded, checked
 //! against the list of what may pass, and routed as they came. What is sealed is never looked into.
+
+mod broker;
+mod outbox;
+pub mod status;
+
+use std::sync::Arc;
+
+pub use broker::{Attached, Broker, PairSnapshot, Snapshot};
+pub use outbox::{Command, Ending, Outbox, Pending, outbox};
+
+pub use crate::backplane::Pair;
+
+/// What a socket is, as its claims say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Role {
+    /// `workspace-daemon`: the one that serves a pair.
+    Daemon,
+    /// `client`: a browser.
+    Client,
+    /// `worker`: admitted, and hardly allowed anything.
+    Worker,
+}
+
+/// What a client's token is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Scope {
+    /// `runtime`: talk to the daemon.
+    Runtime,
+    /// `pairing`: become one that may.
+    Pairing,
+    /// `session-events`: listen.
+    SessionEvents,
+}
+
+/// Which Noise pattern the ends use. The order is that of strength.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Profile {
+    /// `noise-ik`.
+    NoiseIk,
+    /// `noise-ikpsk2`: with a secret from pairing mixed in.
+    NoiseIkPsk2,
+}
+
+/// A socket whose token was found good, and what that token says.
+#[derive(Debug, Clone)]
+pub struct Admitted {
+    /// What it is routed by.
+    pub pair: Pair,
+    /// What it is.
+    pub role: Role,
+    /// What a client's token is for; always there for a client.
+    pub scope: Option<Scope>,
+    /// The only profile that it may use, where the platform expects one.
+    pub profile: Option<Profile>,
+    /// The client's name, which outlives its sockets.
+    pub client_id: Option<Arc<str>>,
+    /// The user's name.
+    pub user_id: Option<Arc<str>>,
+    /// The daemon's machine, where it is known.
+    pub machine: Option<Arc<str>>,
+    /// Channels that it may listen to.
+    pub channels: Vec<Arc<str>>,
+    /// A daemon's generation; 0 without one.
+    pub generation: i64,
+}
+
+/// Why a socket is closed. What the other side reads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("{reason} ({code})")]
+pub struct Close {
+    /// The WebSocket close code.
+    pub code: u16,
+    /// A short fixed text.
+    pub reason: &'static str,
+}
+
+/// Refused by policy.
+pub const POLICY: u16 = 4008;
+/// Longer than frames may be.
+pub const TOO_LARGE: u16 = 1009;
+/// The relay ends.
+pub const GOING_AWAY: u16 = 1001;
+
+impl Close {
+    /// Refused by policy, for this reason.
+    pub const fn policy(reason: &'static str) -> Self {
+        Self { code: POLICY, reason }
+    }
+}
