@@ -168,6 +168,7 @@ pub async fn run(
         relay_id: relay_id.clone(),
         registry: registry.clone(),
         sessions: sessions.clone(),
+        broker: None,
         store: store.clone(),
         shutdown: shutdown.clone(),
     };

@@ -12,6 +12,7 @@
 //! | [`signed`], [`sealed`], [`records`] | a paired browser in Rust, which verifies all that it believes: PROTOCOL.md sections 4 and 5, and the records of both |
 //! | [`hostile`] | a relay that reads, alters, replays and drops what passes |
 //! | [`turn`] | a TURN server: coturn
+//! | [`metrics`] | what `/metrics` says, read strictly |
 //! | [`throttle`] | a link that is slow, or freezes without closing |
 //! | [`tokens`] | tokens as a web app (or a forger) would make them |
 //!
@@ -21,6 +22,7 @@ pub mod agent;
 pub mod client;
 pub mod hostile;
 pub mod local;
+pub mod metrics;
 pub mod plain_agent;
 pub mod plain_relay;
 pub mod postgres;

@@ -21,6 +21,7 @@ use url::form_urlencoded;
 
 use crate::auth::access::Sessions;
 use crate::config::Config;
+use crate::frames::Broker;
 use crate::http::front::Context;
 use crate::http::problem::{Refusal, refuse};
 use crate::shutdown::Shutdown;
@@ -51,6 +52,8 @@ pub struct Seen {
     pub registry: Arc<Registry>,
     /// The browser sessions.
     pub sessions: Arc<Sessions>,
+    /// The frame broker, where there is one.
+    pub broker: Option<Arc<Broker>>,
     /// The database.
     pub store: Store,
     /// Where in its life the relay is.

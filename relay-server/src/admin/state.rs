@@ -3,19 +3,10 @@
 use serde::Serialize;
 
 use super::Admin;
+use crate::frames::{PairSnapshot, Snapshot};
 
 /// Workspaces that are named; the totals count all of them.
 const MAX_WORKSPACES: usize = 1000;
-
-/// One workspace and runtime target at the frame broker.
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub(super) struct Workspace {
-    pub(super) workspace_id: String,
-    pub(super) runtime_target_id: Option<String>,
-    pub(super) daemon_connected: bool,
-    pub(super) client_count: usize,
-}
 
 /// The answer of `/state`.
 #[derive(Debug, Serialize)]
@@ -27,7 +18,7 @@ pub(super) struct State {
     uptime_ms: u64,
     pub(super) draining: bool,
     /// The first ones, by name.
-    workspaces: Vec<Workspace>,
+    workspaces: Vec<PairSnapshot>,
     /// How many there are.
     workspace_count: usize,
     /// Daemons that are connected.
@@ -49,7 +40,9 @@ impl Admin {
         let mut hosts: Vec<_> = tunnels.iter().map(|tunnel| tunnel.host).collect();
         hosts.sort_unstable();
         hosts.dedup();
-        let (workspaces, totals) = listed(self.workspaces());
+        let broker = self.seen.broker.as_ref().map(|broker| broker.snapshot()).unwrap_or_default();
+        let (daemon_connected, client_count) = (broker.daemons, broker.clients);
+        let (workspaces, workspace_count) = listed(broker);
         State {
             relay_id: self.seen.relay_id.clone(),
             mode: self.mode,
@@ -57,40 +50,26 @@ impl Admin {
             uptime_ms: u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
             draining: self.seen.shutdown.is_draining(),
             workspaces,
-            workspace_count: totals.workspaces,
-            daemon_connected: totals.daemons,
-            client_count: totals.clients,
+            workspace_count,
+            daemon_connected,
+            client_count,
             hosts: hosts.len(),
             tunnels: tunnels.len(),
             streams: tunnels.iter().map(|tunnel| tunnel.handle.streams()).sum(),
             sessions: self.seen.sessions.in_memory(),
         }
     }
-
-    fn workspaces(&self) -> Vec<Workspace> {
-        Vec::new()
-    }
 }
 
-#[derive(Debug, PartialEq, Eq)]
-struct Totals {
-    workspaces: usize,
-    daemons: usize,
-    clients: usize,
-}
-
-/// The first ones by name, and the totals of all.
-fn listed(mut all: Vec<Workspace>) -> (Vec<Workspace>, Totals) {
-    let totals = Totals {
-        workspaces: all.len(),
-        daemons: all.iter().filter(|one| one.daemon_connected).count(),
-        clients: all.iter().map(|one| one.client_count).sum(),
-    };
-    all.sort_unstable_by(|a, b| {
+/// The first ones by name, and how many there are.
+fn listed(broker: Snapshot) -> (Vec<PairSnapshot>, usize) {
+    let mut pairs = broker.pairs;
+    let count = pairs.len();
+    pairs.sort_unstable_by(|a, b| {
         (&a.workspace_id, &a.runtime_target_id).cmp(&(&b.workspace_id, &b.runtime_target_id))
     });
-    all.truncate(MAX_WORKSPACES);
-    (all, totals)
+    pairs.truncate(MAX_WORKSPACES);
+    (pairs, count)
 }
 
 #[cfg(test)]
@@ -100,16 +79,17 @@ mod tests {
 
     #[test]
     fn many_workspaces_are_counted_and_the_first_named() {
-        let one = |n: usize| Workspace {
-            workspace_id: format!("w{n:05}"),
-            runtime_target_id: (n % 2 == 0).then(|| "t".to_owned()),
+        let pair = |n: usize| PairSnapshot {
+            workspace_id: format!("w{n:05}").into(),
+            runtime_target_id: (n % 2 == 0).then(|| "t".into()),
             daemon_connected: n.is_multiple_of(3),
             client_count: 2,
+            daemon_relay_id: None,
         };
-        let (named, totals) = listed((0..3000).rev().map(one).collect());
-        assert_eq!(totals, Totals { workspaces: 3000, daemons: 1000, clients: 6000 });
-        assert_eq!((named.len(), named.first().unwrap().workspace_id.as_str()), (MAX_WORKSPACES, "w00000"));
-        let json = serde_json::to_value(&named[1]).unwrap();
+        let all = Snapshot { pairs: (0..3000).rev().map(pair).collect(), daemons: 1000, clients: 6000 };
+        let (named, count) = listed(all);
+        assert_eq!((named.len(), count), (MAX_WORKSPACES, 3000));
+        let json = serde_json::to_value(named.get(1).unwrap()).unwrap();
         let expected = serde_json::json!(
             {"workspaceId": "w00001", "runtimeTargetId": null, "daemonConnected": false, "clientCount": 2});
         assert_eq!(json, expected);
