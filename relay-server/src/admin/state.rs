@@ -81,7 +81,7 @@ mod tests {
     fn many_workspaces_are_counted_and_the_first_named() {
         let pair = |n: usize| PairSnapshot {
             workspace_id: format!("w{n:05}").into(),
-            runtime_target_id: (n % 2 == 0).then(|| "t".into()),
+            runtime_target_id: n.is_multiple_of(2).then(|| "t".into()),
             daemon_connected: n.is_multiple_of(3),
             client_count: 2,
             daemon_relay_id: None,
