@@ -25,7 +25,7 @@ fmt: ## Format all Rust code
 	cargo fmt --all
 	cargo fmt --manifest-path fuzz/Cargo.toml
 
-settings: ## Write the relay's settings into the table of README.md
+settings: ## Write the relay's settings and metrics into the tables of README.md
 	@deploy/scripts/settings.sh
 
 clean: ## Remove what was built

@@ -116,7 +116,7 @@ async fn daemon(platform: &Platform, relay: SocketAddr) -> JoinHandle<Socket> {
     }));
     let mut socket = Dial::new("workspace-daemon", WORKSPACE, Some(TARGET), &token).connect(relay).await;
     tokio::spawn(async move {
-        while let Event::Text(text) = socket.event().await {
+        while let Event::Frame(text) = socket.event().await {
             match serde_json::from_str::<serde_json::Value>(&text) {
                 Ok(frame) if frame.get("type").is_some_and(|kind| kind == "relay_key_exchange_init") => {
                     let request = frame.get("requestId").and_then(|id| id.as_str()).unwrap_or_default();
@@ -179,7 +179,7 @@ async fn round_trips(client: &mut Socket, window: usize, duration: Duration) -> 
             client.send_text(frame(seq)).await;
         }
         let Some(at) = sent.pop_front() else { return Ok(took) };
-        let Event::Text(_) = client.event().await else { anyhow::bail!("the socket was closed") };
+        let Event::Frame(_) = client.event().await else { anyhow::bail!("the socket was closed") };
         took.push(u64::try_from(at.elapsed().as_nanos()).context("too long")?);
     }
 }

@@ -17,6 +17,15 @@ pub struct Health {
     pub uptime_ms: u64,
     /// The relay's version.
     pub version: String,
+    /// The relay's name among several.
+    #[serde(rename = "relayId", default)]
+    pub relay_id: String,
+    /// How it finds the others: `single`, `server` or `redis`.
+    #[serde(rename = "relayMode", default)]
+    pub relay_mode: String,
+    /// Whether it ends TLS itself, which is left to what stands in front of it.
+    #[serde(rename = "tlsEnabled", default)]
+    pub tls_enabled: bool,
 }
 
 /// The answer of `POST /v1/relay/create/{host_id}`.

@@ -9,6 +9,7 @@ use crate::config::settings::{Key, markdown};
 use crate::config::sources::Sources;
 use crate::config::{Config, ConfigError};
 use crate::identity::IdentityCommand;
+use crate::telemetry::metrics;
 
 /// What to do.
 #[derive(Debug, Clone)]
@@ -17,6 +18,11 @@ pub enum Action {
     Serve,
     /// Print the settings, as the README's table or for people.
     Settings {
+        /// As a table in Markdown.
+        markdown: bool,
+    },
+    /// Print what is counted, in the same two ways.
+    Metrics {
         /// As a table in Markdown.
         markdown: bool,
     },
@@ -30,6 +36,10 @@ pub struct Cli {
     /// What to do.
     pub action: Action,
     matches: ArgMatches,
+}
+
+fn as_table() -> Arg {
+    Arg::new("markdown").long("markdown").help("As the table of the README").action(ArgAction::SetTrue)
 }
 
 fn command() -> Command {
@@ -58,14 +68,8 @@ fn command() -> Command {
         .version(env!("CARGO_PKG_VERSION"))
         .args(settings)
         .subcommand(Command::new("serve").about("Serve; this is also what happens without a command"))
-        .subcommand(
-            Command::new("settings").about("List all settings").arg(
-                Arg::new("markdown")
-                    .long("markdown")
-                    .help("As the table of the README")
-                    .action(ArgAction::SetTrue),
-            ),
-        );
+        .subcommand(Command::new("settings").about("List all settings").arg(as_table()))
+        .subcommand(Command::new("metrics").about("List what `/metrics` tells").arg(as_table()));
     // Its own description would become the program's.
     IdentityCommand::augment_subcommands(command)
         .about("Reach the web app on your own machine through a relay that you run")
@@ -82,6 +86,7 @@ impl Cli {
         let action = match matches.subcommand() {
             None | Some(("serve", _)) => Action::Serve,
             Some(("settings", sub)) => Action::Settings { markdown: sub.get_flag("markdown") },
+            Some(("metrics", sub)) => Action::Metrics { markdown: sub.get_flag("markdown") },
             Some(_) => Action::Identity(IdentityCommand::from_arg_matches(&matches)?),
         };
         Ok(Self { action, matches })
@@ -132,6 +137,19 @@ pub fn print_settings(as_markdown: bool) -> String {
     if as_markdown { markdown() } else { settings_text() }
 }
 
+/// What `relay-server metrics` prints.
+pub fn print_metrics(as_markdown: bool) -> String {
+    if as_markdown {
+        return metrics::markdown();
+    }
+    let text = |metric: metrics::Metric| {
+        let labels =
+            if metric.labels.is_empty() { String::new() } else { format!("    labels {}\n", metric.labels) };
+        format!("{} ({})\n    {}\n{labels}", metric.name, metric.kind.as_str(), metric.help)
+    };
+    metrics::all().into_iter().map(text).collect()
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -178,5 +196,13 @@ mod tests {
         assert!(matches!(cli.action, Action::Settings { markdown: true }));
         assert!(print_settings(true).starts_with("| environment |"));
         assert!(print_settings(false).contains("RELAY_LISTEN_ADDR\n    Where to listen"));
+    }
+
+    #[test]
+    fn metrics_are_listed() {
+        let cli = parse(&["metrics", "--markdown"]).unwrap();
+        assert!(matches!(cli.action, Action::Metrics { markdown: true }));
+        assert!(print_metrics(true).starts_with("| metric |"));
+        assert!(print_metrics(false).contains("relay_tunnel_opened_total (counter)\n    Tunnels that"));
     }
 }

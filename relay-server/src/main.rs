@@ -4,7 +4,7 @@ use std::io::{IsTerminal, Write};
 use std::process::ExitCode;
 
 use anyhow::Context;
-use relay_server::cli::{Action, Cli, print_settings};
+use relay_server::cli::{Action, Cli, print_metrics, print_settings};
 use relay_server::config::Config;
 use relay_server::identity::{self, IdentityCommand, Tools};
 use relay_server::shutdown::{Shutdown, on_signals};
@@ -25,6 +25,10 @@ fn main() -> ExitCode {
     };
     if let Action::Settings { markdown } = cli.action {
         let _ = std::io::stdout().write_all(print_settings(markdown).as_bytes());
+        return ExitCode::SUCCESS;
+    }
+    if let Action::Metrics { markdown } = cli.action {
+        let _ = std::io::stdout().write_all(print_metrics(markdown).as_bytes());
         return ExitCode::SUCCESS;
     }
     let config = match cli.config() {
@@ -74,7 +78,7 @@ fn run(action: Action, config: Config) -> anyhow::Result<()> {
     runtime.block_on(async {
         match action {
             Action::Identity(command) => manage(command, config).await,
-            Action::Serve | Action::Settings { .. } => serve(config).await,
+            Action::Serve | Action::Settings { .. } | Action::Metrics { .. } => serve(config).await,
         }
     })
 }
@@ -98,7 +102,8 @@ async fn manage(command: IdentityCommand, config: Config) -> anyhow::Result<()> 
 }
 
 async fn serve(config: Config) -> anyhow::Result<()> {
-    telemetry::init(&config).context("starting the log")?;
+    // Before any part that counts is made.
+    let shown = telemetry::init(&config).context("starting the log")?;
     let shutdown = Shutdown::default();
     let signals = tokio::spawn(on_signals(shutdown.clone()));
     let store = open(&config).await?;
@@ -110,7 +115,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         .await
         .with_context(|| format!("listening on {address}"))?;
     tracing::info!(version = env!("CARGO_PKG_VERSION"), "listening addr={}", listener.local_addr()?);
-    let result = server::run(config, store, listener, shutdown).await;
+    let result = server::run(config, store, listener, shutdown, shown).await;
     signals.abort();
     result.context("serving")
 }

@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
+use crate::admin::{self, Admin};
 use crate::auth::access::{Sessions, unix_now};
 use crate::auth::token::Verifier;
 use crate::backplane::Backplane;
@@ -26,11 +27,13 @@ use crate::http::problem::Refusal;
 use crate::http::routes::{Api, Live, Routes};
 use crate::http::serve::{self, Peer};
 use crate::outbound;
-use crate::proxy::{Proxy, path};
+use crate::proxy::{self, Proxy, path};
 use crate::shutdown::{Hold, Shutdown};
 use crate::store::{Store, StoreError};
+use crate::telemetry::{self, Shown};
 use crate::tunnel::Registry;
 use crate::tunnel::connect::{Connect, DRAIN_SECONDS};
+use crate::tunnel::metrics::Tunnels;
 use crate::tunnel::others::Others;
 use crate::tunnel::presence::Presence;
 
@@ -73,6 +76,7 @@ struct App {
     connect: Arc<Connect>,
     frames: Arc<frames::serve::Serve>,
     verifier: Verifier,
+    admin: Option<Admin>,
 }
 
 /// What the API tells of revocations.
@@ -111,8 +115,15 @@ impl App {
             frames::serve::PATH => {
                 return Box::pin(self.frames.handle(request, context.client.addr)).await;
             }
-            CONNECT_PATH => Box::pin(self.connect(request, &context)).await,
-            _ => return Box::pin(self.routes.call(request.map(Body::new), context)).await,
+            CONNECT_PATH => Box::pin(self.connect(request, &context))
+                .await
+                .inspect_err(|refusal| self.connect.metrics.refused.count(refusal.0.code)),
+            path => {
+                if let Some(admin) = self.admin.as_ref().filter(|_| admin::is_path(path)) {
+                    return admin.answer(&request, &context);
+                }
+                return Box::pin(self.routes.call(request.map(Body::new), context)).await;
+            }
         };
         result.unwrap_or_else(IntoResponse::into_response)
     }
@@ -136,7 +147,7 @@ impl App {
     }
 }
 
-/// Serves until `shutdown` has drained or ended.
+/// Serves until `shutdown` has drained or ended; `shown` is what [`telemetry::init`] gave.
 ///
 /// # Errors
 /// [`ServeError`]; nothing that a request or an agent does leads to one.
@@ -145,6 +156,7 @@ pub async fn run(
     store: Store,
     listener: TcpListener,
     shutdown: Shutdown,
+    shown: Option<Shown>,
 ) -> Result<(), ServeError> {
     let config = Arc::new(config);
     let secret = config.load_jwt_secret()?;
@@ -176,12 +188,23 @@ pub async fn run(
         tokio::spawn(async move { forwarder.keep_house(stop).await })
     });
 
+    let seen = admin::Seen {
+        relay_id: relay_id.clone(),
+        registry: registry.clone(),
+        sessions: sessions.clone(),
+        broker: Some(broker.clone()),
+        store: store.clone(),
+        shutdown: shutdown.clone(),
+    };
+    let upkeep = tokio::spawn(telemetry::metrics::upkeep(shown.clone(), stop.child_token()));
     let live = Arc::new(LiveSide { sessions: sessions.clone(), registry: registry.clone() });
     let tunnels = TaskTracker::new();
     let guards = Arc::new(Guards::new(&config.limits));
     let app = Arc::new(App {
         front: Front::new(&config, &relay_id, shutdown.clone()),
-        routes: Routes::new(Api::new(&config, store.clone(), secret, live, shutdown.clone())),
+        routes: Routes::new(
+            Api::new(&config, store.clone(), secret, live, shutdown.clone()).named(&relay_id),
+        ),
         proxy: Proxy {
             sessions,
             registry: registry.clone(),
@@ -192,6 +215,7 @@ pub async fn run(
             forwarder,
             config: config.clone(),
             shutdown: shutdown.clone(),
+            metrics: proxy::metrics::Metrics::new(),
         },
         connect: Arc::new(Connect {
             store: store.clone(),
@@ -200,6 +224,7 @@ pub async fn run(
             others: Others::new(&config, backplane, &relay_id),
             limits: config.limits.clone(),
             tasks: tunnels.clone(),
+            metrics: Tunnels::new(),
         }),
         frames: frames::serve::Serve::new(
             broker,
@@ -211,6 +236,7 @@ pub async fn run(
             shutdown.clone(),
         ),
         verifier,
+        admin: Admin::new(&config, shown, seen),
     });
     let draining = tokio::spawn(tell_agents(registry.clone(), shutdown.clone(), shutdown.hold()));
     let service = move |request: Request<Incoming>, peer: Peer| {
@@ -230,7 +256,7 @@ pub async fn run(
     // Every task that could tell of a change is gone, so the queue's end is its emptiness.
     let _ = tokio::time::timeout(CLOSE_TUNNELS, presence_task).await;
     stop.cancel();
-    let _ = tokio::join!(renewing, checking, forgetting, bus);
+    let _ = tokio::join!(renewing, checking, forgetting, upkeep, bus);
     if let Some(passing_on) = passing_on {
         let _ = passing_on.await;
     }

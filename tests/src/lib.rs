@@ -17,6 +17,7 @@
 //! | [`hostile`] | a relay that reads, alters, replays and drops what passes |
 //! | [`front`] | what tells agents which relay is behind it |
 //! | [`turn`] | a TURN server: coturn
+//! | [`metrics`] | what `/metrics` says, read strictly |
 //! | [`throttle`] | a link that is slow, or freezes without closing |
 //! | [`tokens`] | tokens as a web app (or a forger) would make them |
 //!
@@ -29,6 +30,7 @@ pub mod fleet;
 pub mod front;
 pub mod hostile;
 pub mod local;
+pub mod metrics;
 pub mod plain_agent;
 pub mod plain_relay;
 pub mod platform;

@@ -17,8 +17,12 @@ use crate::{
     SOON,
     client::{self, Reply, empty, fetch, full},
     eventually,
+    metrics::Exposition,
     process::{Output, Process, bin, command, run},
 };
+
+/// What opens the operator's interface in tests.
+pub const ADMIN_TOKEN: &str = "operators-token-0123456789";
 
 /// What differs from a relay with an SQLite database in a fresh directory.
 #[derive(Debug, Clone, Default)]
@@ -43,6 +47,11 @@ impl RelayOptions {
     /// With the portal and its cookie: no host's page opens then.
     pub fn portal(self) -> Self {
         self.env("RELAY_PORTAL", "1")
+    }
+
+    /// With the operator's interface, opened by [`ADMIN_TOKEN`].
+    pub fn admin(self) -> Self {
+        self.env("RELAY_ENABLE_ADMIN_HTTP", "1").env("RELAY_ADMIN_TOKEN", ADMIN_TOKEN)
     }
 
     /// Uses this database.
@@ -177,6 +186,21 @@ impl Relay {
             .body(full(body.to_string()))
             .expect("a request");
         fetch(self.addr, request).await
+    }
+
+    /// Asks the operator's interface.
+    pub async fn admin(&self, path: &str) -> Reply {
+        let reply = self.api(Method::GET, path, ADMIN_TOKEN).await;
+        assert_eq!(reply.status, StatusCode::OK, "{path}: {reply:?}");
+        assert_eq!(reply.header("cache-control"), Some("no-store"), "{path}");
+        reply
+    }
+
+    /// What `/metrics` says.
+    pub async fn metrics(&self) -> Exposition {
+        let reply = self.admin("/metrics").await;
+        assert_eq!(reply.header("content-type"), Some("text/plain; version=0.0.4; charset=utf-8"));
+        Exposition::parse(&reply.text()).unwrap_or_else(|what| panic!("{what}\n{}", reply.text()))
     }
 
     /// The caller's hosts.

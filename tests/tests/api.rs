@@ -18,11 +18,15 @@ use uuid::Uuid;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn health_tells_that_the_relay_is_well() {
-    let relay = Relay::start(RelayOptions::default()).await;
+    let relay = Relay::start(RelayOptions::default().env("RELAY_ID", "relay-a")).await;
     let reply = fetch(relay.addr, get("/health")).await;
     assert_eq!(reply.status, StatusCode::OK);
     let health: Health = reply.json();
     assert_eq!((health.status.as_str(), health.ok, health.service.as_str()), ("ok", true, "relay"));
+    assert_eq!(
+        (health.relay_id.as_str(), health.relay_mode.as_str(), health.tls_enabled),
+        ("relay-a", "single", false)
+    );
     let later: Value = fetch(relay.addr, get("/health")).await.json();
     assert!(later["uptimeMs"].as_u64().expect("a number") >= health.uptime_ms);
     let head = fetch(relay.addr, client::request(Method::HEAD, "/health", empty())).await;

@@ -17,6 +17,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+use super::metrics;
 use crate::store::{BrowserSession, Store, StoreError};
 
 /// How often the entries in use are renewed.
@@ -96,6 +97,7 @@ pub struct Sessions {
     entries: RwLock<HashMap<Uuid, Arc<Session>>>,
     /// Sessions that ended here, and when: an answer that the database gave before does not count.
     graves: parking_lot::Mutex<HashMap<Uuid, u64>>,
+    metrics: metrics::Sessions,
 }
 
 impl Sessions {
@@ -108,12 +110,18 @@ impl Sessions {
             start: Instant::now(),
             entries: RwLock::default(),
             graves: parking_lot::Mutex::default(),
+            metrics: metrics::Sessions::new(),
         })
     }
 
     /// When a session that was made then ends.
     pub fn expires_at(&self, created_at: i64) -> i64 {
         expires_at(created_at, self.lifetime)
+    }
+
+    /// How many are in memory.
+    pub fn in_memory(&self) -> usize {
+        self.entries.read().len()
     }
 
     fn now(&self) -> u64 {
@@ -154,11 +162,18 @@ impl Sessions {
 
     async fn ask(&self, id: Uuid) -> Result<Exchange, Refused> {
         let asked = self.now();
-        let found = self.store.live_browser_sessions(&[id]).await.map_err(unavailable)?;
+        let found = self.store.live_browser_sessions(&[id]).await.map_err(|error| {
+            self.metrics.failed.increment(1);
+            unavailable(error)
+        })?;
         let row = found.into_iter().find(|row| row.id == id);
         match row {
-            Some(row) if self.expires_at(row.created_at) > unix_now() => self.keep(&row, asked),
+            Some(row) if self.expires_at(row.created_at) > unix_now() => {
+                self.metrics.found.increment(1);
+                self.keep(&row, asked)
+            }
             _ => {
+                self.metrics.unknown.increment(1);
                 self.forget(id);
                 Err(Refused::Ended)
             }
@@ -251,8 +266,12 @@ impl Sessions {
                 () = stop.cancelled() => return,
                 _ = tick.tick() => {}
             }
-            if let Err(error) = self.renew_once().await {
-                tracing::warn!(%error, "browser sessions could not be renewed");
+            match self.renew_once().await {
+                Ok(()) => self.metrics.renewed.increment(1),
+                Err(error) => {
+                    self.metrics.not_renewed.increment(1);
+                    tracing::warn!(%error, "browser sessions could not be renewed");
+                }
             }
         }
     }

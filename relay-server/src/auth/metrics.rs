@@ -1,86 +1,34 @@
-//! What is counted of tokens, keys and sign-ins.
+//! What is counted of tokens and browser sessions.
 
 use ::metrics::Counter;
 
-use crate::telemetry::metrics::{Kind, Metric};
+use super::token::TokenError;
+use crate::telemetry::metrics::Metric;
 
-const TOKENS: &str = "relay_auth_tokens_total";
-const FETCHES: &str = "relay_auth_provider_fetches_total";
-const SIGN_INS: &str = "relay_auth_sign_ins_total";
+const TOKENS: Metric = Metric::counter(
+    "relay_auth_tokens_total",
+    "result=ok|missing|too_long|malformed|algorithm|signature|audience|expired|not_yet|revoked|store",
+    "Bearer tokens and cookies that callers of the relay showed, and what became of them",
+);
+const LOOK_UPS: Metric = Metric::counter(
+    "relay_auth_session_look_ups_total",
+    "result=found|unknown|failed",
+    "Browser sessions that were not in memory and were asked of the database",
+);
+const RENEWALS: Metric = Metric::counter(
+    "relay_auth_session_renewals_total",
+    "result=ok|failed",
+    "Rounds in which the browser sessions in use were asked for anew",
+);
 
-/// This component's metrics.
-pub const METRICS: &[Metric] = &[
-    Metric {
-        name: TOKENS,
-        kind: Kind::Counter,
-        labels: "kind=own|provider, result=ok|refused|unavailable",
-        help: "Tokens of callers: good, refused, or not to be judged because keys or database were away",
-    },
-    Metric {
-        name: FETCHES,
-        kind: Kind::Counter,
-        labels: "what=keys|discovery|code, result=ok|failed",
-        help: "Key sets, discovery documents and tokens for codes that were fetched",
-    },
-    Metric {
-        name: SIGN_INS,
-        kind: Kind::Counter,
-        labels: "by=password|link|provider, result=ok|failed",
-        help: "People who signed in with a browser, and attempts that failed",
-    },
-];
+const FETCHES: Metric = Metric::counter(
+    "relay_auth_provider_fetches_total",
+    "what=keys|discovery|code, result=ok|failed",
+    "Key sets, discovery documents and tokens for codes that were fetched",
+);
 
-/// Whose a token is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Maker {
-    /// Signed with our secret, or said to be.
-    Own,
-    /// The provider's.
-    Provider,
-}
-
-/// What became of a token.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Judged {
-    /// Good.
-    Ok,
-    /// Refused.
-    Refused,
-    /// Could not be found out.
-    Unavailable,
-}
-
-/// The counters of tokens.
-pub struct Tokens {
-    own: [Counter; 3],
-    provider: [Counter; 3],
-}
-
-impl Default for Tokens {
-    fn default() -> Self {
-        let of = |kind: &'static str| {
-            ["ok", "refused", "unavailable"]
-                .map(|result| ::metrics::counter!(TOKENS, "kind" => kind, "result" => result))
-        };
-        Self { own: of("own"), provider: of("provider") }
-    }
-}
-
-impl Tokens {
-    /// Counts one.
-    pub fn count(&self, maker: Maker, judged: Judged) {
-        let [ok, refused, unavailable] = match maker {
-            Maker::Own => &self.own,
-            Maker::Provider => &self.provider,
-        };
-        match judged {
-            Judged::Ok => ok,
-            Judged::Refused => refused,
-            Judged::Unavailable => unavailable,
-        }
-        .increment(1);
-    }
-}
+/// What is counted here.
+pub const METRICS: &[Metric] = &[TOKENS, LOOK_UPS, RENEWALS, FETCHES];
 
 /// The counters of one kind of fetch.
 pub struct Fetches {
@@ -91,7 +39,7 @@ pub struct Fetches {
 impl Fetches {
     /// For this `what`.
     pub fn new(what: &'static str) -> Self {
-        let of = |result: &'static str| ::metrics::counter!(FETCHES, "what" => what, "result" => result);
+        let of = |result: &'static str| ::metrics::counter!(FETCHES.name, "what" => what, "result" => result);
         Self { ok: of("ok"), failed: of("failed") }
     }
 
@@ -101,21 +49,76 @@ impl Fetches {
     }
 }
 
-/// The counters of one way to sign in.
-pub struct SignIns {
-    ok: Counter,
-    failed: Counter,
+/// The handles of tokens.
+#[derive(Clone)]
+pub struct Tokens {
+    /// A good one.
+    pub ok: Counter,
+    /// None came.
+    pub missing: Counter,
+    /// Its auth session has ended.
+    pub revoked: Counter,
+    /// The database did not answer.
+    pub store: Counter,
+    refused: [(&'static str, Counter); 7],
 }
 
-impl SignIns {
-    /// For this `by`.
-    pub fn new(by: &'static str) -> Self {
-        let of = |result: &'static str| ::metrics::counter!(SIGN_INS, "by" => by, "result" => result);
-        Self { ok: of("ok"), failed: of("failed") }
+impl Tokens {
+    /// Made with what checks tokens.
+    pub fn new() -> Self {
+        let of = |result| TOKENS.count_of("result", result);
+        Self {
+            ok: of("ok"),
+            missing: of("missing"),
+            revoked: of("revoked"),
+            store: of("store"),
+            refused: ["too_long", "malformed", "algorithm", "signature", "audience", "expired", "not_yet"]
+                .map(|result| (result, of(result))),
+        }
     }
 
-    /// Counts one.
-    pub fn count(&self, ok: bool) {
-        if ok { &self.ok } else { &self.failed }.increment(1);
+    /// A token was no good.
+    pub fn refused(&self, why: &TokenError) {
+        let result = match why {
+            TokenError::TooLong => "too_long",
+            TokenError::Malformed => "malformed",
+            TokenError::Algorithm => "algorithm",
+            TokenError::Signature => "signature",
+            TokenError::Audience => "audience",
+            TokenError::Expired => "expired",
+            TokenError::NotYet => "not_yet",
+            // Nobody is refused for what happens when a token is made.
+            TokenError::Signing => return,
+        };
+        if let Some((_, counter)) = self.refused.iter().find(|(name, _)| *name == result) {
+            counter.increment(1);
+        }
+    }
+}
+
+impl Default for Tokens {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// The handles of browser sessions.
+pub(super) struct Sessions {
+    pub(super) found: Counter,
+    pub(super) unknown: Counter,
+    pub(super) failed: Counter,
+    pub(super) renewed: Counter,
+    pub(super) not_renewed: Counter,
+}
+
+impl Sessions {
+    pub(super) fn new() -> Self {
+        Self {
+            found: LOOK_UPS.count_of("result", "found"),
+            unknown: LOOK_UPS.count_of("result", "unknown"),
+            failed: LOOK_UPS.count_of("result", "failed"),
+            renewed: RENEWALS.count_of("result", "ok"),
+            not_renewed: RENEWALS.count_of("result", "failed"),
+        }
     }
 }

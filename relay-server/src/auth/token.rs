@@ -21,6 +21,8 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
+use super::metrics::Tokens;
+
 /// The audience of access tokens.
 const AUDIENCE: &str = "access";
 /// How far the clock of whoever made a token may be from ours, in seconds.
@@ -221,6 +223,8 @@ pub enum TokenError {
 pub struct Verifier {
     key: DecodingKey,
     validation: Validation,
+    /// What became of those that callers showed.
+    pub(crate) metrics: Tokens,
 }
 
 impl fmt::Debug for Verifier {
@@ -238,7 +242,7 @@ impl Verifier {
         validation.validate_exp = false;
         validation.validate_aud = false;
         validation.required_spec_claims.clear();
-        Self { key: DecodingKey::from_secret(&secret.0), validation }
+        Self { key: DecodingKey::from_secret(&secret.0), validation, metrics: Tokens::new() }
     }
 
     /// The claims of a good token at this time (Unix seconds).

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
+use ::metrics::Counter;
 use axum::body::Body;
 use http::header::{self, HeaderMap, HeaderValue};
 use http::request::Parts;
@@ -76,6 +77,8 @@ pub struct Prepared {
     body: Option<Kept>,
     expects: bool,
     hop: Hop,
+    /// Bytes of bodies on their way to local servers.
+    uploaded: Counter,
 }
 
 /// What came back.
@@ -109,7 +112,7 @@ impl From<Refused> for Failure {
 
 impl Prepared {
     /// Takes a request apart. `None` when its target is no path.
-    pub fn new(request: Request<Incoming>) -> Option<Self> {
+    pub fn new(request: Request<Incoming>, uploaded: Counter) -> Option<Self> {
         let (mut parts, body) = request.into_parts();
         let target = parts.uri.path_and_query()?.clone();
         let headers = &mut parts.headers;
@@ -123,7 +126,7 @@ impl Prepared {
             headers.entry(header::EXPECT).or_insert(HeaderValue::from_static("100-continue"));
         }
         restore_hop(headers, &hop);
-        Some(Self { parts, target, body, expects, hop })
+        Some(Self { parts, target, body, expects, hop, uploaded })
     }
 
     /// Whether it asks for another protocol.
@@ -144,7 +147,7 @@ impl Prepared {
                     consent = Some(sender);
                     receiver
                 });
-                Body::new(RequestBody::new(lent, moved.clone(), word))
+                Body::new(RequestBody::new(lent, moved.clone(), word, self.uploaded.clone()))
             }
         };
         let mut request = Request::new(body);

@@ -38,7 +38,7 @@ pub struct Caller {
 /// `unauthorized` for every kind of bad token, so that nobody learns which; `store_unavailable`
 /// when the database does not answer.
 pub async fn by_bearer(headers: &HeaderMap, verifier: &Verifier, store: &Store) -> Result<Caller, Refusal> {
-    let token = credential::bearer(headers).ok_or_else(unauthorized)?;
+    let token = credential::bearer(headers).ok_or_else(|| missing(verifier))?;
     verify(Token(token), false, verifier, store).await
 }
 
@@ -50,12 +50,19 @@ async fn verify(
 ) -> Result<Caller, Refusal> {
     let claims = verifier.verify(token.0, unix_now()).map_err(|reason| {
         tracing::debug!(%reason, "a token was refused");
+        verifier.metrics.refused(&reason);
         unauthorized()
     })?;
-    if store.auth_session_live(claims.session_id, claims.sub).await.map_err(of_store)? {
+    let live = store.auth_session_live(claims.session_id, claims.sub).await.map_err(|error| {
+        verifier.metrics.store.increment(1);
+        of_store(error)
+    })?;
+    if live {
+        verifier.metrics.ok.increment(1);
         let (user, auth_session) = (claims.sub, claims.session_id);
         Ok(Caller { user, auth_session, expires_at: claims.exp, by_cookie })
     } else {
+        verifier.metrics.revoked.increment(1);
         Err(unauthorized())
     }
 }
@@ -75,6 +82,11 @@ impl Caller {
             "This takes a person who has signed in with a browser; tokens and devices may not do it.",
         ))
     }
+}
+
+fn missing(verifier: &Verifier) -> Refusal {
+    verifier.metrics.missing.increment(1);
+    unauthorized()
 }
 
 /// What everybody gets who has no good token.
@@ -102,7 +114,7 @@ impl FromRequestParts<Arc<Api>> for Caller {
             Credential::Cookie(_) | Credential::Forged if !api.takes_cookies(context) => Err(unauthorized()),
             Credential::Cookie(token) => verify(token, true, &api.verifier, &api.store).await,
             Credential::Forged => Err(csrf_refused()),
-            Credential::Missing => Err(unauthorized()),
+            Credential::Missing => Err(missing(&api.verifier)),
         }
     }
 }

@@ -14,16 +14,18 @@ use relay_protocol::problem::Code;
 
 use super::access_log::{self, Entry};
 use super::client_addr::{ClientInfo, RateKey, client_info};
-use super::cors::{self, Policy};
+use super::cors::{self, Decision, Policy};
+use super::metrics::Responses;
 use super::request_id::RequestId;
 use super::serve::Peer;
 use super::{head, problem};
+use crate::admin;
 use crate::config::{Config, Limits};
 use crate::forward::arrival::Arrival;
 use crate::forward::{self, Word};
 use crate::shutdown::Shutdown;
 
-/// The one path that is answered while draining.
+/// The path that is answered while draining, besides those of the operator.
 pub const HEALTH_PATH: &str = "/health";
 
 /// What is known of a request besides itself. Handlers of the API find it among the extensions.
@@ -57,6 +59,9 @@ pub struct Front {
     shutdown: Shutdown,
     relays: forward::Door,
     warned: AtomicBool,
+    /// Whether the operator's interface is there.
+    admin: bool,
+    responses: Responses,
 }
 
 impl Front {
@@ -69,6 +74,8 @@ impl Front {
             shutdown,
             relays: forward::Door::new(config, relay_id),
             warned: AtomicBool::new(false),
+            admin: config.admin.token.is_some(),
+            responses: Responses::new(),
         }
     }
 
@@ -93,7 +100,12 @@ impl Front {
         };
         let client = &context.client;
         let entry = access_log::enabled().then(|| Entry::new(request.method(), request.uri().path()));
-        let origin = self.policy.decide(request.headers(), client);
+        let mut origin = self.policy.decide(request.headers(), client);
+        let for_operator = self.admin && admin::is_path(request.uri().path());
+        if for_operator && matches!(origin, Decision::Allowed(_)) {
+            // No page reads there: the token is not for pages to have.
+            origin = Decision::Refused;
+        }
 
         let mut response = if let Err(refused) =
             head::check(&request, &self.limits).and_then(|()| head::check_host(&request))
@@ -103,9 +115,9 @@ impl Front {
             forward_refused()
         } else if cors::is_preflight(request.method(), request.headers()) {
             let mut response = cors::preflight(request.headers(), &origin);
-            Self::finish(&mut response, &context, entry, received);
+            self.finish(&mut response, &context, entry, received);
             return response;
-        } else if self.shutdown.is_draining() && request.uri().path() != HEALTH_PATH {
+        } else if self.shutdown.is_draining() && request.uri().path() != HEALTH_PATH && !for_operator {
             let mut response =
                 problem::refuse(Code::Draining, "The relay is about to restart. Try again in a few seconds.");
             response.extensions_mut().insert(Word::Draining);
@@ -114,7 +126,7 @@ impl Front {
             inner(request, context.clone()).await
         };
         cors::apply(response.headers_mut(), &origin);
-        Self::finish(&mut response, &context, entry, received);
+        self.finish(&mut response, &context, entry, received);
         response
     }
 
@@ -128,7 +140,14 @@ impl Front {
         Context { client, request_id, forwarded: false }
     }
 
-    fn finish(response: &mut Response<Body>, context: &Context, entry: Option<Entry>, received: Instant) {
+    fn finish(
+        &self,
+        response: &mut Response<Body>,
+        context: &Context,
+        entry: Option<Entry>,
+        received: Instant,
+    ) {
+        self.responses.count(response.status());
         problem::finish(response, &context.request_id);
         let refused = response.extensions().get::<Word>() == Some(&Word::Refused);
         if context.forwarded || refused {

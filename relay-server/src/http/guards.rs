@@ -2,11 +2,13 @@
 
 use std::net::IpAddr;
 
+use ::metrics::Counter;
 use relay_protocol::problem::Code;
 
 use super::client_addr::RateKey;
 use super::problem::Refusal;
 use crate::config::Limits;
+use crate::limits::metrics::refused;
 use crate::limits::{AddrGuard, Open, Rate};
 
 /// Upgrades and look-ups of every address.
@@ -15,6 +17,15 @@ pub struct Guards {
     bad_tokens: Rate,
     open: Open,
     look_ups: Rate,
+    refused: Refused,
+}
+
+/// How often each said no.
+struct Refused {
+    upgrades: Counter,
+    bad_tokens: Counter,
+    open: Counter,
+    look_ups: Counter,
 }
 
 impl Guards {
@@ -25,6 +36,12 @@ impl Guards {
             bad_tokens: Rate::per_minute(limits.upgrade_rate_per_minute),
             open: Open::new(limits.max_connections_per_ip),
             look_ups: Rate::per_minute(limits.api_rate_per_minute),
+            refused: Refused {
+                upgrades: refused("upgrade_rate"),
+                bad_tokens: refused("bad_token_rate"),
+                open: refused("connections_per_ip"),
+                look_ups: refused("look_up_rate"),
+            },
         }
     }
 
@@ -37,6 +54,7 @@ impl Guards {
         if self.bad_tokens.check(RateKey::of(addr)) {
             return Ok(());
         }
+        self.refused.bad_tokens.increment(1);
         Err(Refusal::new(
             Code::RateLimited,
             "Too many bad tokens came from this address within a minute. Wait a little.",
@@ -51,6 +69,7 @@ impl Guards {
         if self.upgrades.check(RateKey::of(addr)) {
             return Ok(());
         }
+        self.refused.upgrades.increment(1);
         Err(Refusal::new(
             Code::RateLimited,
             "Too many connections were opened from this address within a minute. Wait a little.",
@@ -63,6 +82,7 @@ impl Guards {
     /// `too_many_connections`.
     pub fn open(&self, addr: IpAddr) -> Result<AddrGuard, Refusal> {
         self.open.enter(RateKey::of(addr)).ok_or_else(|| {
+            self.refused.open.increment(1);
             Refusal::new(
                 Code::TooManyConnections,
                 "This address has as many tunnels and WebSockets open as it may. Close one.",
@@ -78,6 +98,7 @@ impl Guards {
         if self.look_ups.check(RateKey::of(addr)) {
             return Ok(());
         }
+        self.refused.look_ups.increment(1);
         Err(Refusal::new(
             Code::RateLimited,
             "Too many unknown sessions were asked for from this address. Wait a little.",

@@ -17,6 +17,7 @@ pub mod guards;
 pub mod handshake;
 pub mod head;
 mod ice;
+pub mod metrics;
 pub mod offline;
 pub mod portal;
 pub mod problem;

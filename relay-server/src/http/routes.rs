@@ -32,6 +32,7 @@ use crate::auth::access::{expires_at, unix_now};
 use crate::auth::token::{Secret, Verifier};
 use crate::config::Config;
 use crate::limits::Rate;
+use crate::limits::metrics::refused;
 use crate::proxy::path;
 use crate::shutdown::Shutdown;
 use crate::store::{Store, StoreError};
@@ -88,6 +89,8 @@ pub struct Api {
     session_lifetime: Duration,
     body: BodyLimits,
     rate: Rate,
+    rate_refused: ::metrics::Counter,
+    relay: (Arc<str>, &'static str),
 }
 
 impl Api {
@@ -117,7 +120,15 @@ impl Api {
                 within: config.limits.header_timeout,
             },
             rate: Rate::per_minute(config.limits.api_rate_per_minute),
+            rate_refused: refused("api_rate"),
+            relay: (Arc::from(""), config.relays.mode.as_str()),
         }
+    }
+
+    /// Under this relay id.
+    pub fn named(mut self, relay_id: &str) -> Self {
+        self.relay.0 = relay_id.into();
+        self
     }
 
     fn expires_at(&self, created_at: i64) -> i64 {
@@ -163,6 +174,7 @@ impl Routes {
     pub async fn call(&self, mut request: Request<Body>, context: Context) -> Response<Body> {
         // Probes come from one address and as often as they like; they cost nothing.
         if request.uri().path() != HEALTH_PATH && !self.api.rate.check(context.rate_key()) {
+            self.api.rate_refused.increment(1);
             return refuse(Code::RateLimited, "Too many calls from this address. Wait a little.");
         }
         if let Some(portal) = self.api.portal.as_ref().filter(|_| self.api.takes_cookies(&context))
@@ -210,6 +222,9 @@ async fn health(State(api): State<Arc<Api>>) -> Response<Body> {
         service: "relay".to_owned(),
         uptime_ms: u64::try_from(api.started.elapsed().as_millis()).unwrap_or(u64::MAX),
         version: env!("CARGO_PKG_VERSION").to_owned(),
+        relay_id: api.relay.0.to_string(),
+        relay_mode: api.relay.1.to_owned(),
+        tls_enabled: false,
     };
     let status = if draining { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::OK };
     (status, [(header::CACHE_CONTROL, "no-store")], Json(health)).into_response()

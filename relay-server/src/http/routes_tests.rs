@@ -62,7 +62,8 @@ async fn world(env: &[(&str, &str)]) -> World {
     let secret = config.load_jwt_secret().unwrap();
     let store = Store::open(&config.store_options()).await.unwrap();
     let (live, shutdown) = (Arc::new(Seen::default()), Shutdown::default());
-    let api = Api::new(&config, store.clone(), secret.clone(), live.clone(), shutdown.clone());
+    let api =
+        Api::new(&config, store.clone(), secret.clone(), live.clone(), shutdown.clone()).named("relay-a");
     World { _dir: dir, routes: Routes::new(api), store, live, shutdown, secret }
 }
 
@@ -105,6 +106,10 @@ async fn health_says_how_it_is() {
         (200, &json!("ok"), &json!(true), &json!("relay"))
     );
     assert!(body["uptimeMs"].is_u64());
+    assert_eq!(
+        (&body["relayId"], &body["relayMode"], &body["tlsEnabled"]),
+        (&json!("relay-a"), &json!("single"), &json!(false))
+    );
     world.shutdown.drain();
     let (status, body) = answer(world.send("GET", "/health", None, "").await).await;
     assert_eq!((status, &body["status"], &body["ok"]), (503, &json!("draining"), &json!(false)));

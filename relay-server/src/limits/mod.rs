@@ -3,6 +3,7 @@
 //! Both are kept per [`RateKey`] and nothing is shared between keys, so that nobody can use up what
 //! another needs. [`Tries`] are for guesses, where the key names also what is guessed at. All forget an address that has gone, so that many addresses do not fill memory.
 
+pub mod metrics;
 mod tries;
 
 pub use tries::{GuessKey, Tries};

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use ::metrics::Counter;
 use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use hyper::body::Incoming;
@@ -48,8 +49,14 @@ pub enum Consent {
 }
 
 /// A frame as it may go on: trailers are held to the policy of headers.
-fn checked(frame: Result<Frame<Bytes>, impl Into<BodyError>>) -> Result<Frame<Bytes>, BodyError> {
+fn checked(
+    frame: Result<Frame<Bytes>, impl Into<BodyError>>,
+    bytes: &Counter,
+) -> Result<Frame<Bytes>, BodyError> {
     let mut frame = frame.map_err(Into::into)?;
+    if let Some(data) = frame.data_ref() {
+        bytes.increment(data.len() as u64);
+    }
     if let Some(trailers) = frame.trailers_mut() {
         strip_trailers(trailers);
     }
@@ -62,11 +69,17 @@ pub struct RequestBody<B = Incoming> {
     /// Tells the wait for the response's head that the upload moves.
     moved: Arc<AtomicBool>,
     consent: Option<Pin<Box<dyn Future<Output = Consent> + Send>>>,
+    bytes: Counter,
 }
 
 impl<B> RequestBody<B> {
     /// Wraps a body; with `consent` it is not read before that says so.
-    pub fn new(inner: B, moved: Arc<AtomicBool>, consent: Option<watch::Receiver<Consent>>) -> Self {
+    pub fn new(
+        inner: B,
+        moved: Arc<AtomicBool>,
+        consent: Option<watch::Receiver<Consent>>,
+        bytes: Counter,
+    ) -> Self {
         let consent = consent.map(|mut consent| {
             Box::pin(async move {
                 match consent.wait_for(|c| *c != Consent::Waiting).await {
@@ -75,7 +88,7 @@ impl<B> RequestBody<B> {
                 }
             }) as Pin<Box<dyn Future<Output = Consent> + Send>>
         });
-        Self { inner, moved, consent }
+        Self { inner, moved, consent, bytes }
     }
 }
 
@@ -98,7 +111,7 @@ where
         }
         let frame = ready!(Pin::new(&mut self.inner).poll_frame(cx));
         self.moved.store(true, Relaxed);
-        Poll::Ready(frame.map(checked))
+        Poll::Ready(frame.map(|frame| checked(frame, &self.bytes)))
     }
 
     fn is_end_stream(&self) -> bool {
@@ -150,6 +163,7 @@ pub struct ResponseBody {
     watch: Option<Watch>,
     /// Where a body that was never asked for is told that it will not be.
     consent: Option<watch::Sender<Consent>>,
+    bytes: Counter,
 }
 
 impl ResponseBody {
@@ -160,13 +174,23 @@ impl ResponseBody {
         exchange: Exchange,
         idle: Duration,
         consent: Option<watch::Sender<Consent>>,
+        bytes: Counter,
     ) -> Self {
         let small = inner.size_hint().exact().is_some_and(|length| length <= SMALL);
         let watch =
             (!small).then(|| Watch::start(connection.abort_handle(), exchange.session().ended.clone(), idle));
         let connection = Some(connection);
-        let mut body =
-            Self { inner, connection, exchange, idle, waiting_since: None, tick: None, watch, consent };
+        let mut body = Self {
+            inner,
+            connection,
+            exchange,
+            idle,
+            waiting_since: None,
+            tick: None,
+            watch,
+            consent,
+            bytes,
+        };
         if body.inner.is_end_stream() {
             body.finish();
         }
@@ -234,7 +258,7 @@ impl HttpBody for ResponseBody {
                 if frame.is_none() || self.inner.is_end_stream() {
                     self.finish();
                 }
-                Poll::Ready(frame.map(checked))
+                Poll::Ready(frame.map(|frame| checked(frame, &self.bytes)))
             }
             Poll::Pending => self.poll_waiting(cx).map(|error| Some(Err(error))),
         }

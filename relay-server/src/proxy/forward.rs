@@ -16,10 +16,12 @@ use relay_protocol::api::AccessRole;
 use relay_protocol::headers::{Hop, restore_hop};
 use relay_protocol::problem::Code;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use super::body::{Consent, RequestBody, ResponseBody};
 use super::headers::{self, Response as ResponsePolicy};
 use super::local;
+use super::metrics::{Metrics, reads};
 use super::path::{self, Target};
 use super::send::{Sending, allow_on_continue, expects_continue, frame_body};
 use super::upgrade;
@@ -64,6 +66,8 @@ pub struct Proxy {
     pub config: Arc<Config>,
     /// Waits for upgraded connections too.
     pub shutdown: Shutdown,
+    /// What is counted.
+    pub metrics: Metrics,
 }
 
 /// What came back, with all that its way to the browser needs.
@@ -104,6 +108,16 @@ impl Proxy {
         request: Request<Incoming>,
         context: &Context,
     ) -> Result<Response<Body>, Refusal> {
+        let (reads, began) = (reads(request.method()), Instant::now());
+        let answer = self.answer(request, context).await;
+        match &answer {
+            Ok(response) => self.metrics.answered(reads, response.status(), began.elapsed()),
+            Err(refusal) => self.metrics.refused.count(refusal.0.code),
+        }
+        answer
+    }
+
+    async fn answer(&self, request: Request<Incoming>, context: &Context) -> Result<Response<Body>, Refusal> {
         let (client, id) = (&context.client, &context.request_id);
         let uri = request.uri().clone();
         let target = uri.path_and_query().and_then(|p| path::split(p.as_str())).ok_or_else(unknown_path)?;
@@ -141,7 +155,8 @@ impl Proxy {
         }
         let idle = self.limits().stream_idle_timeout;
         let Answered { response, connection, exchange, consent, .. } = answer;
-        Ok(response.map(|body| Body::new(ResponseBody::new(body, connection, exchange, idle, consent))))
+        let down = self.metrics.down.clone();
+        Ok(response.map(|body| Body::new(ResponseBody::new(body, connection, exchange, idle, consent, down))))
     }
 
     /// Into a tunnel of this relay.
@@ -200,7 +215,7 @@ impl Proxy {
             return Ok(Elsewhere::Done(response));
         }
         let browser = request.extensions_mut().remove::<OnUpgrade>();
-        let prepared = Prepared::new(request).ok_or_else(unknown_path)?;
+        let prepared = Prepared::new(request, self.metrics.up.clone()).ok_or_else(unknown_path)?;
         let guard = if prepared.upgrades() { Some(self.admit_upgrade(&context.client)?) } else { None };
         let (client, id) = (&context.client, &context.request_id);
         let call = Call { host: target.host, client, id, exchange: &exchange };
@@ -236,6 +251,7 @@ impl Proxy {
         };
         let far = hyper::upgrade::on(&mut response);
         let idle = self.limits().stream_idle_timeout;
+        let guard = (guard, self.metrics.upgrade());
         upgrade::join(browser, (far, connection), exchange, guard, idle, id.as_str().into());
         Ok(response.map(|_| Body::empty()))
     }
@@ -331,8 +347,11 @@ impl Proxy {
         } else {
             (None, None)
         };
-        let body =
-            if has_body { Body::new(RequestBody::new(body, moved.clone(), word)) } else { Body::empty() };
+        let body = if has_body {
+            Body::new(RequestBody::new(body, moved.clone(), word, self.metrics.up.clone()))
+        } else {
+            Body::empty()
+        };
         let mut request = Request::new(body);
         *request.method_mut() = parts.method;
         *request.uri_mut() = Uri::from(local);

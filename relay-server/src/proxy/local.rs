@@ -26,6 +26,10 @@ impl Way for Into<'_> {
         self.tunnel.pool.reuse()
     }
 
+    fn was_stale(&self) {
+        self.tunnel.pool.was_stale();
+    }
+
     async fn open(&self) -> Result<Connection, Refusal> {
         match tokio::time::timeout(self.open_timeout, self.tunnel.pool.open()).await {
             Ok(Ok(connection)) => Ok(connection),

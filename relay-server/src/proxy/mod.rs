@@ -9,6 +9,7 @@ pub mod body;
 pub mod forward;
 pub mod headers;
 mod local;
+pub mod metrics;
 pub mod path;
 pub mod send;
 mod upgrade;

@@ -35,6 +35,8 @@ pub trait Way: Sync {
 
     /// A warm connection, if there is one.
     fn reuse(&self) -> Option<Connection>;
+    /// A warm connection had closed before anything was sent on it.
+    fn was_stale(&self) {}
     /// A fresh connection.
     fn open(&self) -> impl Future<Output = Result<Connection, Self::Failure>> + Send;
     /// The last thing before the request leaves.
@@ -96,7 +98,10 @@ impl Sending<'_> {
             match self.once(way, &mut connection, request).await? {
                 Ok(response) => return Ok((response, connection)),
                 // Closed under our hands, and nothing of the request was sent.
-                Err(unsent) if was_warm => request = unsent,
+                Err(unsent) if was_warm => {
+                    way.was_stale();
+                    request = unsent;
+                }
                 Err(_) => break,
             }
         }

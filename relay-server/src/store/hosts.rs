@@ -180,7 +180,7 @@ impl Store {
 
     /// Whether there is a table of tunnels: always, but for a PostgreSQL user without a schema.
     pub(super) fn shared_presence(&self) -> bool {
-        match self.db() {
+        match self.db().db {
             Db::Sqlite(_) => true,
             Db::Postgres(db) => db.tables().shared_presence(),
         }

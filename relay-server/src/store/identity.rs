@@ -175,7 +175,7 @@ impl Store {
 
     /// Looks anew (the last look may be seconds old) whether users and tokens are ours.
     pub(super) async fn require_own_identity(&self) -> Result<(), StoreError> {
-        if let Db::Postgres(db) = self.db() {
+        if let Db::Postgres(db) = self.db().db {
             db.find_tables().await?;
         }
         match self.identity() {

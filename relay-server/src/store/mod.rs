@@ -21,6 +21,7 @@ mod devices;
 mod error;
 mod hosts;
 mod identity;
+pub mod metrics;
 pub(crate) mod postgres;
 mod presence;
 mod sessions;
@@ -140,6 +141,7 @@ struct Inner {
     /// The tunnels that are open in this process, connection to host, told by the calls of
     /// [`Store::tunnel_opened`], [`Store::tunnel_closed`] and [`Store::tunnels_are`].
     open: Mutex<HashMap<Uuid, Uuid>>,
+    metrics: metrics::Metrics,
 }
 
 impl Store {
@@ -158,7 +160,8 @@ impl Store {
                 Db::Postgres(postgres::Database::open(url, connections, wait, recheck).await?)
             }
         };
-        Ok(Self { inner: Arc::new(Inner { db, open: Mutex::new(HashMap::new()) }) })
+        let metrics = metrics::Metrics::new();
+        Ok(Self { inner: Arc::new(Inner { db, open: Mutex::new(HashMap::new()), metrics }) })
     }
 
     /// What is off as things stand, in sentences for the start-up log. Empty when nothing is.
@@ -188,11 +191,19 @@ impl Store {
 
     /// Asks the database for a sign of life.
     pub async fn ping(&self) -> Result<(), StoreError> {
-        self.inner.db.fetch::<(i64,)>("select cast(1 as bigint)", &[]).await.map(drop)
+        self.db().fetch::<(i64,)>("select cast(1 as bigint)", &[]).await.map(drop)
     }
 
-    fn db(&self) -> &Db {
-        &self.inner.db
+    /// The connections to the database: all of them, and those that nobody uses.
+    pub fn connections(&self) -> (u32, usize) {
+        match &self.inner.db {
+            Db::Sqlite(db) => db.connections(),
+            Db::Postgres(db) => db.connections(),
+        }
+    }
+
+    fn db(&self) -> metrics::Counted<'_> {
+        metrics::Counted { db: &self.inner.db, metrics: &self.inner.metrics }
     }
 }
 

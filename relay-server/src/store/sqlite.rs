@@ -63,6 +63,11 @@ impl Database {
         Ok(Self { pool })
     }
 
+    /// All connections, and those that nobody uses.
+    pub(super) fn connections(&self) -> (u32, usize) {
+        (self.pool.size(), self.pool.num_idle())
+    }
+
     pub(super) async fn fetch<T: Record>(
         &self,
         template: &'static str,

@@ -20,6 +20,7 @@ use tokio_tungstenite::tungstenite::protocol::Role as WsRole;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
+use super::metrics::Tunnels;
 use super::others::Others;
 use super::presence::Presence;
 use super::{Registry, Tunnel};
@@ -54,6 +55,8 @@ pub struct Connect {
     pub limits: Limits,
     /// Every tunnel's task.
     pub tasks: TaskTracker,
+    /// What is counted.
+    pub metrics: Tunnels,
 }
 
 /// What the agent says about itself in the query.
@@ -92,7 +95,7 @@ impl Connect {
         if let Ok(id) = HeaderValue::from_str(&host.to_string()) {
             response.headers_mut().insert(X_RELAY_HOST_ID, id);
         }
-        self.others.tell(headers).await;
+        self.others.tell(response.headers_mut()).await;
         self.tasks.spawn(self.clone().serve(on_upgrade, form, host, owner, guard));
         Ok(response)
     }
@@ -130,6 +133,7 @@ impl Connect {
             return;
         };
         tracing::info!(host_id = %host, connection = %entry.id, v1, "a tunnel is open");
+        self.metrics.opened();
         self.presence.opened(entry.id, host);
         self.others.backplane.host_opened(host, entry.id);
         let ended = {
@@ -148,6 +152,7 @@ impl Connect {
         drop(registered);
         self.presence.closed(entry.id, host);
         self.others.backplane.host_closed(host, entry.id);
+        self.metrics.closed(&ended);
         tracing::info!(host_id = %host, connection = %entry.id, reason = %ended, "a tunnel has ended");
     }
 }

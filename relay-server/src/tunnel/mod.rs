@@ -11,6 +11,7 @@
 //! anything from outside.
 
 pub mod connect;
+pub mod metrics;
 pub mod others;
 pub mod pool;
 pub mod presence;

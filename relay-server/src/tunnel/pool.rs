@@ -6,6 +6,7 @@ use hyper_util::rt::TokioIo;
 use relay_protocol::tunnel::{Handle, OpenError};
 use tokio::time::Instant;
 
+use super::metrics::Streams;
 use crate::pool::{Connection, MaxHead, Opening, Warm};
 
 /// The largest response head that a local server may send.
@@ -15,17 +16,22 @@ pub const MAX_HEAD: MaxHead = MaxHead { bytes: 256 * 1024, headers: 256 };
 pub struct Pool {
     handle: Handle,
     warm: Warm,
+    metrics: Streams,
 }
 
 impl Pool {
     /// An empty pool whose connections are closed after this time without use.
     pub fn new(handle: Handle, max_idle_time: Duration) -> Self {
-        Self { handle, warm: Warm::new(max_idle_time) }
+        Self { handle, warm: Warm::new(max_idle_time), metrics: Streams::new() }
     }
 
     /// A warm connection, if there is one.
     pub fn reuse(&self) -> Option<Connection> {
-        self.warm.reuse()
+        let found = self.warm.reuse();
+        if found.is_some() {
+            self.metrics.reused.increment(1);
+        }
+        found
     }
 
     /// A connection over a fresh stream.
@@ -33,9 +39,21 @@ impl Pool {
     /// # Errors
     /// Those of [`Handle::open`].
     pub async fn open(&self) -> Result<Connection, OpenError> {
-        let stream = self.handle.open().await?;
+        let stream = self.handle.open().await.inspect_err(|error| {
+            match error {
+                OpenError::TooMany => &self.metrics.too_many,
+                OpenError::Ended => &self.metrics.ended,
+            }
+            .increment(1);
+        })?;
         let opening: Opening = Box::pin(stream.established());
-        self.warm.begin(TokioIo::new(stream), Some(opening), MAX_HEAD).await.map_err(|_| OpenError::Ended)
+        let counted = TokioIo::new(self.metrics.count(stream));
+        self.warm.begin(counted, Some(opening), MAX_HEAD).await.map_err(|_| OpenError::Ended)
+    }
+
+    /// A warm connection had closed before anything was sent on it.
+    pub fn was_stale(&self) {
+        self.metrics.stale.increment(1);
     }
 
     /// Closes what nobody has used for a while.

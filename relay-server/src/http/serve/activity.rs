@@ -11,6 +11,7 @@ use axum::body::{Body, Bytes};
 use http_body::{Frame, SizeHint};
 use tokio::time::Instant;
 
+use crate::http::metrics::{Metrics, Route};
 use crate::shutdown::{Hold, Shutdown};
 
 /// What happens on a connection, in milliseconds since it was accepted, so that deadlines can be
@@ -22,6 +23,7 @@ pub(super) struct Activity {
     head_since: AtomicU64,
     /// When the last request ended; [`NEVER`] before the first.
     idle_since: AtomicU64,
+    metrics: Arc<Metrics>,
 }
 
 const NEVER: u64 = u64::MAX;
@@ -36,12 +38,13 @@ pub(super) enum Waiting {
 }
 
 impl Activity {
-    pub(super) fn new(accepted: Instant) -> Self {
+    pub(super) fn new(accepted: Instant, metrics: Arc<Metrics>) -> Self {
         Self {
             accepted,
             in_flight: AtomicU32::new(0),
             head_since: AtomicU64::new(NEVER),
             idle_since: AtomicU64::new(NEVER),
+            metrics,
         }
     }
 
@@ -102,19 +105,22 @@ pub(super) struct Times {
 /// A request under way, until the last byte of its response was handed to hyper.
 pub(super) struct Guard {
     activity: Arc<Activity>,
+    route: Route,
     _hold: Hold,
 }
 
 impl Guard {
-    pub(super) fn new(activity: &Arc<Activity>, shutdown: &Shutdown) -> Self {
+    pub(super) fn new(activity: &Arc<Activity>, shutdown: &Shutdown, route: Route) -> Self {
         activity.request_began();
-        Self { activity: Arc::clone(activity), _hold: shutdown.hold() }
+        activity.metrics.begun(route);
+        Self { activity: Arc::clone(activity), route, _hold: shutdown.hold() }
     }
 }
 
 impl Drop for Guard {
     fn drop(&mut self) {
         self.activity.request_ended();
+        self.activity.metrics.ended(self.route);
     }
 }
 
@@ -158,7 +164,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn each_wait_has_its_own_deadline() {
         let start = Instant::now();
-        let activity = Activity::new(start);
+        let activity = Activity::new(start, Arc::new(Metrics::new()));
         let times = Times { first: FIRST, next: NEXT, heads: true };
         let due = || activity.due(&times).map(|(waiting, at)| (waiting, at - start));
         let after = |millis, span| Duration::from_millis(millis) + span;
@@ -188,7 +194,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn on_http2_bytes_are_not_heads() {
         let start = Instant::now();
-        let activity = Activity::new(start);
+        let activity = Activity::new(start, Arc::new(Metrics::new()));
         let times = Times { first: FIRST, next: NEXT, heads: false };
         activity.bytes_came();
         assert_eq!(activity.due(&times), Some((Waiting::Request, start + NEXT)));

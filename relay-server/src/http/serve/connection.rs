@@ -29,6 +29,7 @@ use tokio_util::task::TaskTracker;
 use super::activity::{Activity, Guard, Guarded, Times, Waiting};
 use super::socket::{Permits, Socket, bare, farewell};
 use super::{Options, Peer};
+use crate::http::metrics::{Metrics, Route};
 use crate::shutdown::Shutdown;
 
 /// What an HTTP/2 client with prior knowledge sends first (RFC 9113 section 3.4).
@@ -81,10 +82,11 @@ pub(super) struct Builder {
     keep_alive_timeout: Duration,
     shutdown: Shutdown,
     streams: TaskTracker,
+    metrics: Arc<Metrics>,
 }
 
 impl Builder {
-    pub(super) fn new(options: &Options, shutdown: Shutdown) -> Self {
+    pub(super) fn new(options: &Options, shutdown: Shutdown, metrics: Arc<Metrics>) -> Self {
         let head = options.max_header_bytes + options.max_uri_bytes + HEAD_SLACK;
         let mut http1 = http1::Builder::new();
         http1
@@ -112,6 +114,7 @@ impl Builder {
             keep_alive_timeout: options.keep_alive_timeout,
             shutdown,
             streams,
+            metrics,
         }
     }
 
@@ -136,7 +139,7 @@ impl Builder {
         let shutdown = self.shutdown.clone();
         let mut times = Times { first: self.header_timeout, next: self.keep_alive_timeout, heads: true };
         async move {
-            let activity = Arc::new(Activity::new(Instant::now()));
+            let activity = Arc::new(Activity::new(Instant::now(), self.metrics.clone()));
             let (prefix, is_http2) = match sniff(&mut stream, &activity, times.first, &shutdown).await {
                 Sniffed::Http(prefix, is_http2) => (prefix, is_http2),
                 Sniffed::Slow => return farewell(stream, &slow_head()).await,
@@ -146,7 +149,7 @@ impl Builder {
             let serviced = {
                 let (activity, shutdown) = (Arc::clone(&activity), shutdown.clone());
                 service_fn(move |request: Request<Incoming>| {
-                    let guard = Guard::new(&activity, &shutdown);
+                    let guard = Guard::new(&activity, &shutdown, Route::of(request.uri().path()));
                     let last = request.version() < Version::HTTP_2 && shutdown.is_draining();
                     let response = service(request, peer);
                     async move {

@@ -29,6 +29,7 @@ use tokio_util::task::TaskTracker;
 pub use socket::Socket;
 
 use super::client_addr::{RateKey, is_trusted};
+use super::metrics::Metrics;
 use crate::config::Config;
 use crate::limits::Open;
 use crate::shutdown::Shutdown;
@@ -109,8 +110,9 @@ where
     S: Fn(Request<Incoming>, Peer) -> F + Clone + Send + Sync + 'static,
     F: Future<Output = Response<Body>> + Send + 'static,
 {
-    let door = Door::new(&options);
-    let builder = Arc::new(connection::Builder::new(&options, shutdown.clone()));
+    let metrics = Arc::new(Metrics::new());
+    let door = Door::new(&options, metrics.clone());
+    let builder = Arc::new(connection::Builder::new(&options, shutdown.clone(), metrics));
     // Those from before the drain are waited for; those from after it are there to be refused.
     let (early, late, refusals) = (TaskTracker::new(), TaskTracker::new(), TaskTracker::new());
     let mut over = std::pin::pin!(drained(&early, options.drain_timeout, &shutdown));
@@ -212,15 +214,17 @@ struct Door {
     per_peer: Open,
     trusted: Vec<IpNet>,
     refusals: Arc<Semaphore>,
+    metrics: Arc<Metrics>,
 }
 
 impl Door {
-    fn new(options: &Options) -> Self {
+    fn new(options: &Options, metrics: Arc<Metrics>) -> Self {
         Self {
             total: Arc::new(Semaphore::new(options.max_tcp_connections)),
             per_peer: Open::new(options.max_tcp_connections_per_ip),
             trusted: options.trusted_proxies.clone(),
             refusals: Arc::new(Semaphore::new(REFUSALS)),
+            metrics,
         }
     }
 
@@ -231,6 +235,7 @@ impl Door {
             None
         } else {
             Some(self.per_peer.enter(RateKey::of(ip)).ok_or_else(|| {
+                self.metrics.refused_address.increment(1);
                 Problem::new(
                     Code::TooManyConnections,
                     "This address has too many connections open. Close some.",
@@ -238,8 +243,9 @@ impl Door {
             })?)
         };
         match Arc::clone(&self.total).try_acquire_owned() {
-            Ok(total) => Ok(Permits::new(own, total)),
+            Ok(total) => Ok(Permits::new(own, total, self.metrics.connection())),
             Err(_) => {
+                self.metrics.refused_relay.increment(1);
                 let mut problem = Problem::new(
                     Code::TooManyConnections,
                     "The relay has no connection left. Try again soon.",

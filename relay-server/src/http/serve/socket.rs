@@ -17,16 +17,18 @@ use tokio::time::timeout;
 
 use super::activity::Activity;
 use crate::limits::AddrGuard;
+use crate::telemetry::metrics::Opened;
 
 /// A place among the accepted connections.
 pub(super) struct Permits {
     _own: Option<AddrGuard>,
     _total: OwnedSemaphorePermit,
+    _counted: Opened,
 }
 
 impl Permits {
-    pub(super) fn new(own: Option<AddrGuard>, total: OwnedSemaphorePermit) -> Self {
-        Self { _own: own, _total: total }
+    pub(super) fn new(own: Option<AddrGuard>, total: OwnedSemaphorePermit, counted: Opened) -> Self {
+        Self { _own: own, _total: total, _counted: counted }
     }
 }
 
