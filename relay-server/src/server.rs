@@ -13,6 +13,8 @@ use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
 use crate::auth::access::{Sessions, unix_now};
+use crate::auth::bearer::Bearers;
+use crate::auth::oidc::Provider;
 use crate::auth::token::Verifier;
 use crate::config::Config;
 use crate::http::caller::by_bearer;
@@ -22,6 +24,7 @@ use crate::http::guards::Guards;
 use crate::http::problem::Refusal;
 use crate::http::routes::{Api, Live, Routes};
 use crate::http::serve::{self, Peer};
+use crate::outbound::{Client, TlsError};
 use crate::proxy::{Proxy, path};
 use crate::shutdown::{Hold, Shutdown};
 use crate::store::{Store, StoreError};
@@ -49,6 +52,9 @@ pub enum ServeError {
     /// What the relay keeps for itself cannot be read or made.
     #[error(transparent)]
     Config(#[from] crate::config::OwnError),
+    /// The certificates for what the relay calls are of no use.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// The listener failed.
     #[error("serving: {0}")]
     Io(#[from] std::io::Error),
@@ -60,7 +66,7 @@ struct App {
     routes: Routes,
     proxy: Proxy,
     connect: Arc<Connect>,
-    verifier: Verifier,
+    bearers: Arc<Bearers>,
 }
 
 /// What the API tells of revocations.
@@ -110,7 +116,7 @@ impl App {
         context: &Context,
     ) -> Result<Response<Body>, Refusal> {
         let guards = &self.proxy.guards;
-        let caller = match by_bearer(request.headers(), &self.verifier, &self.connect.store).await {
+        let caller = match by_bearer(request.headers(), &self.bearers).await {
             Ok(caller) => caller,
             Err(refusal) => {
                 guards.bad_token(context.client.addr)?;
@@ -135,7 +141,8 @@ pub async fn run(
 ) -> Result<(), ServeError> {
     let config = Arc::new(config);
     let secret = config.load_jwt_secret()?;
-    let verifier = Verifier::new(&secret);
+    let provider = provider(&config)?;
+    let bearers = Arc::new(Bearers::new(Verifier::new(&secret), provider, store.clone()));
     let relay_id = config.load_relay_id()?;
     match store.relay_started(&relay_id).await {
         Ok(0) => {}
@@ -156,12 +163,19 @@ pub async fn run(
     let tunnels = TaskTracker::new();
     let app = Arc::new(App {
         front: Front::new(&config, shutdown.clone()),
-        routes: Routes::new(Api::new(&config, store.clone(), secret, live, shutdown.clone())),
+        routes: Routes::new(Api::new(
+            &config,
+            store.clone(),
+            secret,
+            bearers.clone(),
+            live,
+            shutdown.clone(),
+        )),
         proxy: Proxy {
             sessions,
             registry: registry.clone(),
             store: store.clone(),
-            verifier: verifier.clone(),
+            bearers: bearers.clone(),
             guards: Arc::new(Guards::new(&config.limits)),
             place: CookiePlace::new(&config),
             config: config.clone(),
@@ -174,7 +188,7 @@ pub async fn run(
             limits: config.limits.clone(),
             tasks: tunnels.clone(),
         }),
-        verifier,
+        bearers,
     });
     let draining = tokio::spawn(tell_agents(registry.clone(), shutdown.clone(), shutdown.hold()));
     let service = move |request: Request<Incoming>, peer: Peer| {
@@ -196,6 +210,13 @@ pub async fn run(
     stop.cancel();
     let _ = tokio::join!(renewing, checking, forgetting);
     Ok(served?)
+}
+
+/// The OpenID Connect provider, when there is one.
+fn provider(config: &Config) -> Result<Option<Arc<Provider>>, TlsError> {
+    let Some(oidc) = &config.oidc else { return Ok(None) };
+    let http = Client::new(&config.platform)?;
+    Ok(Some(Provider::new(oidc.clone(), http, config.frames.dev)))
 }
 
 /// Asks agents to reconnect elsewhere, or here once the relay is back, as soon as the drain begins.

@@ -5,6 +5,7 @@
 //! | [`process`] | a child process with its captured log, signals, memory and open files |
 //! | [`relay`], [`agent`], [`postgres`] | the programs under test and the database beside them |
 //! | [`stack`] | all of it at once, with a session ready to use |
+//! | [`oidc`] | an OpenID Connect provider, and people who sign in with it |
 //! | [`sign_in`] | people with a browser, devices, and the database behind them |
 //! | [`client`], [`raw`] | what a browser, or somebody who pretends to be one, sends |
 //! | [`local`] | local servers, well-behaved and otherwise |
@@ -21,6 +22,7 @@ pub mod agent;
 pub mod client;
 pub mod hostile;
 pub mod local;
+pub mod oidc;
 pub mod plain_agent;
 pub mod plain_relay;
 pub mod postgres;
