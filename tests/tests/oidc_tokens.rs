@@ -157,14 +157,10 @@ async fn keys_change_and_the_provider_goes_and_comes_back() {
     assert_eq!(hosts(&relay, &before).await, StatusCode::OK);
     provider.restart().await;
     assert_eq!(hosts(&relay, &before).await, StatusCode::OK);
-    // A new key is looked for, at most once a minute: the first fetch of this relay was a moment ago.
+    // A new key is looked for at most once a minute.
     provider.rotate_gently().await;
     let after = provider.client_token("agent-EdDSA", AUDIENCE).await;
-    assert_eq!(hosts(&relay, &after).await, StatusCode::UNAUTHORIZED);
-    eventually("the new key is known", Duration::from_secs(90), async || {
-        hosts(&relay, &after).await == StatusCode::OK
-    })
-    .await;
+    eventually("the new key is known", 4 * SOON, async || hosts(&relay, &after).await == StatusCode::OK).await;
     assert_eq!(hosts(&relay, &before).await, StatusCode::OK, "the old key is still published");
 }
 
