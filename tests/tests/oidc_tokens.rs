@@ -160,7 +160,8 @@ async fn keys_change_and_the_provider_goes_and_comes_back() {
     // A new key is looked for at most once a minute.
     provider.rotate_gently().await;
     let after = provider.client_token("agent-EdDSA", AUDIENCE).await;
-    eventually("the new key is known", 4 * SOON, async || hosts(&relay, &after).await == StatusCode::OK).await;
+    eventually("the new key is known", 4 * SOON, async || hosts(&relay, &after).await == StatusCode::OK)
+        .await;
     assert_eq!(hosts(&relay, &before).await, StatusCode::OK, "the old key is still published");
 }
 
