@@ -18,6 +18,12 @@ export interface Me {
   readonly expires_at: number;
 }
 
+/** Somebody else who can say who a person is. `path` is where a navigation begins. */
+export interface Provider {
+  readonly name: string;
+  readonly path: string;
+}
+
 export interface Host {
   readonly id: string;
   readonly name: string;
@@ -210,6 +216,18 @@ export class Api {
   async login(email: string, password: string): Promise<User> {
     const answer = object(await this.#call("POST", "/v1/auth/login", { email, password }), "user");
     return readUser(object(answer["user"], "user"));
+  }
+
+  /** Who else signs people in here; nobody, when it cannot be found out: the password form works without. */
+  async providers(): Promise<Provider[]> {
+    try {
+      const answer = object(await this.#once("GET", "/v1/auth/providers"), "providers");
+      return list(answer, "providers")
+        .map((from) => ({ name: text(from, "name"), path: text(from, "path") }))
+        .filter(({ path }) => /^\/v1\/auth\/[a-z]+$/.test(path));
+    } catch {
+      return [];
+    }
   }
 
   async link(token: string): Promise<void> {

@@ -180,7 +180,10 @@ class App implements Context {
       this.#route = { page: "sign-in" };
       return view;
     }
-    if (me === undefined) return signInView(this, this.#ended);
+    if (me === undefined) {
+      const failed = this.#route.page === "sign-in" ? this.#route.failed : undefined;
+      return signInView(this, this.#ended, failed);
+    }
     const context: SignedIn = {
       api: this.api,
       sdk: this.sdk,

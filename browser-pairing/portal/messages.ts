@@ -2,6 +2,7 @@
 
 import { Refused, Unreachable } from "./api.js";
 import { duration } from "./format.js";
+import type { SsoFailure } from "./router.js";
 
 const wait = (error: Refused) =>
   error.retryAfter === undefined
@@ -59,4 +60,22 @@ export function passwordMessage(error: unknown): string {
   if (error instanceof Refused && error.code === "sign_in_failed")
     return "The current password is not right.";
   return apiMessage(error, "change the password");
+}
+
+/** A text for somebody who came back from the provider and did not get in. */
+export function ssoMessage(failed: SsoFailure): string {
+  switch (failed) {
+    case "expired":
+      return "That took too long, or was begun in another browser. Try again here.";
+    case "refused":
+      return "The provider did not confirm the sign-in. Try again, and agree to it there.";
+    case "unknown":
+      return "The provider knows you, but this relay has no account for you. Ask whoever runs it to link one to you.";
+    case "taken":
+      return "Your address belongs to an account here that is not linked to the provider. Ask whoever runs this relay to link it, or sign in with its password.";
+    case "unavailable":
+      return "The provider does not answer as it should. Try again in a moment; if it stays so, tell whoever runs this relay.";
+    case "busy":
+      return "Too many attempts, or the relay is busy. Wait a little, then try again.";
+  }
 }

@@ -4,7 +4,7 @@
 
 export type Route =
   | { readonly page: "hosts" }
-  | { readonly page: "sign-in" }
+  | { readonly page: "sign-in"; readonly failed?: SsoFailure }
   | { readonly page: "link"; readonly token: string }
   | { readonly page: "pair"; readonly hostId: string }
   | { readonly page: "host"; readonly hostId: string }
@@ -12,6 +12,10 @@ export type Route =
   | { readonly page: "sessions" }
   | { readonly page: "account" }
   | { readonly page: "missing" };
+
+/** What became of somebody who came back from the provider and did not get in. */
+const SSO_FAILURES = ["expired", "refused", "unknown", "taken", "unavailable", "busy"] as const;
+export type SsoFailure = (typeof SSO_FAILURES)[number];
 
 export interface Parsed {
   readonly route: Route;
@@ -45,6 +49,11 @@ export function parse(pathname: string, search: string, hash: string): Parsed {
     const token = more.length === 0 ? decode(rest) : undefined;
     const good = token !== undefined && token !== "" && token.length <= MAX_TOKEN;
     return { route: good ? { page: "link", token } : { page: "missing" }, replaceBy: "/#/sign-in" };
+  }
+  if (name === "sso") {
+    const failed = more.length === 0 ? SSO_FAILURES.find((one) => one === rest) : undefined;
+    const route: Route = failed === undefined ? { page: "missing" } : { page: "sign-in", failed };
+    return { route, replaceBy: "/#/sign-in" };
   }
   if ((name === "pair" || name === "host") && more.length === 0 && UUID.test(rest)) {
     return { route: { page: name, hostId: rest.toLowerCase() } };

@@ -4,6 +4,7 @@ import { describe, test } from "node:test";
 import { refreshDelay } from "../portal/app.js";
 import * as code from "../portal/code-input.js";
 import * as format from "../portal/format.js";
+import { ssoMessage } from "../portal/messages.js";
 import { nextDelay } from "../portal/poll.js";
 import { parse } from "../portal/router.js";
 import { changes } from "../portal/views/hosts.js";
@@ -106,6 +107,18 @@ describe("addresses", () => {
     });
     for (const hash of ["#/link/", "#/link/%", "#/link/a/b", `#/link/${"x".repeat(5000)}`]) {
       assert.deepEqual(parse("/", "", hash), { route: { page: "missing" }, replaceBy: "/#/sign-in" }, hash);
+    }
+  });
+
+  test("what became of a sign-in elsewhere leaves the address, and every outcome has a text", () => {
+    const replaceBy = "/#/sign-in";
+    for (const failed of ["expired", "refused", "unknown", "taken", "unavailable", "busy"] as const) {
+      const route = { page: "sign-in", failed };
+      assert.deepEqual(parse("/", "", `#/sso/${failed}`), { route, replaceBy });
+      assert.ok(ssoMessage(failed).length > 20);
+    }
+    for (const hash of ["#/sso", "#/sso/", "#/sso/other", "#/sso/refused/x", "#/sso/%3Cb%3E"]) {
+      assert.deepEqual(parse("/", "", hash), { route: { page: "missing" }, replaceBy }, hash);
     }
   });
 

@@ -86,6 +86,8 @@ export class RelayState {
   /** Cookie value to auth session. */
   readonly cookies = new Map<string, string>();
   wrong = 0;
+  /** Who else signs people in. */
+  providers: { name: string; path: string }[] = [];
   /** While set, the server cuts every connection to /v1. */
   down = false;
   /** Where hosts are reached: an address that answers as the relay's proxy does. None: there is no such path. */
@@ -335,6 +337,8 @@ async function api(
   switch (call) {
     case "POST auth/login":
       return login(state, await json(request));
+    case "GET auth/providers":
+      return { status: 200, body: { providers: state.providers } };
     case "POST auth/link": {
       const token = String((await json(request))["token"]);
       if (!state.links.delete(token)) throw new Problem(401, "sign_in_failed");

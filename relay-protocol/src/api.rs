@@ -180,6 +180,22 @@ pub struct SignedIn {
     pub user: UserRef,
 }
 
+/// The answer of `GET /v1/auth/providers`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Offered {
+    /// Who else can say who somebody is; nobody as a rule.
+    pub providers: Vec<OfferedProvider>,
+}
+
+/// A provider of the list.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OfferedProvider {
+    /// What people call it.
+    pub name: String,
+    /// Where a navigation begins to sign in with it.
+    pub path: String,
+}
+
 /// The user in the answer of `GET /v1/auth/me`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MeUser {

@@ -14,6 +14,8 @@ use uuid::Uuid;
 
 use crate::admin::{self, Admin};
 use crate::auth::access::{Sessions, unix_now};
+use crate::auth::bearer::Bearers;
+use crate::auth::oidc::Provider;
 use crate::auth::token::Verifier;
 use crate::backplane::Backplane;
 use crate::config::Config;
@@ -75,7 +77,7 @@ struct App {
     proxy: Proxy,
     connect: Arc<Connect>,
     frames: Arc<frames::serve::Serve>,
-    verifier: Verifier,
+    bearers: Arc<Bearers>,
     admin: Option<Admin>,
 }
 
@@ -134,7 +136,7 @@ impl App {
         context: &Context,
     ) -> Result<Response<Body>, Refusal> {
         let guards = &self.proxy.guards;
-        let caller = match by_bearer(request.headers(), &self.verifier, &self.connect.store).await {
+        let caller = match by_bearer(request.headers(), &self.bearers).await {
             Ok(caller) => caller,
             Err(refusal) => {
                 guards.bad_token(context.client.addr)?;
@@ -160,7 +162,9 @@ pub async fn run(
 ) -> Result<(), ServeError> {
     let config = Arc::new(config);
     let secret = config.load_jwt_secret()?;
-    let verifier = Verifier::new(&secret);
+    let client = outbound::Client::new(&config.platform)?;
+    let provider = config.oidc.clone().map(|oidc| Provider::new(oidc, client.clone(), config.frames.dev));
+    let bearers = Arc::new(Bearers::new(Verifier::new(&secret), provider, store.clone()));
     let relay_id = config.load_relay_id()?;
     match store.relay_started(&relay_id).await {
         Ok(0) => {}
@@ -177,7 +181,6 @@ pub async fn run(
 
     let forgetting = tokio::spawn(forget_ended(store.clone(), config.session_lifetime, stop.child_token()));
 
-    let client = outbound::Client::new(&config.platform)?;
     let (backplane, bus_events, relays) =
         Backplane::start(&config, &relay_id, &store, Some(client.clone()), stop.child_token())?;
     let broker = Broker::new(&config.frames, &config.relays, backplane.clone());
@@ -203,13 +206,14 @@ pub async fn run(
     let app = Arc::new(App {
         front: Front::new(&config, &relay_id, shutdown.clone()),
         routes: Routes::new(
-            Api::new(&config, store.clone(), secret, live, shutdown.clone()).named(&relay_id),
+            Api::new(&config, store.clone(), secret, bearers.clone(), live, shutdown.clone())
+                .named(&relay_id),
         ),
         proxy: Proxy {
             sessions,
             registry: registry.clone(),
             store: store.clone(),
-            verifier: verifier.clone(),
+            bearers: bearers.clone(),
             guards: guards.clone(),
             place: CookiePlace::new(&config),
             forwarder,
@@ -235,7 +239,7 @@ pub async fn run(
             tunnels.clone(),
             shutdown.clone(),
         ),
-        verifier,
+        bearers,
         admin: Admin::new(&config, shown, seen),
     });
     let draining = tokio::spawn(tell_agents(registry.clone(), shutdown.clone(), shutdown.hold()));

@@ -7,6 +7,7 @@
 //! | [`fleet`] | several relays with one database |
 //! | [`redis`] | Redis servers, to be killed and frozen, over TLS, behind a Sentinel |
 //! | [`stack`] | all of it at once, with a session ready to use |
+//! | [`oidc`] | an OpenID Connect provider, and people who sign in with it |
 //! | [`sign_in`] | people with a browser, devices, and the database behind them |
 //! | [`client`], [`raw`] | what a browser, or somebody who pretends to be one, sends |
 //! | [`local`] | local servers, well-behaved and otherwise |
@@ -31,6 +32,7 @@ pub mod front;
 pub mod hostile;
 pub mod local;
 pub mod metrics;
+pub mod oidc;
 pub mod plain_agent;
 pub mod plain_relay;
 pub mod platform;

@@ -1,11 +1,22 @@
-// Sign-in with an address and a password, or a hint how to get a one-time link.
+// Sign-in with an address and a password or at a provider, or a hint how to get a one-time link.
 
-import { h } from "../dom.js";
-import { apiMessage } from "../messages.js";
+import { fill, h } from "../dom.js";
+import { apiMessage, ssoMessage } from "../messages.js";
+import type { SsoFailure } from "../router.js";
 import { busy, cardForm, field, notice, Outcome, pageHeading } from "../ui.js";
 import type { Context, View } from "../view.js";
 
-export function signInView(context: Context, ended: boolean): View {
+export function signInView(context: Context, ended: boolean, failed?: SsoFailure): View {
+  const elsewhere = h("div", { class: "elsewhere" });
+  // The form is there at once; the buttons come when the relay has said whether there are any.
+  void context.api.providers().then((providers) => {
+    if (providers.length === 0) return;
+    const links = providers.map(({ name, path }) =>
+      h("a", { class: "button button-wide", href: path }, `Sign in with ${name}`),
+    );
+    fill(elsewhere, h("p", { class: "or" }, "or"), ...links);
+  });
+
   const email = field("Email address", {
     type: "email",
     name: "email",
@@ -65,7 +76,9 @@ export function signInView(context: Context, ended: boolean): View {
       pageHeading("Sign in"),
       h("p", { class: "lead" }, "Reach the machines that you have connected to this relay."),
       ended && notice("info", "Your sign-in has ended. Sign in again to go on where you were."),
+      failed !== undefined && notice("bad", ssoMessage(failed)),
       form,
+      elsewhere,
       h(
         "details",
         { class: "aside" },

@@ -94,7 +94,7 @@ pub fn set_cookie(scheme: Scheme, token: &str, seconds: u64) -> Option<HeaderVal
 }
 
 /// The value of the cookie. Two of one name are none: a local server may have planted one of them.
-fn cookie<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+pub(super) fn cookie<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
     let mut values = headers
         .get_all(header::COOKIE)
         .iter()

@@ -8,7 +8,7 @@ use crate::telemetry::metrics::Metric;
 const TOKENS: Metric = Metric::counter(
     "relay_auth_tokens_total",
     "result=ok|missing|too_long|malformed|algorithm|signature|audience|expired|not_yet|revoked|store",
-    "Bearer tokens and cookies that callers of the relay showed, and what became of them",
+    "Bearer tokens and cookies of the relay's own making that callers showed, and what became of them",
 );
 const LOOK_UPS: Metric = Metric::counter(
     "relay_auth_session_look_ups_total",
@@ -26,9 +26,19 @@ const FETCHES: Metric = Metric::counter(
     "what=keys|discovery|code, result=ok|failed",
     "Key sets, discovery documents and tokens for codes that were fetched",
 );
+const PROVIDER_TOKENS: Metric = Metric::counter(
+    "relay_auth_provider_tokens_total",
+    "result=ok|refused|unavailable",
+    "Bearer tokens of the OpenID Connect provider; unavailable: its keys, or the database, could not be had",
+);
+const SIGN_INS: Metric = Metric::counter(
+    "relay_auth_sign_ins_total",
+    "by=password|link|provider, result=ok|failed",
+    "People who signed in with a browser, and attempts that failed",
+);
 
 /// What is counted here.
-pub const METRICS: &[Metric] = &[TOKENS, LOOK_UPS, RENEWALS, FETCHES];
+pub const METRICS: &[Metric] = &[TOKENS, LOOK_UPS, RENEWALS, FETCHES, PROVIDER_TOKENS, SIGN_INS];
 
 /// The counters of one kind of fetch.
 pub struct Fetches {
@@ -49,7 +59,50 @@ impl Fetches {
     }
 }
 
-/// The handles of tokens.
+/// The counters of one way to sign in.
+pub struct SignIns {
+    ok: Counter,
+    failed: Counter,
+}
+
+impl SignIns {
+    /// For this `by`.
+    pub fn new(by: &'static str) -> Self {
+        let of = |result: &'static str| ::metrics::counter!(SIGN_INS.name, "by" => by, "result" => result);
+        Self { ok: of("ok"), failed: of("failed") }
+    }
+
+    /// Counts one.
+    pub fn count(&self, ok: bool) {
+        if ok { &self.ok } else { &self.failed }.increment(1);
+    }
+}
+
+/// The handles of the provider's tokens.
+pub struct ProviderTokens {
+    /// Good ones.
+    pub ok: Counter,
+    /// Bad ones.
+    pub refused: Counter,
+    /// Those that could not be judged.
+    pub unavailable: Counter,
+}
+
+impl ProviderTokens {
+    /// Made with what checks them.
+    pub fn new() -> Self {
+        let of = |result| PROVIDER_TOKENS.count_of("result", result);
+        Self { ok: of("ok"), refused: of("refused"), unavailable: of("unavailable") }
+    }
+}
+
+impl Default for ProviderTokens {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// The handles of tokens that are ours.
 #[derive(Clone)]
 pub struct Tokens {
     /// A good one.

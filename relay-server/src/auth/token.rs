@@ -90,6 +90,11 @@ impl Secret {
         Ok(Self(bytes))
     }
 
+    /// The bytes, for keys of other uses that are derived from them.
+    pub(super) fn bytes(&self) -> &[u8] {
+        &self.0
+    }
+
     /// The secret in this file, which is made (mode 0600) only when there is no such file. A file that
     /// cannot be read is an error: another secret would end every session that there is.
     pub fn load_or_create(path: &Path) -> Result<Self, SecretError> {

@@ -14,9 +14,8 @@ use uuid::Uuid;
 use super::front::Context;
 use super::problem::Refusal;
 use super::routes::{Api, of_store};
-use crate::auth::access::unix_now;
-use crate::auth::credential::{self, Credential, Token};
-use crate::auth::token::Verifier;
+use crate::auth::bearer::{BearerError, Bearers, Holder};
+use crate::auth::credential::{self, Credential};
 use crate::store::Store;
 
 /// Who calls, once the token has been believed.
@@ -36,34 +35,29 @@ pub struct Caller {
 ///
 /// # Errors
 /// `unauthorized` for every kind of bad token, so that nobody learns which; `store_unavailable`
-/// when the database does not answer.
-pub async fn by_bearer(headers: &HeaderMap, verifier: &Verifier, store: &Store) -> Result<Caller, Refusal> {
-    let token = credential::bearer(headers).ok_or_else(|| missing(verifier))?;
-    verify(Token(token), false, verifier, store).await
+/// when the database, or the provider whose token it is, does not answer.
+pub async fn by_bearer(headers: &HeaderMap, bearers: &Bearers) -> Result<Caller, Refusal> {
+    let token = credential::bearer(headers).ok_or_else(|| missing(bearers))?;
+    told(bearers.check(token).await, false)
 }
 
-async fn verify(
-    token: Token<'_>,
-    by_cookie: bool,
-    verifier: &Verifier,
-    store: &Store,
-) -> Result<Caller, Refusal> {
-    let claims = verifier.verify(token.0, unix_now()).map_err(|reason| {
-        tracing::debug!(%reason, "a token was refused");
-        verifier.metrics.refused(&reason);
-        unauthorized()
-    })?;
-    let live = store.auth_session_live(claims.session_id, claims.sub).await.map_err(|error| {
-        verifier.metrics.store.increment(1);
-        of_store(error)
-    })?;
-    if live {
-        verifier.metrics.ok.increment(1);
-        let (user, auth_session) = (claims.sub, claims.session_id);
-        Ok(Caller { user, auth_session, expires_at: claims.exp, by_cookie })
-    } else {
-        verifier.metrics.revoked.increment(1);
-        Err(unauthorized())
+fn told(judged: Result<Holder, BearerError>, by_cookie: bool) -> Result<Caller, Refusal> {
+    match judged {
+        Ok(Holder { user, auth_session, expires_at }) => {
+            Ok(Caller { user, auth_session, expires_at, by_cookie })
+        }
+        Err(BearerError::Refused(reason)) => {
+            tracing::debug!(%reason, "a token was refused");
+            Err(unauthorized())
+        }
+        Err(BearerError::Provider(reason)) => {
+            tracing::warn!(%reason, "a token of the provider could not be checked");
+            Err(Refusal::new(
+                Code::StoreUnavailable,
+                "The identity provider that made this token does not answer. Try again in a few seconds.",
+            ))
+        }
+        Err(BearerError::Store(error)) => Err(of_store(error)),
     }
 }
 
@@ -84,8 +78,8 @@ impl Caller {
     }
 }
 
-fn missing(verifier: &Verifier) -> Refusal {
-    verifier.metrics.missing.increment(1);
+fn missing(bearers: &Bearers) -> Refusal {
+    bearers.missing();
     unauthorized()
 }
 
@@ -109,12 +103,12 @@ impl FromRequestParts<Arc<Api>> for Caller {
         let context = parts.extensions.get::<Context>().ok_or_else(unauthorized)?;
         let own = |origin: &_| api.policy.is_portal(origin, &context.client);
         match credential::of(&parts.headers, api.place.scheme(&context.client), own) {
-            Credential::Bearer(token) => verify(token, false, &api.verifier, &api.store).await,
+            Credential::Bearer(token) => told(api.bearers.check(token.0).await, false),
             // Where it does not count it is as if it were not there.
             Credential::Cookie(_) | Credential::Forged if !api.takes_cookies(context) => Err(unauthorized()),
-            Credential::Cookie(token) => verify(token, true, &api.verifier, &api.store).await,
+            Credential::Cookie(token) => told(api.bearers.own(token.0).await, true),
             Credential::Forged => Err(csrf_refused()),
-            Credential::Missing => Err(missing(&api.verifier)),
+            Credential::Missing => Err(missing(&api.bearers)),
         }
     }
 }

@@ -29,7 +29,8 @@ use super::portal::Portal;
 use super::problem::{Refusal, refuse, respond};
 use super::sign_in::{self, SignIn};
 use crate::auth::access::{expires_at, unix_now};
-use crate::auth::token::{Secret, Verifier};
+use crate::auth::bearer::Bearers;
+use crate::auth::token::Secret;
 use crate::config::Config;
 use crate::limits::Rate;
 use crate::limits::metrics::refused;
@@ -69,14 +70,14 @@ pub fn of_store(error: StoreError) -> Refusal {
     }
 }
 
-fn not_found() -> Refusal {
+pub(super) fn not_found() -> Refusal {
     Refusal::new(Code::NotFound, "There is nothing at this address.")
 }
 
 /// What the handlers need.
 pub struct Api {
     pub(super) store: Store,
-    pub(super) verifier: Verifier,
+    pub(super) bearers: Arc<Bearers>,
     pub(super) live: Arc<dyn Live>,
     pub(super) policy: Policy,
     pub(super) sign_in: SignIn,
@@ -99,17 +100,18 @@ impl Api {
         config: &Config,
         store: Store,
         secret: Secret,
+        bearers: Arc<Bearers>,
         live: Arc<dyn Live>,
         shutdown: Shutdown,
     ) -> Self {
         Self {
             store,
-            verifier: Verifier::new(&secret),
             live,
             policy: Policy::new(config),
-            sign_in: SignIn::new(config, secret),
+            sign_in: SignIn::new(config, secret, bearers.provider().cloned()),
             place: CookiePlace::new(config),
             ice: Ice::new(config),
+            bearers,
             webrtc: config.webrtc,
             portal: config.portal.then(Portal::built).flatten(),
             shutdown,

@@ -7,6 +7,7 @@ use parking_lot::Mutex;
 use serde_json::{Value, json};
 
 use super::*;
+use crate::auth::token::Verifier;
 use crate::auth::token::{Claims, Secret, mint};
 use crate::config::sources::Sources;
 use crate::http::client_addr::client_info;
@@ -62,8 +63,9 @@ async fn world(env: &[(&str, &str)]) -> World {
     let secret = config.load_jwt_secret().unwrap();
     let store = Store::open(&config.store_options()).await.unwrap();
     let (live, shutdown) = (Arc::new(Seen::default()), Shutdown::default());
-    let api =
-        Api::new(&config, store.clone(), secret.clone(), live.clone(), shutdown.clone()).named("relay-a");
+    let bearers = Arc::new(Bearers::new(Verifier::new(&secret), None, store.clone()));
+    let api = Api::new(&config, store.clone(), secret.clone(), bearers, live.clone(), shutdown.clone())
+        .named("relay-a");
     World { _dir: dir, routes: Routes::new(api), store, live, shutdown, secret }
 }
 

@@ -19,7 +19,7 @@ use crate::auth::opaque::{NoRandomness, Opaque};
 use crate::auth::password::{MAX_CHARS, MIN_CHARS, PasswordError, Passwords};
 use crate::auth::token::{Claims, Secret, TokenError, mint};
 use crate::config::parse::public_url;
-use crate::store::{Store, StoreError};
+use crate::store::{Person, Store, StoreError};
 
 /// What can be done with users and tokens.
 #[derive(Debug, Clone, Subcommand)]
@@ -56,6 +56,21 @@ pub enum UserCommand {
         #[arg(long)]
         json: bool,
     },
+    /// Let somebody whom the OpenID Connect provider knows be this user
+    Link {
+        /// The user's e-mail address
+        #[arg(value_parser = email)]
+        email: String,
+        /// Who, in the provider's words
+        #[command(flatten)]
+        who: AtProvider,
+    },
+    /// Undo that, and end what began with it
+    Unlink {
+        /// Who, in the provider's words
+        #[command(flatten)]
+        who: AtProvider,
+    },
     /// Set a user's password: typed at a terminal, or one line of standard input
     Password {
         /// The user's e-mail address
@@ -65,6 +80,23 @@ pub enum UserCommand {
         #[arg(long)]
         generate: bool,
     },
+}
+
+/// Somebody at the provider.
+#[derive(Debug, Clone, clap::Args)]
+pub struct AtProvider {
+    /// The provider, as in RELAY_OIDC_ISSUER
+    #[arg(long, value_name = "URL")]
+    pub issuer: String,
+    /// The person's `sub` there; the relay's log tells it when somebody unknown comes
+    #[arg(long, value_name = "SUB")]
+    pub subject: String,
+}
+
+impl AtProvider {
+    fn person(&self) -> Person<'_> {
+        Person { issuer: &self.issuer, subject: &self.subject }
+    }
 }
 
 /// What can be done with tokens.
@@ -104,6 +136,9 @@ pub enum IdentityError {
     /// There is no such token, or it is revoked already.
     #[error("there is no token {0} that could be revoked. See: relay-server token list")]
     NoSuchToken(Uuid),
+    /// Nobody is linked to it.
+    #[error("nobody here is linked to {0} of that issuer")]
+    NoSuchIdentity(String),
     /// The token could not be signed.
     #[error("{0}")]
     Token(#[from] TokenError),
@@ -151,6 +186,16 @@ pub async fn run(
         IdentityCommand::User(UserCommand::Add { email }) => {
             let user = store.add_user(&email).await?;
             writeln!(out, "added {} ({})", user.email, user.id)?;
+        }
+        IdentityCommand::User(UserCommand::Link { email, who }) => {
+            store.link_identity(&email, who.person()).await?;
+            writeln!(out, "linked {} to {email}", who.subject)?;
+        }
+        IdentityCommand::User(UserCommand::Unlink { who }) => {
+            if !store.unlink_identity(who.person()).await? {
+                return Err(IdentityError::NoSuchIdentity(who.subject));
+            }
+            writeln!(out, "unlinked {}", who.subject)?;
         }
         IdentityCommand::User(UserCommand::List { json }) => list::users(&store.users().await?, json, out)?,
         IdentityCommand::Token(TokenCommand::Create { user, name, expires }) => {
@@ -218,7 +263,7 @@ fn base(text: &str) -> Result<String, String> {
 
 /// An e-mail address as far as a typing mistake can be told: one `@` with a name before it and a host
 /// after it, no spaces, no longer than RFC 5321 section 4.5.3.1.3 allows.
-fn email(text: &str) -> Result<String, String> {
+pub(crate) fn email(text: &str) -> Result<String, String> {
     let text = text.trim();
     let fine = text.len() <= 254
         && !text.chars().any(|c| c.is_whitespace() || c.is_control() || "<>(),;:\"\\[]".contains(c))

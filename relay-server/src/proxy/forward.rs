@@ -26,7 +26,7 @@ use super::path::{self, Target};
 use super::send::{Sending, allow_on_continue, expects_continue, frame_body};
 use super::upgrade;
 use crate::auth::access::{Exchange, Refused, Sessions, unix_now};
-use crate::auth::token::Verifier;
+use crate::auth::bearer::Bearers;
 use crate::config::{Config, Limits};
 use crate::forward::pass::{Call, Prepared};
 use crate::forward::{Forwarder, Word};
@@ -54,8 +54,8 @@ pub struct Proxy {
     pub registry: Arc<Registry>,
     /// For the offline page alone.
     pub store: Store,
-    /// Knows the relay's own tokens.
-    pub verifier: Verifier,
+    /// Knows the tokens that are for the relay.
+    pub bearers: Arc<Bearers>,
     /// Counts what one address may do.
     pub guards: Arc<Guards>,
     /// Where the portal's cookie counts.
@@ -329,7 +329,7 @@ impl Proxy {
         let hop = headers::request(
             &mut headers,
             about,
-            |token| self.verifier.is_ours(token),
+            |token| self.bearers.is_ours(token),
             |name| self.config.private_cookies.iter().any(|c| c.matches(name)),
         );
         // The agent puts the local server's in its place; HTTP/1.1 wants one on the way.

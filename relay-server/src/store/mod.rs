@@ -10,6 +10,7 @@
 //! | --- | --- |
 //! | `identity`, `hosts`, `sessions`, `presence` | the operations |
 //! | `sign_in`, `devices` | passwords, links and sessions of people; devices that ask to be let in |
+//! | `identities` | whom a provider knows, and the auth sessions that begin with its word |
 //! | `alone` | presence where PostgreSQL gives us no table for it |
 //! | `db`, `template` | running statements with a deadline; the words that differ between databases |
 //! | `sqlite`, `postgres`, `tables` | the two databases; where PostgreSQL's tables are found |
@@ -20,6 +21,7 @@ mod db;
 mod devices;
 mod error;
 mod hosts;
+mod identities;
 mod identity;
 pub mod metrics;
 pub(crate) mod postgres;
@@ -45,6 +47,7 @@ use self::db::Db;
 pub use self::devices::{Admission, DeviceLogin, DevicePoll, DeviceRow, NewDevice};
 pub use self::error::{OpenError, StoreError};
 pub use self::hosts::HostRow;
+pub use self::identities::{Adopted, Grounds, Person};
 pub use self::identity::{TokenRow, User};
 pub use self::sessions::BrowserSession;
 pub use self::sign_in::{Account, AuthSessionRow, NewSignIn, SignInKind};

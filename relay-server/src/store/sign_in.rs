@@ -35,7 +35,7 @@ pub enum SignInKind {
     Browser,
     /// A device was let in.
     Device,
-    /// `relay-server token create`.
+    /// `relay-server token create`, or a program with a provider's token.
     Token,
 }
 
@@ -149,7 +149,7 @@ impl Store {
         self.db().execute(template, &[Arg::Text(token_hash), Arg::Id(user)]).await.map(drop)
     }
 
-    async fn known_account(&self, email: &str) -> Result<Account, StoreError> {
+    pub(super) async fn known_account(&self, email: &str) -> Result<Account, StoreError> {
         self.account_by_email(email).await?.ok_or_else(|| {
             let email = email.trim().to_lowercase();
             StoreError::Conflict(format!(
@@ -234,10 +234,11 @@ impl Store {
         let rows = self
             .db()
             .fetch::<Listed>(
-                "select s.id, coalesce(i.name, t.name, '') as name, coalesce(i.kind, 'token') as kind, \
+                "select s.id, coalesce(i.name, t.name, p.name, '') as name, coalesce(i.kind, 'token') as kind, \
                  {unix:s.created_at} as created_at, {unix:s.last_used_at} as last_used_at \
                  from {auth_sessions} s left join {sign_ins} i on i.auth_session_id = s.id \
                  left join {tokens} t on t.auth_session_id = s.id \
+                 left join {provider_sessions} p on p.auth_session_id = s.id \
                  where s.user_id = $1 and s.revoked_at is null \
                  and coalesce(s.last_used_at, s.created_at) > {ago:auth_session} \
                  and (i.expires_at is null or i.expires_at > {now}) \
@@ -308,14 +309,15 @@ impl Store {
                 },
             ])
             .await?;
-        Ok(affected.iter().sum())
+        let of_providers = self.forget_provider_sessions().await?;
+        Ok(affected.iter().sum::<u64>() + of_providers)
     }
 }
 
 /// Notes what a browser's new auth session is, if it was made. Arguments: see [`browser_args`].
-const ADD_BROWSER: &str = "insert into {sign_ins} (auth_session_id, kind, name, expires_at) \
+pub(super) const ADD_BROWSER: &str = "insert into {sign_ins} (auth_session_id, kind, name, expires_at) \
      select s.id, 'browser', $2, {time:$3} from {auth_sessions} s where s.id = $1";
 
-fn browser_args<'a>(new: &NewSignIn<'a>) -> [Arg<'a>; 3] {
+pub(super) fn browser_args<'a>(new: &NewSignIn<'a>) -> [Arg<'a>; 3] {
     [Arg::Id(new.id), Arg::Text(new.name), Arg::Int(new.expires_at)]
 }

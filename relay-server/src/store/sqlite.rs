@@ -154,7 +154,9 @@ pub(super) fn expand(name: &str, argument: &str) -> Result<String, StoreError> {
         | "sign_ins"
         | "login_links"
         | "device_logins"
-        | "refresh_tokens" => name.to_owned(),
+        | "refresh_tokens"
+        | "identities"
+        | "provider_sessions" => name.to_owned(),
         "own" => expand(argument, "")?,
         "now" => "unixepoch()".to_owned(),
         "ago" => format!("(unixepoch() - {})", seconds(argument)?),

@@ -7,13 +7,29 @@ use super::template::{seconds, unknown};
 pub(super) const CONTRACT_TABLES: [&str; 5] =
     ["users", "auth_sessions", "organization_member_metadata", "hosts", "relay_browser_sessions"];
 /// What signing in needs, besides users and their sessions.
-const SIGN_IN_TABLES: [&str; 5] =
-    ["credentials", "sign_ins", "login_links", "device_logins", "refresh_tokens"];
+const SIGN_IN_TABLES: [&str; 7] = [
+    "credentials",
+    "sign_ins",
+    "login_links",
+    "device_logins",
+    "refresh_tokens",
+    "identities",
+    "provider_sessions",
+];
 /// The tables that are never the web app's.
-const RELAY_TABLES: [&str; 7] =
-    ["tunnels", "tokens", "credentials", "sign_ins", "login_links", "device_logins", "refresh_tokens"];
+const RELAY_TABLES: [&str; 9] = [
+    "tunnels",
+    "tokens",
+    "credentials",
+    "sign_ins",
+    "login_links",
+    "device_logins",
+    "refresh_tokens",
+    "identities",
+    "provider_sessions",
+];
 /// Everything that the schema `relay` may hold.
-pub(super) const OWN_TABLES: [&str; 12] = [
+pub(super) const OWN_TABLES: [&str; 14] = [
     "users",
     "auth_sessions",
     "organization_member_metadata",
@@ -26,6 +42,8 @@ pub(super) const OWN_TABLES: [&str; 12] = [
     "login_links",
     "device_logins",
     "refresh_tokens",
+    "identities",
+    "provider_sessions",
 ];
 
 /// The tables there are. One of the web app's counts as soon as it exists, even if we may not read it:
@@ -176,7 +194,7 @@ mod tests {
         Tables::from_catalog(&rows)
     }
 
-    const OURS: [&str; 12] = [
+    const OURS: [&str; 14] = [
         "relay.users",
         "relay.auth_sessions",
         "relay.organization_member_metadata",
@@ -189,6 +207,8 @@ mod tests {
         "relay.login_links",
         "relay.device_logins",
         "relay.refresh_tokens",
+        "relay.identities",
+        "relay.provider_sessions",
     ];
     const THEIRS: [&str; 5] = [
         "public.users",

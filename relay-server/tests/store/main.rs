@@ -8,6 +8,7 @@
 mod behaviour;
 mod bench;
 mod commands;
+mod identities;
 #[path = "../support/postgres.rs"]
 mod postgres;
 mod presence;

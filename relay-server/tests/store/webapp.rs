@@ -153,8 +153,8 @@ async fn the_web_app_first() {
     let ours = "select string_agg(table_name, ' ' order by table_name) from information_schema.tables where table_schema = 'relay'";
     assert_eq!(
         shared.sql(ours),
-        "_sqlx_migrations auth_sessions credentials device_logins hosts login_links organization_member_metadata \
-         refresh_tokens relay_browser_sessions sign_ins tokens tunnels users"
+        "_sqlx_migrations auth_sessions credentials device_logins hosts identities login_links organization_member_metadata \
+         provider_sessions refresh_tokens relay_browser_sessions sign_ins tokens tunnels users"
     );
     assert_eq!(shared.sql("select count(*) from relay.hosts"), "0");
 }

@@ -55,10 +55,12 @@ pub(super) async fn login(
             // What is typed as an address may be a password, so no log tells it.
             let user = user.map(tracing::field::display);
             tracing::info!(target: AUDIT, client = %context.client.addr, user, "sign-in failed: password");
+            api.sign_in.counted.password.count(false);
             return Err(sign_in_failed());
         }
     };
     tell_signed_in(&context, &account, new.id, "password");
+    api.sign_in.counted.password.count(true);
     welcome(&api, &context, &account, new.id)
 }
 
@@ -100,12 +102,14 @@ pub(super) async fn link(
     };
     let Some(account) = account else {
         tracing::info!(target: AUDIT, client = %context.client.addr, "sign-in failed: link");
+        api.sign_in.counted.link.count(false);
         return Err(Refusal::new(
             Code::SignInFailed,
             "This link is used up or has expired. Make another with: relay-server login EMAIL",
         ));
     };
     tell_signed_in(&context, &account, new.id, "link");
+    api.sign_in.counted.link.count(true);
     welcome(&api, &context, &account, new.id)
 }
 
@@ -232,11 +236,11 @@ async fn account(api: &Api, caller: &Caller) -> Answer<Account> {
     api.store.account(caller.user).await.map_err(of_store)?.ok_or_else(unauthorized)
 }
 
-fn browser_name(headers: &HeaderMap) -> String {
+pub(super) fn browser_name(headers: &HeaderMap) -> String {
     agent_name::describe(headers.get(header::USER_AGENT).and_then(|agent| agent.to_str().ok()))
 }
 
-fn tell_signed_in(context: &Context, account: &Account, session: Uuid, by: &str) {
+pub(super) fn tell_signed_in(context: &Context, account: &Account, session: Uuid, by: &str) {
     tracing::info!(target: AUDIT, client = %context.client.addr, user = %account.id, auth_session = %session, by, "signed in");
 }
 
@@ -248,7 +252,7 @@ fn welcome(api: &Api, context: &Context, account: &Account, session: Uuid) -> An
     Ok(response)
 }
 
-fn set_cookie(
+pub(super) fn set_cookie(
     api: &Api,
     context: &Context,
     user: Uuid,

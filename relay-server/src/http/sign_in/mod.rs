@@ -10,12 +10,14 @@
 //! | `account` | password, link, cookie: a person with a browser |
 //! | `devices` | RFC 8628: a device asks, a person decides |
 //! | `grants` | the token endpoint of RFC 6749 |
+//! | `provider` | leaving for the OpenID Connect provider, and coming back |
 //! | `guesses` | how often one thing may be guessed at, from where |
 
 mod account;
 mod devices;
 mod grants;
 mod guesses;
+mod provider;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -34,16 +36,26 @@ use super::problem::Refusal;
 use super::routes::Api;
 use crate::auth::access::unix_now;
 use crate::auth::credential::from_own_page;
+use crate::auth::metrics::SignIns;
+use crate::auth::oidc::Provider;
 use crate::auth::password::{PasswordError, Passwords};
 use crate::auth::token::{Claims, Secret, mint};
 use crate::config::Config;
 use crate::limits::{AddrGuard, Open, Rate};
 use guesses::{Budget, Guesses};
+use provider::FromProvider;
 
 /// What every path of this module begins with.
 pub const PREFIX: &str = "/v1/auth/";
 /// Those that only the portal asks, and that are not there without it.
-pub const NEED_PORTAL: [&str; 3] = ["/v1/auth/login", "/v1/auth/link", "/v1/auth/refresh"];
+pub const NEED_PORTAL: [&str; 6] = [
+    "/v1/auth/login",
+    "/v1/auth/link",
+    "/v1/auth/refresh",
+    provider::OFFERED,
+    provider::BEGIN,
+    provider::BACK,
+];
 /// The target of the log's lines about who signed in and what was refused.
 const AUDIT: &str = "relay::audit";
 
@@ -91,11 +103,21 @@ pub struct SignIn {
     body: BodyLimits,
     /// The base of links, when the relay was told it.
     base: Option<String>,
+    provider: Option<FromProvider>,
+    counted: Counted,
+}
+
+/// The counters of each way to sign in.
+struct Counted {
+    password: SignIns,
+    link: SignIns,
+    provider: SignIns,
 }
 
 impl SignIn {
     /// From the configuration; tokens are signed with this secret.
-    pub fn new(config: &Config, secret: Secret) -> Self {
+    pub fn new(config: &Config, secret: Secret, provider: Option<Arc<Provider>>) -> Self {
+        let provider = provider.and_then(|provider| FromProvider::new(provider, &secret));
         Self {
             passwords: Passwords::default(),
             secret,
@@ -108,6 +130,12 @@ impl SignIn {
             hashing_of_network: Open::new(HASHING_OF_NETWORK),
             body: BodyLimits { bytes: MAX_BODY, within: config.limits.header_timeout },
             base: config.portal_base(),
+            provider,
+            counted: Counted {
+                password: SignIns::new("password"),
+                link: SignIns::new("link"),
+                provider: SignIns::new("provider"),
+            },
         }
     }
 
@@ -148,6 +176,9 @@ pub fn routes() -> Router<Arc<Api>> {
         .route("/v1/auth/logout", post(account::logout))
         .route("/v1/auth/sessions", get(account::sessions))
         .route("/v1/auth/sessions/{session_id}", delete(account::end_session))
+        .route(provider::OFFERED, get(provider::offered))
+        .route(provider::BEGIN, get(provider::begin))
+        .route(provider::BACK, get(provider::back))
         .route("/v1/auth/device/code", post(devices::ask))
         .route("/v1/auth/device/{user_code}", get(devices::show).post(devices::decide))
         .route("/v1/auth/token", post(grants::token))
