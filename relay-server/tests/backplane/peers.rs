@@ -21,7 +21,7 @@ use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
 /// What relays sign with in these tests.
-pub const KEY: &str = "the key that relays share in tests";
+pub const KEY: &str = "the-key-that-relays-share-in-tests";
 /// How long anything that should happen may take on a slow and busy machine, a renewal included.
 pub const SOON: Duration = Duration::from_secs(100);
 const POLL: Duration = Duration::from_millis(20);
