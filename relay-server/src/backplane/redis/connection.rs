@@ -34,7 +34,7 @@ pub(in crate::backplane) enum SetupError {
 }
 
 enum Source {
-    One(Client),
+    One(Box<Client>),
     Sentinels(Box<Mutex<SentinelClient>>),
 }
 
@@ -64,7 +64,7 @@ impl Connections {
             None => None,
         };
         let source = match place {
-            Place::One(info) => one(info, certificates).map(Source::One),
+            Place::One(info) => one(info, certificates).map(|client| Source::One(Box::new(client))),
             Place::Sentinels(place) => {
                 sentinels(place, certificates).map(|client| Source::Sentinels(Box::new(Mutex::new(client))))
             }
@@ -76,7 +76,7 @@ impl Connections {
     /// The server of the moment.
     async fn client(&self) -> RedisResult<Client> {
         match &self.source {
-            Source::One(client) => Ok(client.clone()),
+            Source::One(client) => Ok(Client::clone(client)),
             Source::Sentinels(sentinels) => sentinels.lock().await.async_get_client().await,
         }
     }
