@@ -1,14 +1,18 @@
 //! Who is believed to be a relay, and what a relay does for another.
 
-use http::{Method, Request, StatusCode};
+use std::sync::{Arc, Mutex};
+
+use http::{HeaderMap, Method, Request, Response, StatusCode};
+use hyper::body::Incoming;
 use relay_protocol::api::HostStatus;
 use relay_protocol::problem::Code;
 use system_tests::{
     Agent, AgentOptions, LocalServer, Relay, SOON,
-    client::{self, Reply, empty, fetch},
+    client::{self, Reply, empty, fetch, full},
     eventually,
     fleet::{Across, Fleet, address},
     local::{Recorder, app},
+    plain_agent::{PlainAgent, PlainOptions},
     raw::Head,
     stack::{EMAIL, HOST},
 };
@@ -19,30 +23,49 @@ const FORWARDED: &str = "x-relay-forwarded";
 /// A relay with the host's tunnel that the other relay takes to be somewhere else: there its requests are kept,
 /// as they come with the other relay's signature.
 struct Kept {
-    fleet: Fleet,
+    _fleet: Fleet,
     near: Relay,
     far: Relay,
-    agent: Agent,
+    agent: Option<PlainAgent>,
     kept: Recorder,
-    local: Recorder,
+    seen: Seen,
     token: String,
     host: Uuid,
     session: Uuid,
 }
 
+/// What agents were asked.
+#[derive(Clone, Default)]
+struct Seen(Arc<Mutex<Vec<HeaderMap>>>);
+
+impl Seen {
+    fn count(&self) -> usize {
+        self.0.lock().unwrap().len()
+    }
+
+    async fn agent(&self, relay: &Relay, token: &str) -> PlainAgent {
+        let seen = self.0.clone();
+        let answer = move |request: Request<Incoming>| {
+            seen.lock().unwrap().push(request.headers().clone());
+            async { Response::new(full("ok")) }
+        };
+        PlainAgent::connect(relay.addr, token, PlainOptions::new(HOST), answer).await.expect("a tunnel")
+    }
+}
+
 impl Kept {
     async fn start() -> Self {
-        let local = Recorder::start().await;
         let answer = "HTTP/1.1 200 OK\r\nx-relay-forwarded: answered\r\ncontent-length: 4\r\n\r\nkept";
         let kept = Recorder::answering(answer).await;
         let fleet = Fleet::start().await;
         let near = fleet.relay("near").await;
         let far = fleet.relay_behind("far", |_| kept.server.url()).await;
         let token = near.user_with_token(EMAIL).await;
-        let agent = Agent::spawn(AgentOptions::new(&far.url(), &local.server.url(), &token, HOST));
+        let seen = Seen::default();
+        let agent = Some(seen.agent(&far, &token).await);
         let host = near.await_host(&token, HOST, HostStatus::Online).await.id;
         let session = near.create_session(&token, host).await;
-        let all = Self { fleet, near, far, agent, kept, local, token, host, session };
+        let all = Self { _fleet: fleet, near, far, agent, kept, seen, token, host, session };
         eventually("the near relay passes requests on", SOON, || async {
             fetch(all.near.addr, client::get(&all.path("/"))).await.text() == "kept"
         })
@@ -97,12 +120,15 @@ async fn a_signed_request_counts_once_here_now_and_as_it_was() {
         reply.is_problem(Code::ForwardRefused);
         assert_eq!(reply.header(FORWARDED), Some("refused"));
     }
-    let before = world.local.count();
+    let before = world.seen.count();
     let first = world.send(Method::GET, &path, &header).await;
     assert_eq!((first.status, first.header(FORWARDED)), (StatusCode::OK, Some("answered")), "{first:?}");
     world.send(Method::GET, &path, &header).await.is_problem(Code::ForwardRefused);
-    assert_eq!(world.local.count(), before + 1);
-    assert!(world.local.last().0.all(FORWARDED).is_empty(), "no local server sees it");
+    assert_eq!(world.seen.count(), before + 1);
+    assert!(
+        world.seen.0.lock().unwrap().iter().all(|headers| !headers.contains_key(FORWARDED)),
+        "no agent sees it"
+    );
     assert_ne!(first.header("x-request-id"), None);
 
     // For another relay it is no more than for nobody.
@@ -112,7 +138,6 @@ async fn a_signed_request_counts_once_here_now_and_as_it_was() {
     // What was signed before a relay began may have been used in its life before.
     world.far.restart().await;
     world.send(Method::GET, &path, &other).await.is_problem(Code::ForwardRefused);
-    drop((world.agent, world.fleet, world.token));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -129,17 +154,18 @@ async fn what_was_passed_on_once_goes_no_further() {
     let mut world = Kept::start().await;
     let signed = world.capture(Method::GET, "/x").await.header(FORWARDED).unwrap();
     // The host moves to the near relay, and the far one can know.
-    let near = world.near.url();
-    world.agent.move_to(&near);
-    eventually("the near relay has the host", SOON, || async {
-        fetch(world.near.addr, client::get(&world.path("/"))).await.text() == "ok"
+    let _second = world.seen.agent(&world.near, &world.token).await;
+    drop(world.agent.take());
+    let far = &world.far;
+    eventually("the far relay's tunnel has ended", SOON, || async {
+        far.log().contains("a tunnel has ended")
     })
     .await;
-    let seen = world.local.count();
+    let seen = world.seen.count();
     let reply = world.send(Method::GET, &world.path("/x"), &signed).await;
     assert_eq!(reply.header(FORWARDED), Some("moved"), "{reply:?}");
     reply.is_problem(Code::HostOffline);
-    assert_eq!(world.local.count(), seen);
+    assert_eq!(world.seen.count(), seen);
 }
 
 #[tokio::test(flavor = "multi_thread")]
