@@ -15,7 +15,7 @@ use http::{HeaderValue, StatusCode};
 use relay_protocol::problem::{Code, Problem};
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::client::IntoClientRequest as _;
@@ -188,6 +188,7 @@ pub struct Socket {
     sink: SplitSink<Ws, Message>,
     events: mpsc::UnboundedReceiver<Event>,
     early: VecDeque<Event>,
+    frozen: watch::Sender<bool>,
     reading: JoinHandle<()>,
 }
 
@@ -201,9 +202,26 @@ impl Socket {
     fn new(ws: Ws, protocol: Option<String>) -> Self {
         let (sink, mut stream) = ws.split();
         let (tx, events) = mpsc::unbounded_channel();
+        let frozen = watch::Sender::new(false);
+        let mut pause = frozen.subscribe();
         let reading = tokio::spawn(async move {
             let mut close = None;
-            while let Some(Ok(message)) = stream.next().await {
+            loop {
+                let message = tokio::select! {
+                    biased;
+                    paused = pause.wait_for(|frozen| *frozen) => match paused.is_ok() {
+                        true => None,
+                        false => return,
+                    },
+                    message = stream.next() => Some(message),
+                };
+                let Some(message) = message else {
+                    if pause.wait_for(|frozen| !*frozen).await.is_err() {
+                        return;
+                    }
+                    continue;
+                };
+                let Some(Ok(message)) = message else { break };
                 match message {
                     Message::Text(text) => {
                         tx.send(Event::Frame(text.as_str().to_owned())).ok();
@@ -216,13 +234,17 @@ impl Socket {
             }
             tx.send(Event::Closed(close)).ok();
         });
-        Self { protocol, sink, events, early: VecDeque::new(), reading }
+        Self { protocol, sink, events, early: VecDeque::new(), frozen, reading }
     }
 
-    /// Reads no more, and so answers no pings; the connection stays.
-    pub async fn freeze(&mut self) {
-        self.reading.abort();
-        (&mut self.reading).await.ok();
+    /// Reads no more, and so answers no pings; the connection stays. What a stopped process does.
+    pub fn freeze(&self) {
+        self.frozen.send_replace(true);
+    }
+
+    /// Reads again.
+    pub fn thaw(&self) {
+        self.frozen.send_replace(false);
     }
 
     /// Sends a frame.
@@ -245,13 +267,14 @@ impl Socket {
 
     /// What comes next.
     pub async fn event(&mut self) -> Event {
-        if let Some(event) = self.early.pop_front() {
-            return event;
-        }
         self.event_within(SOON).await.unwrap_or_else(|| panic!("nothing comes within {SOON:?}"))
     }
 
-    async fn event_within(&mut self, time: Duration) -> Option<Event> {
+    /// What comes next, if it comes in this time.
+    pub async fn event_within(&mut self, time: Duration) -> Option<Event> {
+        if let Some(event) = self.early.pop_front() {
+            return Some(event);
+        }
         tokio::time::timeout(time, self.events.recv())
             .await
             .ok()
@@ -269,6 +292,14 @@ impl Socket {
     /// The next frame.
     pub async fn frame(&mut self) -> Value {
         serde_json::from_str(&self.text().await).expect("a frame is JSON")
+    }
+
+    /// The next frame, if one comes in this time: for whoever tries again then.
+    pub async fn frame_within(&mut self, time: Duration) -> Option<Value> {
+        match self.event_within(time).await? {
+            Event::Frame(text) => Some(serde_json::from_str(&text).expect("a frame is JSON")),
+            Event::Closed(close) => panic!("closed instead of a frame: {close:?}"),
+        }
     }
 
     /// The next frame is this one, as it was sent.

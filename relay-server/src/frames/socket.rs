@@ -365,18 +365,25 @@ impl State {
 
     /// Asks for a sign of life, and ends when none comes: no byte at all, or none taken of what is to be written.
     async fn watch(&self) -> End {
+        let mut next_ping = self.began + self.times.ping_interval;
+        let mut waiting: Option<(Instant, Bytecount, bool)> = None;
         loop {
-            sleep(self.times.ping_interval).await;
-            let before = self.moved.now();
-            let was_writing = self.writing.load(Ordering::Relaxed);
-            self.ping.notify_one();
-            sleep(self.times.pong_timeout).await;
-            let after = self.moved.now();
-            if after.read == before.read && !self.routing.load(Ordering::Relaxed) {
-                return End::Close(SILENT, Reason::Silent);
+            sleep_until(waiting.as_ref().map_or(next_ping, |(until, ..)| next_ping.min(*until))).await;
+            let now = Instant::now();
+            if let Some((_, before, was_writing)) = waiting.take_if(|(until, ..)| now >= *until) {
+                let after = self.moved.now();
+                if after.read == before.read && !self.routing.load(Ordering::Relaxed) {
+                    return End::Close(SILENT, Reason::Silent);
+                }
+                if was_writing && self.writing.load(Ordering::Relaxed) && after.written == before.written {
+                    return End::Close(STUCK, Reason::Policy);
+                }
             }
-            if was_writing && self.writing.load(Ordering::Relaxed) && after.written == before.written {
-                return End::Close(STUCK, Reason::Policy);
+            if now >= next_ping {
+                next_ping = now + self.times.ping_interval;
+                self.ping.notify_one();
+                let until = now + self.times.pong_timeout;
+                waiting.get_or_insert((until, self.moved.now(), self.writing.load(Ordering::Relaxed)));
             }
         }
     }

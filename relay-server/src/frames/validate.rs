@@ -64,7 +64,7 @@ pub struct Validate {
     platform: Option<(Url, SecretText)>,
     client: Client,
     at_once: Semaphore,
-    /// Whether the last question found no answer, so that the log says it once.
+    /// Whether the last question found nobody to ask or no answer, so that the log says it once.
     away: AtomicBool,
 }
 
@@ -85,7 +85,7 @@ struct Answer {
 }
 
 impl Validate {
-    /// As the configuration says; warns when that is nobody.
+    /// As the configuration says.
     pub fn new(frames: &Frames, platform: &Platform, client: Client) -> Self {
         let keys = frames.jwks_url.clone().map(|url| Jwks::new(url, client.clone()));
         let platform = frames.validate_url.clone().zip(platform.internal_key.clone());
@@ -124,7 +124,15 @@ impl Validate {
                 answer.claims.filter(|_| answer.ok).ok_or(Denied::Refused)
             }
             (None, Some(claims)) => Ok(claims),
-            (None, None) => Err(Denied::NotConfigured),
+            (None, None) => {
+                if !self.away.swap(true, Ordering::Relaxed) {
+                    tracing::warn!(
+                        "nobody is admitted to /ws: set RELAY_JWKS_URL, RELAY_VALIDATE_URL or SERVER_URL, so that \
+                         tokens can be checked"
+                    );
+                }
+                Err(Denied::NotConfigured)
+            }
         }
     }
 
