@@ -59,8 +59,12 @@ impl Attached {
     }
 
     /// A message that is no text: dropped, and charged like a frame.
-    pub fn not_text(&self) {
+    ///
+    /// # Errors
+    /// As [`Self::frame`].
+    pub fn not_text(&self) -> Result<(), Close> {
         self.worthless(Reason::Binary, Instant::now());
+        Ok(())
     }
 
     /// Whether it listens to a channel, and so is never idle.
@@ -89,7 +93,10 @@ impl Attached {
                 self.worthless(Reason::NotAllowed, now);
                 return Ok(None);
             }
-            Verdict::Close(close) => return Err(close),
+            Verdict::Close(close) => {
+                broker.metrics.dropped(Reason::Profile);
+                return Err(close);
+            }
         }
         if !self.may_spend(kind, now) {
             broker.metrics.dropped(Reason::Rate);
@@ -140,11 +147,7 @@ impl Attached {
 
     /// The pair's budget is asked last, so that who has none of its own left cannot empty it.
     fn may_spend(&self, kind: Kind, now: Instant) -> bool {
-        let own = match self.member.who.role {
-            Role::Daemon => None,
-            Role::Client | Role::Worker => Some(kind),
-        };
-        if !self.own.lock().take(own, now) {
+        if !self.own.lock().take(Some(kind), now) {
             return false;
         }
         match &self.shared {

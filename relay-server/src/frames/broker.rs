@@ -406,10 +406,16 @@ impl Broker {
         if entry.state.lock().daemon().is_some() {
             return;
         }
-        if let Ok(Some(holder)) = self.bus.daemon(&entry.pair).await {
-            entry.state.lock().remote = Some(holder.relay.clone());
-            self.redirect(member, &holder);
+        let Ok(Some(holder)) = self.bus.daemon(&entry.pair).await else { return };
+        {
+            let mut state = entry.state.lock();
+            // It may have come here in the meantime.
+            if state.daemon().is_some() {
+                return;
+            }
+            state.remote = Some(holder.relay.clone());
         }
+        self.redirect(member, &holder);
     }
 
     /// Does what is left to do for a frame of a socket here.
@@ -493,3 +499,10 @@ fn entry_of(pairs: &mut HashMap<Pair, Arc<Entry>>, pair: &Pair) -> Arc<Entry> {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "broker_bus_tests.rs"]
+mod bus_tests;
+#[cfg(test)]
+#[path = "broker_tests.rs"]
+mod tests;

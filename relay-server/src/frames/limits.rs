@@ -15,8 +15,8 @@ use super::Pair;
 use super::frame::Kind;
 use crate::config::frames::Frames;
 
-/// Budgets that are remembered. Those in use are bounded by the sockets; beyond, the one that was asked for
-/// longest ago is forgotten.
+/// Budgets that are remembered. Those in use are bounded by the sockets; beyond, some that are not in use are
+/// forgotten.
 const MAX_BUDGETS: usize = 65_536;
 /// Budgets that are looked at for every one that is asked for, so that those which are full again go.
 const SWEEP: usize = 4;

@@ -30,13 +30,13 @@ pub const METRICS: &[Metric] = &[
     Metric {
         name: OUT,
         kind: Is::Counter,
-        labels: "role=daemon|client|worker, kind as above",
+        labels: "role=daemon|client|worker, kind=e2ee|key_init|key_response|key_update|pairing_request|pairing_response|subscription|session_event|transport_request|transport_response",
         help: "Frames that were put into a socket's queue, by who receives them",
     },
     Metric {
         name: DROPPED,
         kind: Is::Counter,
-        labels: "reason=binary|json|unknown|field|not_allowed|rate|request_taken|not_owner|unrequested|no_owner|no_daemon|no_listener|slow_reader|weaker_profile|worker_transport|bus",
+        labels: "reason=binary|json|unknown|field|not_allowed|rate|request_taken|not_owner|unrequested|no_owner|no_daemon|slow_reader|profile|worker_transport|bus",
         help: "Frames that went nowhere",
     },
     Metric {
@@ -92,14 +92,13 @@ pub enum Reason {
     Unrequested,
     NoOwner,
     NoDaemon,
-    NoListener,
     SlowReader,
-    WeakerProfile,
+    Profile,
     WorkerTransport,
     Bus,
 }
 
-const REASONS: [(Reason, &str); 16] = [
+const REASONS: [(Reason, &str); 15] = [
     (Reason::Binary, "binary"),
     (Reason::Json, "json"),
     (Reason::Unknown, "unknown"),
@@ -111,9 +110,8 @@ const REASONS: [(Reason, &str); 16] = [
     (Reason::Unrequested, "unrequested"),
     (Reason::NoOwner, "no_owner"),
     (Reason::NoDaemon, "no_daemon"),
-    (Reason::NoListener, "no_listener"),
     (Reason::SlowReader, "slow_reader"),
-    (Reason::WeakerProfile, "weaker_profile"),
+    (Reason::Profile, "profile"),
     (Reason::WorkerTransport, "worker_transport"),
     (Reason::Bus, "bus"),
 ];

@@ -210,3 +210,7 @@ impl Ending {
         self.0.queue.lock().close.unwrap_or(TOO_SLOW)
     }
 }
+
+#[cfg(test)]
+#[path = "outbox_tests.rs"]
+mod tests;

@@ -317,7 +317,7 @@ impl State {
     ) -> bool {
         let Some(member) = self.clients.get(&id) else { return false };
         if !policy::may_receive(member.who.profile, profile) {
-            outcome.dropped = Some(Reason::WeakerProfile);
+            outcome.dropped = Some(Reason::Profile);
         } else if member.out.text(text.clone()) {
             outcome.reach(member.who.role);
         } else {
@@ -335,3 +335,7 @@ impl State {
         outcome
     }
 }
+
+#[cfg(test)]
+#[path = "pair_tests.rs"]
+mod tests;

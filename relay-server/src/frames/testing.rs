@@ -1,9 +1,12 @@
 //! What the tests of the broker are made of.
 
 use std::sync::Arc;
+use std::task::{Context, Waker};
 use std::time::Duration;
 
-use super::{Admitted, Pair, Profile, Role, Scope};
+use serde_json::{Value, json};
+
+use super::{Admitted, Attached, Broker, Close, Command, Pair, Pending, Profile, Role, Scope, outbox};
 use crate::config::frames::Frames;
 use crate::config::relays::{Mode, Relays};
 
@@ -86,4 +89,137 @@ pub fn daemon(generation: i64) -> Admitted {
 /// A client that may listen to these channels.
 pub fn listener(scope: Scope, channels: &[&str]) -> Admitted {
     Admitted { channels: channels.iter().map(|name| Arc::from(*name)).collect(), ..client(scope) }
+}
+
+/// A socket of a test: takes part, and keeps what it is sent.
+pub struct Socket {
+    /// Its part in the broker.
+    pub attached: Attached,
+    /// What waits for it.
+    pub pending: Pending,
+}
+
+impl Socket {
+    /// Attaches, which has to succeed.
+    pub async fn attach(broker: &Arc<Broker>, who: Admitted) -> Self {
+        Self::try_attach(broker, who).await.unwrap()
+    }
+
+    /// Attaches.
+    pub async fn try_attach(broker: &Arc<Broker>, who: Admitted) -> Result<Self, Close> {
+        let (out, pending) = outbox(4 << 20);
+        Ok(Self { attached: broker.attach(who, out).await?, pending })
+    }
+
+    /// Sends a frame.
+    pub async fn send(&self, frame: &Value) {
+        self.try_send(frame).await.unwrap();
+    }
+
+    /// Sends a frame, and hears whether it is to be closed.
+    pub async fn try_send(&self, frame: &Value) -> Result<(), Close> {
+        self.attached.frame(frame.to_string().into()).await
+    }
+
+    /// What was put into its queue since the last call.
+    pub fn commands(&mut self) -> Vec<Command> {
+        let mut commands = Vec::new();
+        let mut cx = Context::from_waker(Waker::noop());
+        let _ = self.pending.poll_take(&mut cx, &mut commands);
+        commands
+    }
+
+    /// The frames among them.
+    pub fn frames(&mut self) -> Vec<Value> {
+        let texts = self.commands().into_iter().filter_map(|command| match command {
+            Command::Text(text) => Some(serde_json::from_str(&text).unwrap()),
+            _ => None,
+        });
+        texts.collect()
+    }
+
+    /// The codes of the statuses among them; there must be nothing else.
+    pub fn statuses(&mut self) -> Vec<String> {
+        self.frames()
+            .iter()
+            .map(|frame| {
+                assert_eq!(frame["type"], "relay_status", "{frame}");
+                frame["code"].as_str().unwrap().to_owned()
+            })
+            .collect()
+    }
+
+    /// Why it is closed, if it is.
+    pub fn close(&mut self) -> Option<Close> {
+        self.commands().into_iter().find_map(|command| match command {
+            Command::Close(close) => Some(close),
+            _ => None,
+        })
+    }
+}
+
+/// A sealed frame of this session.
+pub fn envelope(session: &str, seq: u64) -> Value {
+    json!({"type": "e2ee", "version": 2, "profile": "noise-ik", "sessionId": session, "epoch": 1, "seq": seq,
+           "iv": "aXY", "tag": "dGFn", "ciphertext": "Y2lwaGVy", "also": {"this": [1, null]}})
+}
+
+/// The beginning of a key exchange.
+pub fn key_init(request: &str) -> Value {
+    json!({"type": "relay_key_exchange_init", "version": 3, "profile": "noise-ik", "requestId": request,
+           "clientEphemeralPublicKey": "ZQ", "encryptedClientStatic": "cw"})
+}
+
+/// Its answer, which gives a session.
+pub fn key_response(request: &str, session: &str) -> Value {
+    json!({"type": "relay_key_exchange_response", "version": 3, "profile": "noise-ik", "requestId": request,
+           "daemonPublicKey": "ZA", "daemonEphemeralPublicKey": "ZQ", "encryptedMetadata": "bQ",
+           "sessionId": session, "epoch": 1, "proof": "cA"})
+}
+
+/// New keys are wanted in a session.
+pub fn key_update(session: &str) -> Value {
+    json!({"type": "relay_key_update_required", "sessionId": session, "nextEpoch": 2})
+}
+
+/// A client asks for an offer.
+pub fn offer_request(request: &str) -> Value {
+    json!({"type": "relay_pairing_offer_request", "requestId": request, "clientChannelPublicKey": "aw"})
+}
+
+/// It gets one.
+pub fn offer_response(request: &str) -> Value {
+    json!({"type": "relay_pairing_offer_response", "requestId": request, "ok": true,
+           "daemonChannelPublicKey": "aw", "encIv": "aQ", "encTag": "dA", "encCiphertext": "Yw"})
+}
+
+/// A client redeems an offer.
+pub fn redeem_request(request: &str) -> Value {
+    json!({"type": "relay_pairing_redeem_request", "requestId": request, "offerId": "o", "encIv": "aQ",
+           "encTag": "dA", "encCiphertext": "Yw"})
+}
+
+/// It may not.
+pub fn redeem_response(request: &str) -> Value {
+    json!({"type": "relay_pairing_redeem_response", "requestId": request, "ok": false, "errorCode": "NO"})
+}
+
+/// A client asks for a channel (`subscribe`), or no longer (`unsubscribe`).
+pub fn subscription(verb: &str, channel: &str) -> Value {
+    json!({"schema": format!("viewport.session_events.{verb}/v1"), "channel": channel, "requestId": "q"})
+}
+
+/// Something happened on a channel.
+pub fn event(channel: &str) -> Value {
+    json!({"schema": "viewport.session_event_relay_frame/v1", "channel": channel, "event": {"n": 1}})
+}
+
+/// A worker's request.
+pub fn transport_request(request: &str, path: &str) -> Value {
+    json!({"type": "relay_transport_request", "requestId": request, "method": "GET", "path": path})
+}
+
+/// Its answer.
+pub fn transport_response(request: &str) -> Value {
+    json!({"type": "relay_transport_response", "requestId": request, "status": 200, "body": "x"})
 }

@@ -29,7 +29,8 @@ pub fn lies_below(path: &str, prefix: &str) -> bool {
     prefix.split('/').filter(|part| !part.is_empty()).all(|part| normal.next() == Some(part))
 }
 
-/// Resolves escapes once. `None` for what is no escape, or no UTF-8 behind it.
+/// Resolves escapes once. `None` for what is no escape, no UTF-8 behind it, or a slash, of which some decoders
+/// make a new segment and some do not.
 fn decode(path: &str) -> Option<String> {
     let mut bytes = path.bytes();
     let mut plain = Vec::with_capacity(path.len());
@@ -37,7 +38,8 @@ fn decode(path: &str) -> Option<String> {
         plain.push(match byte {
             b'%' => {
                 let digit = |byte: Option<u8>| char::from(byte?).to_digit(16);
-                u8::try_from(digit(bytes.next())? * 16 + digit(bytes.next())?).ok()?
+                let byte = u8::try_from(digit(bytes.next())? * 16 + digit(bytes.next())?).ok()?;
+                (byte != b'/').then_some(byte)?
             }
             byte => byte,
         });
@@ -95,6 +97,8 @@ mod tests {
             ("/jobs/%2e%2E/x", false),
             ("/jobs/%2e./x", false),
             ("/jobs%2f..%2fx", false),
+            ("/jobs%2F", false),
+            ("/jobs/a%2fb", false),
             ("/jobs/%252e%252e/x", false),
             ("/jobs/..\\x", false),
             ("/jobs/%5c..", false),
