@@ -10,8 +10,10 @@ use tokio::time::Instant;
 
 use super::metrics::Metrics;
 
-/// How long one question may take.
+/// How long whoever asks may have to wait.
 pub(super) const DEADLINE: Duration = Duration::from_secs(2);
+/// How long the other side has of it. Shorter, so that a silence is noticed before whoever asked is gone.
+const CALL: Duration = Duration::from_millis(1900);
 /// How long nobody is asked after a failure.
 const PAUSE: Duration = Duration::from_millis(700);
 /// After which a try whose end was never told counts as failed: its asker went away.
@@ -78,7 +80,7 @@ impl Health {
         self.breaker.lock().paused(Instant::now())
     }
 
-    /// Asks, unless that is of no use at the moment; never for longer than [`DEADLINE`].
+    /// Asks, unless that is of no use at the moment; never for longer than [`CALL`].
     pub(super) async fn ask<T>(
         &self,
         operation: &'static str,
@@ -88,8 +90,8 @@ impl Health {
             return Err(Failure::Paused);
         }
         let begun = Instant::now();
-        let late = || Err(Failure::Away(format!("no answer within {} s", DEADLINE.as_secs())));
-        let result = tokio::time::timeout(DEADLINE, work).await.unwrap_or_else(|_| late());
+        let late = || Err(Failure::Away(format!("no answer within {} ms", CALL.as_millis())));
+        let result = tokio::time::timeout(CALL, work).await.unwrap_or_else(|_| late());
         self.metrics.took(operation, begun.elapsed());
         match &result {
             Ok(_) | Err(Failure::Refused(_)) => self.answered(),
@@ -131,7 +133,7 @@ mod tests {
         let begun = Instant::now();
         let never = std::future::pending::<Result<(), Failure>>();
         assert!(matches!(health.ask("question", never).await, Err(Failure::Away(_))));
-        assert_eq!(begun.elapsed(), DEADLINE);
+        assert_eq!(begun.elapsed(), CALL);
         assert_eq!(health.ask("question", good()).await, Err(Failure::Paused));
         assert!(health.paused());
         tokio::time::advance(PAUSE).await;

@@ -1,0 +1,106 @@
+//! The other side that relays have in common, whichever it is.
+
+use serde_json::Value;
+use system_tests::postgres::Postgres;
+use system_tests::redis::Redis;
+
+use crate::peers::Peer;
+use crate::standin::StandIn;
+
+pub enum World {
+    Redis(Box<Redis>),
+    Postgres(Box<Postgres>),
+    Platform(Box<StandIn>),
+}
+
+pub fn set(name: &str, value: &str) -> (String, String) {
+    (name.to_owned(), value.to_owned())
+}
+
+impl World {
+    pub async fn redis() -> Self {
+        Self::Redis(Box::new(Redis::start().await))
+    }
+
+    pub async fn postgres() -> Self {
+        let postgres = Postgres::start().await;
+        postgres.database("bus").await;
+        Self::Postgres(Box::new(postgres))
+    }
+
+    pub async fn platform() -> Self {
+        Self::Platform(Box::new(StandIn::start().await))
+    }
+
+    pub fn settings(&self) -> Vec<(String, String)> {
+        match self {
+            Self::Redis(redis) => {
+                vec![set("RELAY_BACKPLANE_MODE", "redis"), set("RELAY_BACKPLANE_URL", &redis.url())]
+            }
+            Self::Postgres(postgres) => vec![
+                set("RELAY_BACKPLANE_MODE", "server"),
+                set("RELAY_BACKPLANE_URL", &postgres.url_as("postgres", "bus")),
+            ],
+            Self::Platform(platform) => platform.settings(),
+        }
+    }
+
+    pub async fn peer(&self, id: &str) -> Peer {
+        Peer::start(id, &self.settings()).await
+    }
+
+    /// Puts a frame on the bus behind everybody's back.
+    pub async fn inject(&self, frame: &Value) {
+        match self {
+            Self::Redis(redis) => {
+                let channel = match frame["targetRelayId"].as_str() {
+                    Some(relay) => format!("relay:bus:relay:{relay}"),
+                    None => "relay:bus:all".to_owned(),
+                };
+                redis.cli(&["publish", &channel, &frame.to_string()]).await;
+            }
+            Self::Postgres(postgres) => {
+                let text = |field: &str| match frame[field].as_str() {
+                    Some(text) => format!("'{}'", text.replace('\'', "''")),
+                    None => "null".to_owned(),
+                };
+                let columns = [
+                    "workspaceId",
+                    "runtimeTargetId",
+                    "sourceRelayId",
+                    "targetRelayId",
+                    "direction",
+                    "payload",
+                    "signature",
+                ]
+                .map(text)
+                .join(", ");
+                let sql = format!(
+                    "insert into relay.relay_bus_frames (workspace_id, runtime_target_id, source_relay_id, \
+                     target_relay_id, direction, payload, signature, issued_at_ms) values ({columns}, {})",
+                    frame["issuedAtMs"]
+                );
+                postgres.execute("bus", &sql).await;
+            }
+            Self::Platform(platform) => platform.push(frame.clone()),
+        }
+    }
+
+    /// `kill -9`.
+    pub async fn kill(&mut self) {
+        match self {
+            Self::Redis(redis) => redis.kill(),
+            Self::Postgres(postgres) => postgres.kill(),
+            Self::Platform(platform) => platform.kill().await,
+        }
+    }
+
+    /// It comes back; Redis and the platform have forgotten everything.
+    pub async fn restart(&mut self) {
+        match self {
+            Self::Redis(redis) => redis.restart().await,
+            Self::Postgres(postgres) => postgres.restart().await,
+            Self::Platform(platform) => platform.restart().await,
+        }
+    }
+}
