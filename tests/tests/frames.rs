@@ -116,11 +116,7 @@ async fn meet(daemon: &mut Socket, client: &mut Socket, session: &str) {
     }
     let last = e2ee(session, 999_999);
     client.send(&last).await;
-    if seq > 1 {
-        daemon.until(|frame| *frame == last).await;
-    } else {
-        daemon.expect(&last).await;
-    }
+    daemon.until(|frame| *frame == last).await;
     let last = e2ee(session, 1_000_001);
     daemon.send(&last).await;
     client.until(|frame| *frame == last).await;
