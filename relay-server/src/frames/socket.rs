@@ -343,10 +343,7 @@ impl State {
                     self.routing.store(false, Ordering::Relaxed);
                     routed
                 }
-                Some(Ok(Message::Binary(_))) => {
-                    attached.not_text();
-                    Ok(())
-                }
+                Some(Ok(Message::Binary(_))) => attached.not_text(),
                 Some(Ok(Message::Pong(payload))) => {
                     self.pong(&payload);
                     Ok(())
