@@ -468,3 +468,61 @@ async fn a_whole_exchange_across_two_relays() {
     assert!(other.frames().is_empty() && near.frames().is_empty());
     assert!(two.0.script.take().is_empty() && two.1.script.take().is_empty(), "nothing runs in circles");
 }
+
+/// The value of a counter, with the labels as they are written.
+fn counted(rendered: &str, line: &str) -> u64 {
+    let value = rendered.lines().find_map(|found| found.strip_prefix(line)?.strip_prefix(' '));
+    value.map_or(0, |value| value.parse().unwrap())
+}
+
+#[tokio::test]
+async fn what_happens_is_counted() {
+    let recorder = metrics_exporter_prometheus::PrometheusBuilder::new().build_recorder();
+    let relay = ::metrics::with_local_recorder(&recorder, || Relay::new("a", &redirecting()));
+    let mut daemon = Socket::attach(&relay.broker, daemon(1)).await;
+    let one = Socket::attach(&relay.broker, named("one")).await;
+    one.send(&envelope("s", 1)).await;
+    one.send(&json!({})).await;
+    one.attached.not_text().unwrap();
+    daemon.send(&envelope("s", 2)).await;
+    daemon.send(&key_response("unasked", "s")).await;
+    daemon.send(&envelope("other", 3)).await;
+    relay.hears("b", UP, true, &key_init("r"));
+    relay.hears("b", UP, true, &key_init("r"));
+    daemon.frames();
+    let (connection, _) = relay.script.presence.lock()[0];
+    relay.broker.superseded(&pair("w", "t"), connection);
+    one.send(&envelope("s", 4)).await;
+    *relay.script.refuse.lock() = Some(PublishError::Unavailable);
+    relay.daemon_at("b");
+    one.send(&envelope("s", 5)).await;
+    drop((one, daemon));
+    let rendered = recorder.handle().render();
+    for (line, count) in [
+        (r#"relay_frames_in_total{role="client",kind="e2ee"}"#, 3),
+        (r#"relay_frames_in_total{role="daemon",kind="e2ee"}"#, 2),
+        (r#"relay_frames_in_total{role="bus",kind="key_init"}"#, 2),
+        (r#"relay_frames_out_total{role="daemon",kind="e2ee"}"#, 1),
+        (r#"relay_frames_out_total{role="daemon",kind="key_init"}"#, 2),
+        (r#"relay_frames_out_total{role="client",kind="e2ee"}"#, 1),
+        (r#"relay_frames_dropped_total{reason="unknown"}"#, 1),
+        (r#"relay_frames_dropped_total{reason="binary"}"#, 1),
+        (r#"relay_frames_dropped_total{reason="unrequested"}"#, 1),
+        (r#"relay_frames_dropped_total{reason="no_daemon"}"#, 1),
+        (r#"relay_frames_dropped_total{reason="bus"}"#, 1),
+        (r#"relay_frames_statuses_total{code="DAEMON_UNAVAILABLE"}"#, 1),
+        (r#"relay_frames_statuses_total{code="BACKPLANE_UNAVAILABLE"}"#, 1),
+        (r#"relay_frames_statuses_total{code="RELAY_REDIRECT"}"#, 1),
+        (r#"relay_frames_attached_total{role="daemon"}"#, 1),
+        (r#"relay_frames_detached_total{role="daemon"}"#, 1),
+        (r#"relay_frames_attached_total{role="client"}"#, 1),
+        (r#"relay_frames_detached_total{role="client"}"#, 1),
+        (r#"relay_frames_daemons_replaced_total{by="relay"}"#, 1),
+        (r#"relay_frames_bus_total{way="in"}"#, 2),
+        (r#"relay_frames_bus_total{way="out"}"#, 1),
+        (r#"relay_frames_bus_total{way="refused"}"#, 1),
+        ("relay_frames_routing_seconds_count", 9),
+    ] {
+        assert_eq!(counted(&rendered, line), count, "{line}\n{rendered}");
+    }
+}

@@ -163,16 +163,16 @@ pub struct Metrics {
 
 impl Default for Metrics {
     fn default() -> Self {
-        let by_kind = |name: &'static str| {
+        let by_kind = |name: &'static str, roles: usize| {
             let of = |role| Kind::ALL.map(|kind| counter!(name, "role" => role, "kind" => kind.as_str()));
-            SENDERS.into_iter().flat_map(of).collect()
+            SENDERS.into_iter().take(roles).flat_map(of).collect()
         };
         let by_role = |name: &'static str| {
             SENDERS.iter().take(3).map(|role| counter!(name, "role" => *role)).collect::<Vec<_>>()
         };
         Self {
-            frames_in: by_kind(IN),
-            frames_out: by_kind(OUT),
+            frames_in: by_kind(IN, SENDERS.len()),
+            frames_out: by_kind(OUT, 3),
             dropped: REASONS.iter().map(|(_, reason)| counter!(DROPPED, "reason" => *reason)).collect(),
             statuses: Code::ALL.iter().map(|code| counter!(STATUSES, "code" => code.as_str())).collect(),
             opened: by_role(OPENED),
