@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::world::set;
 
-const INTERNAL_KEY: &str = "the key between relay and platform";
+const INTERNAL_KEY: &str = "the-key-between-relay-and-platform";
 const BASE: &str = "/api/runtime/internal/relay";
 
 /// How it answers to `bus/pull`.

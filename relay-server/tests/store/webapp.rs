@@ -154,7 +154,8 @@ async fn the_web_app_first() {
     assert_eq!(
         shared.sql(ours),
         "_sqlx_migrations auth_sessions credentials device_logins hosts login_links organization_member_metadata \
-         refresh_tokens relay_browser_sessions sign_ins tokens tunnels users"
+         refresh_tokens relay_browser_sessions relay_bus_frames relays sign_ins tokens tunnels users \
+         workspace_relay_presences"
     );
     assert_eq!(shared.sql("select count(*) from relay.hosts"), "0");
 }
