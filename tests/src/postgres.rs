@@ -8,6 +8,7 @@ use std::{
     process::Command,
 };
 
+use nix::sys::signal::Signal;
 use nix::unistd::{Uid, User};
 use sqlx::{Connection, Executor, PgConnection};
 use tempfile::TempDir;
@@ -57,6 +58,12 @@ impl Postgres {
     /// `kill -9` of the server; its own children follow it.
     pub fn kill(&mut self) {
         self.process.kill();
+    }
+
+    /// Its fast shutdown: connections are ended, nothing is lost.
+    pub async fn stop(&mut self) {
+        self.process.signal(Signal::SIGINT);
+        self.process.wait(SOON).await;
     }
 
     /// It comes back on the same port with the same data.

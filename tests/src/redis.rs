@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
+use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 
 use crate::SOON;
 use crate::process::{Output, Process, command, run};
@@ -124,6 +125,35 @@ impl Redis {
         let Output { status, stdout, stderr } = self.try_cli(args).await;
         assert!(status.success(), "redis-cli {args:?}: {stderr}");
         stdout.trim().to_owned()
+    }
+
+    /// Publishes messages, each to its channel, one after the other over one connection: for those that no command
+    /// line takes, and for many.
+    pub async fn publish(&self, messages: &[(String, Vec<u8>)]) {
+        let mut connection =
+            tokio::net::TcpStream::connect(("127.0.0.1", self.port)).await.expect("Redis listens");
+        let (reading, mut writing) = connection.split();
+        let asking = async {
+            for (channel, message) in messages {
+                let mut command = format!(
+                    "*3\r\n$7\r\nPUBLISH\r\n${}\r\n{channel}\r\n${}\r\n",
+                    channel.len(),
+                    message.len()
+                )
+                .into_bytes();
+                command.extend_from_slice(message);
+                command.extend_from_slice(b"\r\n");
+                writing.write_all(&command).await.expect("Redis reads");
+            }
+        };
+        let answered = async {
+            let mut lines = BufReader::new(reading).lines();
+            for _ in messages {
+                let line = lines.next_line().await.expect("Redis answers").expect("an answer");
+                assert!(line.starts_with(':'), "{line}");
+            }
+        };
+        tokio::join!(asking, answered);
     }
 
     async fn try_cli(&self, args: &[&str]) -> Output {

@@ -4,7 +4,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::Value;
 use serde_json::value::RawValue;
 use tokio_util::sync::CancellationToken;
 
@@ -12,7 +13,8 @@ use super::{Platform, failure, said_no};
 use crate::backplane::backoff::Backoff;
 use crate::backplane::envelope::Envelope;
 use crate::backplane::health::Failure;
-use crate::backplane::inbox::Inbox;
+use crate::backplane::inbox::{Inbox, now_ms};
+use crate::backplane::replay::WINDOW_MS;
 use crate::outbound::CallError;
 
 /// How long the platform may wait for a frame; with its way here and back less than the deadline of a call.
@@ -23,6 +25,9 @@ const MOST: u64 = 64;
 const PACE: Duration = Duration::from_millis(10);
 /// Between two calls that brought nothing and did not wait either.
 const IDLE_PACE: Duration = Duration::from_millis(250);
+
+/// Beyond this leap the frames that follow are not tried at full speed any more.
+const FARTHEST: i64 = 1 << 16;
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -41,20 +46,29 @@ struct Pulled {
     frames: Vec<Box<RawValue>>,
 }
 
+/// What is read of a frame before it is believed: its number, which the platform gave it. Whatever else is wrong with
+/// it, the next frames stand behind that number.
 #[derive(Deserialize)]
 struct Numbered {
     id: i64,
-    #[serde(default, rename = "issuedAtMs")]
+    #[serde(default, rename = "issuedAtMs", deserialize_with = "time")]
     issued_at_ms: i64,
+}
+
+/// A time that no relay gives counts as none: it would be newer than all that ever follow.
+fn time<'de, D: Deserializer<'de>>(deserializer: D) -> Result<i64, D::Error> {
+    let time = Value::deserialize(deserializer)?.as_i64().unwrap_or_default();
+    Ok(if time <= now_ms().saturating_add(WINDOW_MS) { time } else { 0 })
 }
 
 /// Where we are in the platform's numbers. Pure.
 #[derive(Debug, PartialEq, Eq)]
 struct Position {
+    /// Up to here all was had.
     since: i64,
     limit: u64,
-    /// How far to go on behind frames that no answer can hold.
-    leap: i64,
+    /// How far behind that to look, because no answer can hold what follows.
+    ahead: i64,
     /// When the newest frame that was seen was issued.
     newest_ms: i64,
     /// A call failed: the platform may have begun its numbers anew.
@@ -63,30 +77,40 @@ struct Position {
 
 impl Position {
     fn new() -> Self {
-        Self { since: 0, limit: MOST, leap: 1, newest_ms: 0, doubtful: false }
+        Self { since: 0, limit: MOST, ahead: 0, newest_ms: 0, doubtful: false }
     }
 
-    /// An answer with these frames came.
+    /// Where to ask from.
+    fn asks(&self) -> i64 {
+        self.since.saturating_add(self.ahead)
+    }
+
+    /// An answer with these frames came. When there are none behind a leap, it may have gone too far, or whatever
+    /// made every answer too long is over: back to where all was had.
     fn went_on(&mut self, frames: &[Numbered]) {
         for frame in frames {
             self.since = self.since.max(frame.id);
             self.newest_ms = self.newest_ms.max(frame.issued_at_ms);
         }
-        if !frames.is_empty() {
-            self.leap = 1;
+        if !frames.is_empty() || self.ahead == 0 {
+            self.limit = (self.limit * 2).min(MOST);
         }
-        self.limit = (self.limit * 2).min(MOST);
+        self.ahead = 0;
     }
 
-    /// The answer was too long. Fewer frames fit; when not even one does, it is left behind. Its number is not
-    /// known, so the leaps get longer.
+    /// The answer was too long. Fewer frames fit; when not even one does, one behind it is looked for. Its number is
+    /// not known, so the leaps get longer.
     fn too_long(&mut self) {
         if self.limit > 1 {
             self.limit /= 2;
         } else {
-            self.since = self.since.saturating_add(self.leap);
-            self.leap = self.leap.saturating_mul(2);
+            self.ahead = self.ahead.saturating_mul(2).max(1);
         }
+    }
+
+    /// Whether every answer is too long, wherever one looks: then it is not a frame that is.
+    fn is_lost(&self) -> bool {
+        self.ahead > FARTHEST
     }
 
     /// The oldest frame that there is, asked for after a failure. One that has a number which we have passed, and
@@ -97,6 +121,7 @@ impl Position {
             oldest.is_none_or(|oldest| oldest.id <= self.since && oldest.issued_at_ms > self.newest_ms);
         if anew {
             self.since = 0;
+            self.ahead = 0;
         }
     }
 }
@@ -122,7 +147,7 @@ impl Platform {
                 }
                 Err(CallError::TooLarge(_)) => {
                     position.too_long();
-                    PACE
+                    if position.is_lost() { backoff.next(&mut rand::rng()) } else { PACE }
                 }
                 Err(error) => {
                     position.doubtful = true;
@@ -140,18 +165,23 @@ impl Platform {
     /// One call; how many frames it brought.
     async fn pull_once(&self, position: &mut Position, inbox: &Inbox) -> Result<usize, CallError> {
         if position.doubtful && position.since > 0 {
-            let frames = self.frames(0, 1, 0).await?;
-            position.oldest_is(frames.first().and_then(|frame| numbered(frame)).as_ref());
+            let oldest = match self.frames(0, 1, 0).await {
+                Ok(frames) => frames.first().and_then(|frame| numbered(frame)),
+                // One that no answer can hold. What is read twice is dropped, because it is no news.
+                Err(CallError::TooLarge(_)) => None,
+                Err(error) => return Err(error),
+            };
+            position.oldest_is(oldest.as_ref());
         }
         position.doubtful = false;
         let begun = tokio::time::Instant::now();
-        let frames = self.frames(position.since, position.limit, WAIT_MS).await?;
+        let frames = self.frames(position.asks(), position.limit, WAIT_MS).await?;
         self.metrics.took("pull", begun.elapsed());
         let mut known = Vec::with_capacity(frames.len());
         for frame in &frames {
             match numbered(frame) {
                 // One that was not asked for is had already.
-                Some(number) if number.id > position.since => known.push(number),
+                Some(number) if number.id > position.asks() => known.push(number),
                 Some(_) => continue,
                 None => {
                     inbox.malformed();
@@ -202,12 +232,48 @@ mod tests {
             position.too_long();
             assert_eq!((position.limit, position.since), (expected, 9));
         }
-        for expected in [10, 12, 16, 24] {
+        for expected in [10, 11, 13, 17] {
             position.too_long();
-            assert_eq!((position.limit, position.since), (1, expected));
+            assert_eq!((position.limit, position.since, position.asks()), (1, 9, expected));
         }
         position.went_on(&[frame(30, 130)]);
-        assert_eq!((position.limit, position.leap, position.since), (2, 1, 30));
+        assert_eq!((position.limit, position.ahead, position.since), (2, 0, 30));
+    }
+
+    #[test]
+    fn answers_that_were_all_too_long_lead_nowhere() {
+        let mut position = Position::new();
+        position.went_on(&[frame(9, 120)]);
+        for _ in 0..1000 {
+            position.too_long();
+        }
+        assert_eq!((position.since, position.asks(), position.is_lost()), (9, i64::MAX, true));
+        position.went_on(&[]);
+        assert_eq!((position.since, position.asks(), position.is_lost()), (9, 9, false));
+        // One that is too long by itself and the last: it is passed over by one, again and again.
+        position.too_long();
+        assert_eq!(position.asks(), 10);
+        position.went_on(&[]);
+        position.too_long();
+        position.went_on(&[frame(11, 130)]);
+        assert_eq!((position.asks(), position.limit), (11, 2));
+    }
+
+    #[test]
+    fn a_frame_with_nonsense_around_its_number_has_one() {
+        let now = now_ms();
+        for (text, time) in [
+            (format!(r#"{{"id":7,"issuedAtMs":{now}}}"#), now),
+            (r#"{"id":7}"#.to_owned(), 0),
+            (r#"{"id":7,"issuedAtMs":"now","payload":[]}"#.to_owned(), 0),
+            (r#"{"id":7,"issuedAtMs":9223372036854775807}"#.to_owned(), 0),
+            (r#"{"id":7,"issuedAtMs":1e300}"#.to_owned(), 0),
+        ] {
+            let raw = RawValue::from_string(text.clone()).unwrap();
+            let found = numbered(&raw).map(|frame| (frame.id, frame.issued_at_ms));
+            assert_eq!(found, Some((7, time)), "{text}");
+        }
+        assert!(numbered(&RawValue::from_string("{\"id\":\"7\"}".to_owned()).unwrap()).is_none());
     }
 
     #[test]
