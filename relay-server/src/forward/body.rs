@@ -77,7 +77,7 @@ impl<B: Body<Data = Bytes, Error = hyper::Error> + Unpin> Body for Lent<B> {
     fn size_hint(&self) -> SizeHint {
         match &self.at {
             At::Here(body) => body.size_hint(),
-            At::Kept(_) | At::Gone => self.size.clone(),
+            At::Kept(_) | At::Gone => self.size,
         }
     }
 }
