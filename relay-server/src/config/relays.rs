@@ -55,6 +55,43 @@ pub struct Relays {
     pub redirect_allowed_hosts: Vec<String>,
 }
 
+impl Relays {
+    /// Whether somebody may be sent to another relay's address.
+    ///
+    /// The address was written by whoever can write presences, and who follows it shows a token there: so only hosts
+    /// count that the operator named, and this relay's own name and port, and outside of development (`dev`) only
+    /// TLS.
+    pub fn may_redirect_to(&self, address: &Url, dev: bool) -> bool {
+        let Some(host) = address.host_str() else { return false };
+        let secure = address.scheme() == "wss" || (dev && address.scheme() == "ws");
+        let plain = address.username().is_empty()
+            && address.password().is_none()
+            && address.query().is_none()
+            && address.fragment().is_none();
+        let own = self.public_ws_base_url.as_ref();
+        let own_name = own.is_some_and(|own| {
+            own.host_str() == Some(host) && own.port_or_known_default() == address.port_or_known_default()
+        });
+        // To the very address that the caller came by: it would go round in circles.
+        let here = own == Some(address);
+        self.redirect
+            && secure
+            && plain
+            && !here
+            && (own_name || self.redirect_allowed_hosts.iter().any(|allowed| is_named(allowed, host)))
+    }
+}
+
+/// A name that begins with a dot stands for all names below it.
+fn is_named(allowed: &str, host: &str) -> bool {
+    if allowed.starts_with('.') {
+        let rest = host.len().checked_sub(allowed.len()).and_then(|at| host.split_at_checked(at));
+        rest.is_some_and(|(name, suffix)| !name.is_empty() && suffix.eq_ignore_ascii_case(allowed))
+    } else {
+        host.eq_ignore_ascii_case(allowed)
+    }
+}
+
 /// The base for HTTP that goes with a base for WebSockets, without a slash at its end.
 pub fn http_base(public_ws: &Url) -> Option<String> {
     let scheme = match public_ws.scheme() {
@@ -125,4 +162,51 @@ pub(super) fn read(values: &Reader, own_postgres: bool) -> Result<Relays, Config
         redirect: values.required(Key::ClientRedirect, parse::flag)?,
         redirect_allowed_hosts: values.list(Key::RedirectAllowedHosts, parse::host_name)?,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn only_to_known_hosts_and_with_tls() {
+        let relays = |redirect| Relays {
+            mode: Mode::Single,
+            hmac_key: None,
+            redis_key_prefix: String::new(),
+            redis_ca: None,
+            public_ws_base_url: Some(Url::parse("wss://own.example/a").unwrap()),
+            internal_url: None,
+            redirect,
+            redirect_allowed_hosts: vec!["relay.example".into(), ".below.example".into(), "[::1]".into()],
+        };
+        for (address, prod, dev) in [
+            ("wss://relay.example", true, true),
+            ("wss://RELAY.example:444/x", true, true),
+            ("ws://relay.example", false, true),
+            ("wss://a.b.below.example", true, true),
+            ("wss://below.example", false, false),
+            ("wss://sub.relay.example", false, false),
+            ("wss://relay.example.evil.example", false, false),
+            ("wss://own.example/b", true, true),
+            ("wss://own.example:443/b", true, true),
+            ("wss://own.example:9999/b", false, false),
+            ("wss://own.example/a", false, false),
+            ("wss://user@relay.example", false, false),
+            ("wss://relay.example@evil.example", false, false),
+            ("wss://relay.example/?token=x", false, false),
+            ("wss://relay.example/#x", false, false),
+            ("https://relay.example", false, false),
+            ("wss://127.0.0.1", false, false),
+            ("wss://[::1]:9", true, true),
+            ("wss://[::2]:9", false, false),
+            ("data:relay.example", false, false),
+        ] {
+            let url = Url::parse(address).unwrap();
+            assert_eq!(relays(true).may_redirect_to(&url, false), prod, "{address}");
+            assert_eq!(relays(true).may_redirect_to(&url, true), dev, "{address}");
+            assert!(!relays(false).may_redirect_to(&url, true), "{address}");
+        }
+    }
 }

@@ -26,7 +26,7 @@ use super::metrics::{Metrics, Reason, Sender, Way};
 use super::pair::{Member, Onward, Origin, Outcome, Present, State};
 use super::requests::SocketId;
 use super::status::{self, Code, Gate};
-use super::{Admitted, Close, Outbox, Role, frame, policy, redirect, transport};
+use super::{Admitted, Close, Outbox, Role, frame, policy, transport};
 use crate::backplane::{self, Backplane, BusFrame, Daemon, Direction, Holder, Pair, PublishError};
 use crate::config;
 
@@ -392,7 +392,7 @@ impl Broker {
         if member.who.role != Role::Client || member.gate.lock().was_redirected(address) {
             return;
         }
-        if !redirect::may_lead_to(address, &self.relays, self.dev) {
+        if !self.relays.may_redirect_to(address, self.dev) {
             return;
         }
         member.gate.lock().redirected(address);

@@ -22,7 +22,6 @@ mod outbox;
 mod pair;
 mod policy;
 mod recent;
-mod redirect;
 mod requests;
 pub mod serve;
 mod sessions;
