@@ -73,7 +73,10 @@ async fn unknown_people_are_told_so_until_somebody_links_them() {
     let mut ann = Person::new("ann");
     assert_eq!(ann.sign_in(&relay, &provider).await, "/#/sso/unknown");
     assert_eq!(ann.cookie(relay.addr, "relay_session"), None);
-    assert!(relay.log().contains(r#"subject \"ann\""#), "the operator is told whom to link: {}", relay.log());
+    system_tests::eventually("the operator is told whom to link", system_tests::SOON, async || {
+        relay.log().contains(r#"subject \"ann\""#)
+    })
+    .await;
 
     let link = ["user", "link", EMAIL, "--issuer", &provider.issuer(), "--subject", "ann"];
     assert!(relay.cli(&link).await.status.success());

@@ -42,7 +42,7 @@ pub const METRICS: &[Metric] = &[
     Metric {
         name: STATUSES,
         kind: Is::Counter,
-        labels: "code=DAEMON_UNAVAILABLE|BACKPLANE_UNAVAILABLE|FRAME_TOO_LARGE_FOR_BUS|RATE_LIMITED|RELAY_REDIRECT",
+        labels: "code=RUNTIME_TARGET_REQUIRED|DAEMON_UNAVAILABLE|BACKPLANE_UNAVAILABLE|FRAME_TOO_LARGE_FOR_BUS|RATE_LIMITED|RELAY_REDIRECT",
         help: "relay_status frames that were sent",
     },
     Metric {
