@@ -97,7 +97,7 @@ impl World {
             Back::Postgres(postgres) => mode(options, "server", &postgres.url_as("postgres", BUS)),
             Back::OwnPostgres(postgres) => options
                 .env("RELAY_BACKPLANE_MODE", "server")
-                // The other tests' secrets are made where the database is alone.
+                // With a database of their own relays make none.
                 .env("RELAY_JWT_SECRET", tokens::SECRET)
                 .database(&postgres.url_as("postgres", BUS)),
             Back::Platform(_, link) => mode(options, "server", &link.url()),
