@@ -373,7 +373,7 @@ impl Tables {
 
     /// Reads frames until `stop`, and removes what is over.
     pub(super) async fn listen(self: Arc<Self>, inbox: Arc<Inbox>, stop: CancellationToken) {
-        let mut reader = Reader { tables: self.clone(), inbox, since: None };
+        let mut reader = Reader { tables: self.clone(), inbox, since: 0 };
         let mut backoff = Backoff::default();
         loop {
             let result = tokio::select! {
@@ -421,8 +421,8 @@ impl Tables {
 struct Reader {
     tables: Arc<Tables>,
     inbox: Arc<Inbox>,
-    /// The number up to which all was read; `None` before the first look.
-    since: Option<i64>,
+    /// The number up to which all was read.
+    since: i64,
 }
 
 impl Reader {
@@ -441,10 +441,9 @@ impl Reader {
         let listener = tokio::time::timeout(DEADLINE, connecting).await;
         let mut listener = listener.map_err(|_| late())?.map_err(failure)?;
         listener.eager_reconnect(false);
-        // The numbers may have begun anew meanwhile. What is read twice is dropped, because it is no news.
-        if self.since.is_some() {
-            self.since = Some(0);
-        }
+        // All that is fresh, also at first: others may have found us before we came here. And the numbers may have begun
+        // anew meanwhile. What is read twice, or was issued before this process began, is dropped, because it is no news.
+        self.since = 0;
         let mut poll = tokio::time::interval(POLL);
         poll.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut probed = Instant::now();
@@ -476,8 +475,7 @@ impl Reader {
         let mut lease = tables.lease().await?;
         let newest: i64 =
             sqlx::query_scalar(NEWEST).fetch_one(&mut *lease.connection).await.map_err(failure)?;
-        // What was there before us is not for us.
-        let mut since = *self.since.get_or_insert(newest);
+        let mut since = self.since;
         while since < newest {
             let query = sqlx::query_as(FRAMES)
                 .bind(since)
@@ -491,7 +489,7 @@ impl Reader {
             for row in rows {
                 self.take(row);
             }
-            self.since = Some(since);
+            self.since = since;
         }
         lease.done = true;
         Ok(())

@@ -1,5 +1,7 @@
 //! The daemon comes to another relay while its old one still believes to have it, is stopped, or is dead.
 
+use std::time::Duration;
+
 use nix::sys::signal::Signal;
 use serde_json::json;
 use system_tests::SOON;
@@ -135,6 +137,8 @@ async fn the_last_of_many_moves_counts(world: World) {
             closed_as_replaced(old).await;
         }
         before = Some(daemon);
+        // Whoever moves needs a moment to notice that it has to; which came last is not told by less than that.
+        tokio::time::sleep(Duration::from_secs(1)).await;
     }
 }
 

@@ -34,6 +34,13 @@ async fn a_thousand_frames_keep_their_order(world: World) {
     let (a, b) = tokio::join!(world.relay("a"), world.relay("b"));
     let (mut daemon, mut client) = (world.daemon(&a).await, world.client(&b).await);
     meet(&mut daemon, &mut client, "s").await;
+    // Alike and at once, as events may be: each of them counts.
+    for _ in 0..20 {
+        client.send(&e2ee("s", 1)).await;
+    }
+    for _ in 0..20 {
+        daemon.expect(&e2ee("s", 1)).await;
+    }
     if world.is_platform() {
         portions(&mut client, &mut daemon, "s").await;
         portions(&mut daemon, &mut client, "s").await;

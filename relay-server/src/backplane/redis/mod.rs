@@ -80,17 +80,18 @@ impl Redis {
 
     /// Holds a daemon.
     pub(super) async fn claim(&self, pair: &Pair, fact: &Fact, told: &[Uuid]) -> Result<Written, Failure> {
+        let mut lease = self.connections.lease().await?;
         let mut call = self.scripts.claim.key(self.daemon_key(pair));
         call.arg(&*self.me.relay)
             .arg(fact.connection.to_string())
             .arg(ordered(fact.generation))
-            .arg(millis(fact.since.elapsed()))
+            // Now that nothing is waited for: whatever passes until the script runs makes the daemon look newer.
+            .arg(micros(fact.since.elapsed()))
             .arg(millis(VOID))
             .arg(&self.record);
         for earlier in told {
             call.arg(earlier.to_string());
         }
-        let mut lease = self.connections.lease().await?;
         let result: RedisResult<Option<String>> = call.invoke_async(&mut lease.connection).await;
         Ok(match self.checked(&lease, result).await? {
             None => Written::Held,
@@ -313,6 +314,10 @@ impl Redis {
 
 /// What stands before a member's record.
 const SINCE_DIGITS: usize = 20;
+
+fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
 
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)

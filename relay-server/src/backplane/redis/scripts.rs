@@ -7,7 +7,7 @@ use redis::Script;
 pub(super) struct Scripts {
     /// Holds a daemon unless another has the better right. Returns the id of the relay that has it, or nothing.
     ///
-    /// ARGV: relay, connection, generation, age in ms, life in ms, record, and our own earlier connections.
+    /// ARGV: relay, connection, generation, age in µs, life in ms, record, and our own earlier connections.
     pub(super) claim: Script,
     /// Lets go what is ours. ARGV: relay, connections.
     pub(super) release: Script,
@@ -30,7 +30,7 @@ impl Scripts {
 
 const CLAIM: &str = r"
 local time = redis.call('TIME')
-local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
+local now = tonumber(time[1]) * 1000000 + tonumber(time[2])
 local since = string.format('%020d', math.max(0, now - tonumber(ARGV[4])))
 local held = redis.call('HMGET', KEYS[1], 'relay', 'connection', 'generation', 'since')
 if held[1] then
