@@ -149,6 +149,37 @@ async fn an_answer_counts_once_and_only_in_the_browser_that_asked() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_other_sites_make_a_browser_ask_costs_no_attempts_and_ends_no_sign_in() {
+    let provider = Provider::start().await;
+    let relay = relay(&provider, lets_all_in()).await;
+    let mut ann = Person::new("ann");
+    let away = ann.leave(&relay).await;
+    let back = ann.through(&provider, &away).await;
+    let cookie = format!("relay_oidc={}", ann.cookie(relay.addr, "relay_oidc").unwrap());
+    let good = back.strip_prefix(&relay.url()).unwrap();
+    let made_up = "/v1/auth/oidc/callback?code=x&state=y";
+    // More than an address has attempts in a minute.
+    for (path, mode, dest) in [(good, "no-cors", "image"), (made_up, "navigate", "document")] {
+        for _ in 0..70 {
+            let request = http::Request::get(path)
+                .header("cookie", &cookie)
+                .header("sec-fetch-site", "cross-site")
+                .header("sec-fetch-mode", mode)
+                .header("sec-fetch-dest", dest)
+                .body(system_tests::client::empty());
+            let reply = fetch(relay.addr, request.unwrap()).await;
+            assert!(!reply.headers.contains_key("set-cookie"), "{reply:?}");
+            if dest == "image" {
+                reply.is_problem(Code::CsrfRefused);
+            } else {
+                assert_eq!(reply.header("location"), Some("/#/sso/expired"));
+            }
+        }
+    }
+    assert_eq!(ann.come_back(&relay, &back).await, IN);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_the_provider_was_asked_has_to_be_what_the_browser_keeps() {
     let provider = Provider::start().await;
     let relay = relay(&provider, lets_all_in()).await;

@@ -82,13 +82,19 @@ impl RelayUrl {
         }
     }
 
-    /// Whether its host is that of `other`, or a name below that one.
+    /// Whether it belongs to `other`: the same host and port, or a name below that host. On one host the other ports
+    /// may be other people's; on this machine they are as good as the one that was named. The port of a scheme's own
+    /// is the same port whatever the scheme.
     pub fn is_within(&self, other: &Self) -> bool {
+        let same_port = || self.0.port() == other.0.port() || other.is_loopback();
         match (self.0.host(), other.0.host()) {
-            (Some(url::Host::Domain(name)), Some(url::Host::Domain(of))) => name
-                .strip_suffix(of)
-                .is_some_and(|rest| rest.is_empty() || (rest.len() > 1 && rest.ends_with('.'))),
-            (Some(ours), Some(of)) => ours == of,
+            (Some(url::Host::Domain(name)), Some(url::Host::Domain(of))) => {
+                name.strip_suffix(of).is_some_and(|rest| match rest {
+                    "" => same_port(),
+                    rest => rest.len() > 1 && rest.ends_with('.'),
+                })
+            }
+            (Some(ours), Some(of)) => ours == of && same_port(),
             _ => false,
         }
     }

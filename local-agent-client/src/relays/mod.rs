@@ -37,6 +37,8 @@ pub const MAX_ALSO: usize = 16;
 const MAX_ADDRESSES: usize = 16;
 /// Offered relays that are remembered, the newest: two offers full.
 const MAX_OFFERED: usize = 2 * offers::MAX_OFFERED;
+/// How long an offer counts that nobody repeats. Names go to others in time, and whoever is dialled gets the token.
+const OFFER_LIFE: Duration = Duration::from_secs(24 * 3600);
 /// Places that there are at the most.
 pub const MAX_PLACES: usize = 1 + MAX_ADDRESSES + MAX_ALSO + MAX_OFFERED;
 /// Places that one attempt goes to. Each takes up to 25 s when it is dead, and there is a back-off after it.
@@ -73,7 +75,8 @@ pub struct Relays {
 struct State {
     table: Table,
     addresses: Vec<SocketAddr>,
-    offered: Vec<RelayUrl>,
+    /// Each with the time of the last offer.
+    offered: Vec<(RelayUrl, Instant)>,
     /// Whether any attempt has come to an end.
     began: bool,
 }
@@ -104,14 +107,15 @@ impl Relays {
         self.connections > 1
     }
 
-    fn places(&self, state: &State) -> Vec<Place> {
+    fn places(&self, state: &State, now: Instant) -> Vec<Place> {
         let mut places = Vec::new();
         let pinned = |address: &SocketAddr| Place { url: self.configured.clone(), address: Some(*address) };
         places.extend(state.addresses.iter().map(pinned));
         if places.is_empty() {
             places.push(Place::from(self.configured.clone()));
         }
-        for relay in self.also.iter().chain(&state.offered) {
+        let fresh = state.offered.iter().filter(|(_, at)| now.saturating_duration_since(*at) < OFFER_LIFE);
+        for relay in self.also.iter().chain(fresh.map(|(relay, _)| relay)) {
             let place = Place::from(relay.clone());
             if *relay != self.configured && !places.contains(&place) {
                 places.push(place);
@@ -140,20 +144,21 @@ impl Relays {
     }
 
     /// Takes in what a relay offers.
-    fn offered(&self, state: &mut State, text: &str) {
+    fn offered(&self, state: &mut State, text: &str, now: Instant) {
         let offers::Offered { relays, ignored } = offers::read(text, &self.configured, &self.also);
         if ignored > 0 {
             tracing::warn!(
                 ignored,
-                "the relay offers others that are not believed: they are not of its host; name them with --also-relay"
+                "the relay offers others that are not believed: they are not of its host and port; name them with --also-relay"
             );
         }
         // Behind them the older ones, of which the oldest go.
         let older = std::mem::take(&mut state.offered);
-        state.offered = relays;
-        for relay in older {
-            if state.offered.len() < MAX_OFFERED && !state.offered.contains(&relay) {
-                state.offered.push(relay);
+        state.offered = relays.into_iter().map(|relay| (relay, now)).collect();
+        for (relay, at) in older {
+            let known = state.offered.iter().any(|(other, _)| *other == relay);
+            if state.offered.len() < MAX_OFFERED && !known {
+                state.offered.push((relay, at));
             }
         }
     }
@@ -206,8 +211,9 @@ impl<D: Dial> Seat<D> {
     /// The next place of an attempt, which nobody else goes to from now on.
     fn next(&self, tried: &[Place]) -> Option<Place> {
         let mut state = self.relays.state.lock();
-        let places = self.relays.places(&state);
-        let place = state.table.next(self.index, &places, tried, Instant::now())?;
+        let now = Instant::now();
+        let places = self.relays.places(&state, now);
+        let place = state.table.next(self.index, &places, tried, now)?;
         state.table.dials(self.index, Some(place.clone()));
         Some(place)
     }
@@ -231,7 +237,7 @@ impl<D: Dial> Seat<D> {
                 self.relays.change(|state| {
                     state.began = true;
                     if let Some(others) = others.filter(|_| self.relays.spreads()) {
-                        self.relays.offered(state, &others);
+                        self.relays.offered(state, &others, Instant::now());
                     }
                     state.table.up(self.index, place, relay_id, Instant::now());
                 });
@@ -327,7 +333,7 @@ impl<D: Dial> Connect for Seat<D> {
                 let now = Instant::now();
                 let chosen = {
                     let mut state = self.relays.state.lock();
-                    let places = self.relays.places(&state);
+                    let places = self.relays.places(&state, now);
                     let chosen = state.table.better(self.index, &places, now);
                     if let Ok(place) = &chosen {
                         state.table.dials(self.index, Some(place.clone()));
@@ -362,12 +368,37 @@ impl<D: Dial> Connect for Seat<D> {
     fn drained(&self) -> bool {
         self.relays.change(|state| {
             state.table.leave(self.index);
-            let places = self.relays.places(state);
-            state.table.is_elsewhere_free(self.index, &places, Instant::now())
+            let now = Instant::now();
+            let places = self.relays.places(state, now);
+            state.table.is_elsewhere_free(self.index, &places, now)
         })
     }
 
     fn lost(&self) {
         self.relays.change(|state| state.table.down(self.index));
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn offers_are_forgotten_a_day_after_the_last() {
+        let relays = Relays::new("https://relay.example".parse().unwrap(), Vec::new(), 2);
+        let start = Instant::now();
+        let (hour, day) = (Duration::from_secs(3600), OFFER_LIFE);
+        let mut state = relays.state.lock();
+        relays.offered(&mut state, "https://a.relay.example,https://b.relay.example", start);
+        relays.offered(&mut state, "https://b.relay.example", start + hour);
+        for (after, places) in [
+            (day - Duration::from_secs(1), &["relay.example", "b.relay.example", "a.relay.example"][..]),
+            (day, &["relay.example", "b.relay.example"]),
+            (day + hour, &["relay.example"]),
+        ] {
+            let found = relays.places(&state, start + after);
+            assert_eq!(found.iter().map(|place| place.url.host()).collect::<Vec<_>>(), places);
+        }
     }
 }

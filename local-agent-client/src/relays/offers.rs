@@ -26,7 +26,8 @@ pub struct Offered {
 
 /// Reads an `x-relay-others`. Believed is an address
 /// * by `http` or `https`, and not by `http` where the configured relay is reached by `https`,
-/// * on the configured relay's host (with whatever port), or on a name below it,
+/// * on the configured relay's host with the same port (with whatever port when that host is this machine), or on a
+///   name below it,
 /// * or that of a relay that was named as `also`.
 pub fn read(text: &str, configured: &RelayUrl, also: &[RelayUrl]) -> Offered {
     if text.len() > MAX_TEXT {
@@ -70,15 +71,23 @@ mod tests {
     #[test]
     fn only_what_belongs_to_the_configured_relay_is_believed() {
         for (configured, entry, good) in [
-            ("https://relay.example", "https://relay.example:8443", true),
+            ("https://relay.example", "https://relay.example:443", true),
+            ("https://relay.example:8443", "https://relay.example:8443/base", true),
+            ("https://relay.example", "https://b.relay.example:8443", true),
             ("https://relay.example", "https://RELAY.example/base", true),
             ("https://relay.example", "https://b.relay.example", true),
             ("https://relay.example", "https://a.b.relay.example", true),
             ("https://relay.example", "https://named.test", true),
-            ("http://relay.example", "http://relay.example:81", true),
+            ("http://localhost:1", "http://localhost:2", true),
             ("http://relay.example", "https://relay.example", true),
             ("http://127.0.0.1:1", "http://127.0.0.1:2", true),
             ("http://[::1]:1", "http://[::1]:2", true),
+            // Somebody else's port of the same machine.
+            ("https://relay.example", "https://relay.example:8443", false),
+            ("https://relay.example:8443", "https://relay.example", false),
+            ("http://relay.example", "http://relay.example:81", false),
+            ("http://relay.example", "https://relay.example:80", false),
+            ("http://192.0.2.1", "http://192.0.2.1:81", false),
             // A worse way.
             ("https://relay.example", "http://relay.example", false),
             ("https://relay.example", "http://b.relay.example", false),

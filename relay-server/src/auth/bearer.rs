@@ -14,6 +14,7 @@ use super::metrics::ProviderTokens;
 use super::oidc::{self, Provider, access};
 use super::token::Verifier;
 use crate::store::{Identity, Person, Store, StoreError};
+use crate::telemetry::seldom::Seldom;
 
 /// Whose a good token is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,12 +59,22 @@ pub struct Bearers {
     provider: Option<Arc<Provider>>,
     store: Store,
     provider_tokens: ProviderTokens,
+    said: Seldom<Said>,
+}
+
+/// What the log is told now and then, however many tokens come.
+#[derive(PartialEq, Eq, Hash)]
+enum Said {
+    /// The provider's keys cannot be had.
+    Away,
+    /// This person has good tokens of the provider and is nobody here.
+    Nobody(String),
 }
 
 impl Bearers {
     /// With our secret's verifier, and the provider if there is one.
     pub fn new(own: Verifier, provider: Option<Arc<Provider>>, store: Store) -> Self {
-        Self { own, provider, store, provider_tokens: ProviderTokens::new() }
+        Self { own, provider, store, provider_tokens: ProviderTokens::new(), said: Seldom::default() }
     }
 
     /// The provider.
@@ -125,7 +136,12 @@ impl Bearers {
 
     async fn of_provider(&self, provider: &Provider, token: &str) -> Result<Holder, BearerError> {
         let claims = provider.access_token(token).await.map_err(|error| match error {
-            JwksError::Unavailable(reason) => BearerError::Provider(reason),
+            JwksError::Unavailable(reason) => {
+                if self.said.is_due(Said::Away) {
+                    tracing::warn!(%reason, "tokens of the provider cannot be checked");
+                }
+                BearerError::Provider(reason)
+            }
             JwksError::Bad(reason) => reason.into(),
         })?;
         let expires_at = access::expires_at(&claims);
@@ -139,7 +155,9 @@ impl Bearers {
         let user = oidc::adopt(&self.store, who, None, config.auto_create).await.map_err(|error| match error {
             oidc::Refused::Store(error) => BearerError::Store(error),
             refused => {
-                tracing::info!(target: "relay::audit", subject = ?who.subject, reason = %refused, "a token of the provider was refused");
+                if self.said.is_due(Said::Nobody(who.subject.to_owned())) {
+                    tracing::info!(target: "relay::audit", subject = ?who.subject, reason = %refused, "a token of the provider was refused");
+                }
                 BearerError::refused(refused)
             }
         })?;

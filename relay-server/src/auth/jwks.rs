@@ -3,7 +3,8 @@
 //! Whoever sends tokens must not be able to make the relay ask its provider as often as they like, and a
 //! provider that is away must not stop what its keys have been known for. So the set is fetched when it is first
 //! needed, again after ten minutes (a withdrawn key then ends), and at once for a key that it does not have, but
-//! not more often than once a minute; after a failure the next try waits ten seconds. Whoever needs the same
+//! not more often than once a minute; without a set, or with one that is due, the next try after a failure waits ten
+//! seconds. Whoever needs the same
 //! fetch waits for the one that is under way. While the provider is away the last set goes on counting for an
 //! hour, and not longer.
 
@@ -100,17 +101,16 @@ impl State {
 
     /// Whether to ask the provider now.
     fn may_fetch(&self, need: Need, now: Instant) -> bool {
-        let wanted = match self.keys(now) {
-            None => true,
-            Some((_, age)) => age >= RENEW || need == Need::Newer,
-        };
+        let due = self.keys(now).is_none_or(|(_, age)| age >= RENEW);
         let wait = match &self.tried {
             None => Duration::ZERO,
+            // Strangers name keys as they like, and a provider in trouble least of all needs their questions.
+            Some(_) if !due => UNKNOWN_KEY,
             Some(Tried { failed: Some(_), .. }) => RETRY,
-            Some(_) if need == Need::Newer => UNKNOWN_KEY,
             Some(_) => Duration::ZERO,
         };
-        wanted && self.tried.as_ref().is_none_or(|tried| now.saturating_duration_since(tried.at) >= wait)
+        (due || need == Need::Newer)
+            && self.tried.as_ref().is_none_or(|tried| now.saturating_duration_since(tried.at) >= wait)
     }
 
     fn failure(&self) -> Option<String> {

@@ -97,6 +97,26 @@ async fn an_unknown_key_is_asked_for_once_a_minute() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_unknown_key_is_asked_for_once_a_minute_of_a_provider_that_is_away_too() {
+    let (provider, jwks) = start(&["a"]);
+    assert!(good(&jwks, "a").await);
+    provider.away();
+    tokio::time::advance(UNKNOWN_KEY).await;
+    assert!(matches!(error(&jwks, "b").await, JwksError::Unavailable(_)));
+    assert_eq!(provider.asked(), 2);
+    for _ in 0..5 {
+        tokio::time::advance(RETRY).await;
+        assert!(matches!(error(&jwks, "b").await, JwksError::Unavailable(_)));
+        assert!(good(&jwks, "a").await);
+    }
+    assert_eq!(provider.asked(), 2);
+    provider.has(&["a", "b"]);
+    tokio::time::advance(RETRY).await;
+    assert!(good(&jwks, "b").await);
+    assert_eq!(provider.asked(), 3);
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_cannot_be_good_costs_the_provider_nothing() {
     let (provider, jwks) = start(&["a"]);
     for bad in ["", "x.y.z", &"a".repeat(MAX_TOKEN_BYTES + 1), "eyJhbGciOiJIUzI1NiJ9.e30.AAAA"] {

@@ -23,7 +23,7 @@ const RENEWALS: Metric = Metric::counter(
 
 const FETCHES: Metric = Metric::counter(
     "relay_auth_provider_fetches_total",
-    "what=keys|discovery|code, result=ok|failed",
+    "what=keys|discovery|code result=ok|failed",
     "Key sets, discovery documents and tokens for codes that were fetched",
 );
 const PROVIDER_TOKENS: Metric = Metric::counter(
@@ -33,7 +33,7 @@ const PROVIDER_TOKENS: Metric = Metric::counter(
 );
 const SIGN_INS: Metric = Metric::counter(
     "relay_auth_sign_ins_total",
-    "by=password|link|provider, result=ok|failed",
+    "by=password|link|provider result=ok|failed",
     "People who signed in with a browser, and attempts that failed",
 );
 

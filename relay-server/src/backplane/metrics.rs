@@ -56,7 +56,7 @@ pub const METRICS: &[Metric] = &[
     Metric {
         name: QUESTIONS,
         kind: Kind::Counter,
-        labels: "about=daemon|host|relays,result=found|none|unavailable",
+        labels: "about=daemon|host|relays result=found|none|unavailable",
         help: "Questions where something is, those answered from memory included",
     },
     Metric {

@@ -126,7 +126,7 @@ settings! {
     MaxConnectionsPerIp: "max_connections_per_ip", ["RELAY_MAX_CONNECTIONS_PER_IP"], Kind::Count { min: 1, max: 1_000_000 }, "50", false,
         "Open tunnels and WebSockets per client address (`too_many_connections`)";
     MaxTcpConnectionsPerIp: "max_tcp_connections_per_ip", ["RELAY_MAX_TCP_CONNECTIONS_PER_IP"], Kind::Count { min: 1, max: 1_000_000 }, "1024", false,
-        "Accepted connections per address that is not a trusted proxy (`too_many_connections`)";
+        "Accepted connections per address that is not a trusted proxy (`too_many_connections`); those by which another relay passes requests on do not count";
     MaxTcpConnections: "max_tcp_connections", ["RELAY_MAX_TCP_CONNECTIONS"], Kind::Count { min: 1, max: 10_000_000 }, "16384", false,
         "Accepted connections in all (`too_many_connections`)";
     MaxTunnelsPerHost: "max_tunnels_per_host", ["RELAY_MAX_TUNNELS_PER_HOST"], Kind::Count { min: 1, max: 1024 }, "8", false,

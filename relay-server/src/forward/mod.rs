@@ -30,6 +30,7 @@
 //! | [`envelope`], [`key`], [`replay`] | the signed header |
 //! | [`arrival`] | at B: who may pass requests on |
 //! | [`pass`], [`relays`], [`body`] | at A: choosing, connecting, sending |
+//! | [`on_the_way`] | at A: how much there may be of it at once |
 //! | [`redirect`] | at A: who may be sent elsewhere, and where |
 //! | [`metrics`] | what is counted |
 
@@ -38,6 +39,7 @@ pub mod body;
 pub mod envelope;
 pub mod key;
 pub mod metrics;
+pub mod on_the_way;
 pub mod pass;
 pub mod redirect;
 pub mod relays;

@@ -23,6 +23,7 @@ use super::body::Kept;
 use super::envelope::{Envelope, Nonce};
 use super::key::Key;
 use super::metrics::{Sent, Upgraded};
+use super::on_the_way::{OnTheWay, Passing};
 use super::redirect::Rules;
 use super::relays::{Relay, Relays};
 use super::{FORWARDED, Word};
@@ -38,6 +39,7 @@ use crate::proxy::body::{Consent, RequestBody};
 use crate::proxy::send::{
     Failed, Sending, Way, allow_on_continue, expects_continue, frame_body, sender_broke_off,
 };
+use crate::telemetry::seldom::Seldom;
 
 /// The other relay keeps the same times and tells what happened: this one waits a little longer.
 const GRACE: Duration = Duration::from_secs(5);
@@ -55,7 +57,18 @@ pub struct Forwarder {
     count: AtomicU64,
     open_timeout: Duration,
     head_timeout: Duration,
+    on_the_way: OnTheWay,
     metrics: Sent,
+    said: Seldom<(Arc<str>, Trouble)>,
+}
+
+/// What the log is told of a relay now and then, and not with every request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Trouble {
+    NoAddress,
+    Unreachable,
+    NoBelief,
+    NoRelay,
 }
 
 /// What a request is passed on for.
@@ -190,8 +203,22 @@ impl Forwarder {
             count: AtomicU64::new(0),
             open_timeout: limits.stream_open_timeout,
             head_timeout: limits.response_head_timeout + GRACE,
+            on_the_way: OnTheWay::default(),
             metrics: Sent::new(),
+            said: Seldom::default(),
         }))
+    }
+
+    /// Takes a place among what is on its way, to be held until the answer has ended.
+    ///
+    /// # Errors
+    /// `too_many_streams`.
+    pub fn enter(&self, host: Uuid, session: Uuid) -> Result<Passing, Refusal> {
+        self.on_the_way.enter(host, session)
+    }
+
+    fn is_due(&self, relay: &Arc<str>, trouble: Trouble) -> bool {
+        self.said.is_due((relay.clone(), trouble))
     }
 
     /// Closes idle connections until `stop`.
@@ -253,9 +280,11 @@ impl Forwarder {
             }
         }
         if tried.is_none() {
-            tracing::warn!(
-                "no relay that holds the host tells others its address: set RELAY_INTERNAL_URL there"
-            );
+            if holders.first().is_some_and(|holder| self.is_due(&holder.relay, Trouble::NoAddress)) {
+                tracing::warn!(
+                    "no relay that holds the host tells others its address: set RELAY_INTERNAL_URL there"
+                );
+            }
             self.metrics.unreachable.increment(1);
         }
         // Without an answer what is known stays.
@@ -336,21 +365,25 @@ impl Forwarder {
             }
             Some(Word::Refused) => {
                 self.metrics.refused.increment(1);
-                tracing::warn!(
-                    relay = &*holder.relay,
-                    "another relay does not believe this one: give all relays the same RELAY_BUS_HMAC_KEY, an own RELAY_ID \
-                     each, and clocks that agree"
-                );
+                if self.is_due(&holder.relay, Trouble::NoBelief) {
+                    tracing::warn!(
+                        relay = &*holder.relay,
+                        "another relay does not believe this one: give all relays the same RELAY_BUS_HMAC_KEY, an own \
+                         RELAY_ID each, and clocks that agree"
+                    );
+                }
                 Err(unreachable_relay())
             }
             None => {
                 self.metrics.unreachable.increment(1);
-                tracing::warn!(
-                    relay = &*holder.relay,
-                    status = response.status().as_u16(),
-                    "what answers at another relay's internal address is no relay, or has no place for this one's \
-                     connections (RELAY_MAX_TCP_CONNECTIONS_PER_IP)"
-                );
+                if self.is_due(&holder.relay, Trouble::NoRelay) {
+                    tracing::warn!(
+                        relay = &*holder.relay,
+                        status = response.status().as_u16(),
+                        "what answers at another relay's internal address is no relay, or has no place for this one's \
+                         connections (RELAY_MAX_TCP_CONNECTIONS_PER_IP)"
+                    );
+                }
                 Err(unreachable_relay())
             }
         }
@@ -386,7 +419,9 @@ impl Way for To<'_> {
             Ok(Err(why)) => why,
             Err(_) => format!("no connection within {} ms", within.as_millis()),
         };
-        tracing::warn!(relay = &*self.holder.relay, error = why, "another relay cannot be reached");
+        if self.forwarder.is_due(&self.holder.relay, Trouble::Unreachable) {
+            tracing::warn!(relay = &*self.holder.relay, error = why, "another relay cannot be reached");
+        }
         self.forwarder.metrics.unreachable.increment(1);
         Err(Failure::Away(Away::Unreachable))
     }

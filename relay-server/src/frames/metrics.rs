@@ -24,13 +24,13 @@ pub const METRICS: &[Metric] = &[
     Metric {
         name: IN,
         kind: Is::Counter,
-        labels: "role=daemon|client|worker|bus, kind=e2ee|key_init|key_response|key_update|pairing_request|pairing_response|subscription|session_event|transport_request|transport_response",
+        labels: "role=daemon|client|worker|bus kind=e2ee|key_init|key_response|key_update|pairing_request|pairing_response|subscription|session_event|transport_request|transport_response",
         help: "Frames that came and are of a kind that may pass, by who sent them",
     },
     Metric {
         name: OUT,
         kind: Is::Counter,
-        labels: "role=daemon|client|worker, kind=e2ee|key_init|key_response|key_update|pairing_request|pairing_response|subscription|session_event|transport_request|transport_response",
+        labels: "role=daemon|client|worker kind=e2ee|key_init|key_response|key_update|pairing_request|pairing_response|subscription|session_event|transport_request|transport_response",
         help: "Frames that were put into a socket's queue, by who receives them",
     },
     Metric {

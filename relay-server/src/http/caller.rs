@@ -51,7 +51,7 @@ fn told(judged: Result<Holder, BearerError>, by_cookie: bool) -> Result<Caller, 
             Err(unauthorized())
         }
         Err(BearerError::Provider(reason)) => {
-            tracing::warn!(%reason, "a token of the provider could not be checked");
+            tracing::debug!(%reason, "a token of the provider could not be checked");
             Err(Refusal::new(
                 Code::StoreUnavailable,
                 "The identity provider that made this token does not answer. Try again in a few seconds.",

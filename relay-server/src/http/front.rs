@@ -17,7 +17,7 @@ use super::client_addr::{ClientInfo, RateKey, client_info};
 use super::cors::{self, Decision, Policy};
 use super::metrics::Responses;
 use super::request_id::RequestId;
-use super::serve::Peer;
+use super::serve::{Peer, Place};
 use super::{head, problem};
 use crate::admin;
 use crate::config::{Config, Limits};
@@ -90,7 +90,11 @@ impl Front {
         F: Future<Output = Response<Body>>,
     {
         let received = Instant::now();
+        let place = request.extensions_mut().remove::<Place>();
         let arrival = self.relays.take(&mut request);
+        if let (Ok(Some(_)), Some(place)) = (&arrival, place) {
+            place.give_back();
+        }
         let context = match &arrival {
             // Whoever really calls, the other relay knows.
             Ok(Some(Arrival { client, id })) => {
@@ -107,8 +111,10 @@ impl Front {
             origin = Decision::Refused;
         }
 
-        let mut response = if let Err(refused) =
-            head::check(&request, &self.limits).and_then(|()| head::check_host(&request))
+        let lines = || if context.forwarded { Ok(()) } else { head::check_lines(&request) };
+        let mut response = if let Err(refused) = head::check(&request, &self.limits)
+            .and_then(|()| lines())
+            .and_then(|()| head::check_host(&request))
         {
             problem::respond(refused)
         } else if arrival.is_err() {

@@ -9,6 +9,7 @@ mod tries;
 pub use tries::{GuessKey, Tries};
 
 use std::collections::HashMap;
+use std::hash::Hash;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -66,21 +67,21 @@ impl<C: Clock> Rate<C> {
 /// Below this the table of [`Open`] is not worth shrinking.
 const SHRINK_ABOVE: usize = 1024;
 
-/// Counts what addresses have open at once.
+/// Counts what addresses, or others whom keys name, have open at once.
 #[derive(Clone)]
-pub struct Open {
+pub struct Open<K = RateKey> {
     limit: usize,
-    counts: Arc<Mutex<HashMap<RateKey, usize>>>,
+    counts: Arc<Mutex<HashMap<K, usize>>>,
 }
 
-impl Open {
+impl<K: Eq + Hash + Copy> Open<K> {
     /// At most so many per address.
     pub fn new(limit: usize) -> Self {
         Self { limit, counts: Arc::default() }
     }
 
     /// Counts one more until the guard is dropped, if the address may have one more.
-    pub fn enter(&self, key: RateKey) -> Option<AddrGuard> {
+    pub fn enter(&self, key: K) -> Option<AddrGuard<K>> {
         let mut counts = self.counts.lock();
         let count = counts.entry(key).or_insert(0);
         if *count >= self.limit {
@@ -99,12 +100,12 @@ impl Open {
 
 /// One open thing of an address. Dropping it gives it back.
 #[must_use = "the count ends with the guard"]
-pub struct AddrGuard {
-    key: RateKey,
-    open: Open,
+pub struct AddrGuard<K: Eq + Hash + Copy = RateKey> {
+    key: K,
+    open: Open<K>,
 }
 
-impl Drop for AddrGuard {
+impl<K: Eq + Hash + Copy> Drop for AddrGuard<K> {
     fn drop(&mut self) {
         let mut counts = self.open.counts.lock();
         if let Some(count) = counts.get_mut(&self.key) {

@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::send::TICK;
 use crate::auth::access::Exchange;
+use crate::forward::on_the_way::Passing;
 use crate::pool::Connection;
 
 /// Why a body broke off here.
@@ -164,6 +165,8 @@ pub struct ResponseBody {
     /// Where a body that was never asked for is told that it will not be.
     consent: Option<watch::Sender<Consent>>,
     bytes: Counter,
+    /// Its place among what is on its way to other relays.
+    passing: Option<Passing>,
 }
 
 impl ResponseBody {
@@ -175,6 +178,7 @@ impl ResponseBody {
         idle: Duration,
         consent: Option<watch::Sender<Consent>>,
         bytes: Counter,
+        passing: Option<Passing>,
     ) -> Self {
         let small = inner.size_hint().exact().is_some_and(|length| length <= SMALL);
         let watch =
@@ -190,6 +194,7 @@ impl ResponseBody {
             watch,
             consent,
             bytes,
+            passing,
         };
         if body.inner.is_end_stream() {
             body.finish();
@@ -199,6 +204,7 @@ impl ResponseBody {
 
     fn finish(&mut self) {
         self.watch = None;
+        self.passing = None;
         if let Some(connection) = self.connection.take() {
             connection.give_back();
         }

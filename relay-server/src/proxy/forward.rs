@@ -28,6 +28,7 @@ use super::upgrade;
 use crate::auth::access::{Exchange, Refused, Sessions, unix_now};
 use crate::auth::bearer::Bearers;
 use crate::config::{Config, Limits};
+use crate::forward::on_the_way::Passing;
 use crate::forward::pass::{Call, Prepared};
 use crate::forward::{Forwarder, Word};
 use crate::http::client_addr::ClientInfo;
@@ -77,6 +78,8 @@ struct Answered {
     exchange: Exchange,
     consent: Option<watch::Sender<Consent>>,
     upgrade: Option<Upgrade>,
+    /// Its place among what is on its way to other relays.
+    passing: Option<Passing>,
 }
 
 /// The browser's end of an upgrade, and what is held until it ends.
@@ -154,9 +157,11 @@ impl Proxy {
             answer.response.headers_mut().append(header::VARY, BY_USE);
         }
         let idle = self.limits().stream_idle_timeout;
-        let Answered { response, connection, exchange, consent, .. } = answer;
+        let Answered { response, connection, exchange, consent, passing, .. } = answer;
         let down = self.metrics.down.clone();
-        Ok(response.map(|body| Body::new(ResponseBody::new(body, connection, exchange, idle, consent, down))))
+        Ok(response.map(|body| {
+            Body::new(ResponseBody::new(body, connection, exchange, idle, consent, down, passing))
+        }))
     }
 
     /// Into a tunnel of this relay.
@@ -192,7 +197,7 @@ impl Proxy {
             restore_hop(response.headers_mut(), &back);
         }
         let upgrade = browser.zip(guard).map(|(browser, guard)| Upgrade { browser, guard: Box::new(guard) });
-        Ok(Answered { response, connection, exchange, consent, upgrade })
+        Ok(Answered { response, connection, exchange, consent, upgrade, passing: None })
     }
 
     /// To the relay that has a tunnel of the host, if there is one.
@@ -214,6 +219,7 @@ impl Proxy {
         if let Some(response) = forwarder.redirect(&holders, request.headers(), request.uri()) {
             return Ok(Elsewhere::Done(response));
         }
+        let passing = forwarder.enter(target.host, target.session)?;
         let browser = request.extensions_mut().remove::<OnUpgrade>();
         let prepared = Prepared::new(request, self.metrics.up.clone()).ok_or_else(unknown_path)?;
         let guard = if prepared.upgrades() { Some(self.admit_upgrade(&context.client)?) } else { None };
@@ -232,6 +238,7 @@ impl Proxy {
             exchange,
             consent: answer.consent,
             upgrade,
+            passing: Some(passing),
         })))
     }
 
@@ -242,7 +249,7 @@ impl Proxy {
 
     /// From here on the relay carries bytes.
     fn upgraded(&self, answer: Answered, id: &RequestId) -> Result<Response<Body>, Refusal> {
-        let Answered { mut response, connection, exchange, upgrade, .. } = answer;
+        let Answered { mut response, connection, exchange, upgrade, passing, .. } = answer;
         let Some(Upgrade { browser, guard }) = upgrade else {
             return Err(Refusal::new(
                 Code::LocalServerFailed,
@@ -251,7 +258,7 @@ impl Proxy {
         };
         let far = hyper::upgrade::on(&mut response);
         let idle = self.limits().stream_idle_timeout;
-        let guard = (guard, self.metrics.upgrade());
+        let guard = (guard, passing, self.metrics.upgrade());
         upgrade::join(browser, (far, connection), exchange, guard, idle, id.as_str().into());
         Ok(response.map(|_| Body::empty()))
     }

@@ -10,7 +10,7 @@
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use ::metrics::{Counter, Gauge, Histogram};
+use ::metrics::{Counter, Gauge, Histogram, Label};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 use relay_protocol::problem::Code;
 use tokio_util::sync::CancellationToken;
@@ -64,6 +64,26 @@ impl Metric {
     /// A histogram.
     pub const fn histogram(name: &'static str, labels: &'static str, help: &'static str) -> Self {
         Self { name, kind: Kind::Histogram, labels, help }
+    }
+
+    /// Every combination of labels that the table names, each in the table's order, which is that of the handles.
+    /// What holds a label that the table leaves open has none.
+    fn series(&self) -> Vec<Vec<Label>> {
+        let mut series = vec![Vec::new()];
+        for (key, values) in self.labels.split_whitespace().filter_map(|label| label.split_once('=')) {
+            if values == OPEN {
+                return Vec::new();
+            }
+            let with = |value: &'static str| {
+                let longer = |labels: &Vec<Label>| {
+                    let more = std::iter::once(Label::from_static_parts(key, value));
+                    labels.iter().cloned().chain(more).collect()
+                };
+                series.iter().map(longer).collect::<Vec<_>>()
+            };
+            series = values.split('|').flat_map(with).collect();
+        }
+        series
     }
 
     /// The counter without labels.
@@ -180,6 +200,9 @@ pub fn markdown() -> String {
     out
 }
 
+/// A label's values that the table does not name one by one.
+const OPEN: &str = "…";
+
 /// Upper bounds of what is measured in seconds: from a query on the same machine to the longest wait for an answer.
 const SECONDS: &[f64] =
     &[0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 120.0];
@@ -202,7 +225,22 @@ pub fn recorder() -> Result<PrometheusHandle, BuildError> {
             Kind::Histogram => ::metrics::describe_histogram!(name, help),
         }
     }
+    begin_at_zero();
     Ok(handle)
+}
+
+/// Shows what can be counted before it was for the first time: the growth of a series that appears with its first
+/// event misses that event. Gauges are left out, because zero says something; they appear with what they measure.
+fn begin_at_zero() {
+    for metric in all() {
+        for labels in metric.series() {
+            match metric.kind {
+                Kind::Counter => ::metrics::counter!(metric.name, labels).increment(0),
+                Kind::Histogram => drop(::metrics::histogram!(metric.name, labels)),
+                Kind::Gauge => {}
+            }
+        }
+    }
 }
 
 /// How often what histograms gathered is sorted into their buckets. Until then each value is kept as it is: at
@@ -247,7 +285,9 @@ mod tests {
             for label in labels.split_whitespace() {
                 let (key, values) = label.split_once('=').unwrap_or_default();
                 assert!(
-                    !values.is_empty() && key.bytes().all(|b| b.is_ascii_lowercase() || b == b'_'),
+                    !values.is_empty()
+                        && !values.contains([',', '='])
+                        && key.bytes().all(|b| b.is_ascii_lowercase() || b == b'_'),
                     "{name}: {label}"
                 );
                 assert!(!["le", "quantile"].contains(&key), "{name}: {label}");
@@ -279,6 +319,22 @@ mod tests {
         for line in table.lines() {
             assert_eq!(line.replace("\\|", "").matches('|').count(), 5, "{line}");
         }
+    }
+
+    #[test]
+    fn series_are_all_that_the_table_names() {
+        let series = |labels| {
+            let told = |labels: Vec<Label>| {
+                let told = |label: &Label| format!("{}={}", label.key(), label.value());
+                labels.iter().map(told).collect::<Vec<_>>().join(" ")
+            };
+            Metric::counter("x", labels, "").series().into_iter().map(told).collect::<Vec<_>>()
+        };
+        assert_eq!(series(""), [""]);
+        assert_eq!(series("a=b|c d=e|f"), ["a=b d=e", "a=c d=e", "a=b d=f", "a=c d=f"]);
+        assert!(series("code=…").is_empty());
+        let most = all().iter().map(|metric| metric.series().len()).max();
+        assert!(most.is_some_and(|most| most <= 64), "too many of one metric");
     }
 
     #[test]

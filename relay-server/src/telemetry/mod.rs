@@ -5,6 +5,7 @@
 pub mod logs;
 pub mod metrics;
 pub mod process;
+pub mod seldom;
 
 use std::io::IsTerminal;
 use std::sync::Arc;

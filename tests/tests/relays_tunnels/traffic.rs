@@ -13,13 +13,14 @@ use futures_util::{SinkExt, StreamExt};
 use http::{Method, StatusCode};
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::{Frame, Incoming};
+use relay_protocol::problem::Code;
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 use system_tests::{
     LocalServer, SOON,
     client::{self, Body, Connection, fetch, full, next_data, websocket},
     eventually,
-    fleet::Across,
+    fleet::{Across, Fleet},
     hex,
     local::{Recorder, app, big, big_digest},
     noise,
@@ -194,6 +195,57 @@ async fn a_body_waits_for_the_local_servers_word_when_the_browser_does() {
     assert_eq!(answer.status(), 200, "{answer:?}");
     let body = conn.response_body(&answer).await;
     assert_eq!(String::from_utf8_lossy(&body.bytes), "5 false");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_has_so_many_requests_on_their_way_and_gets_its_places_back() {
+    const PLACES: usize = 128;
+    let local = LocalServer::router(app()).await;
+    let fleet = Fleet::start().await.with(|options| options.env("RELAY_MAX_CONNECTIONS_PER_IP", 1000));
+    let across = Across::with(fleet, &local.url(), |agent| agent).await;
+    // One after the other, none keeps a place.
+    for _ in 0..PLACES {
+        assert_eq!(across.get("/hello").await.text(), "hello");
+    }
+    let mut sockets = Vec::new();
+    for _ in 0..PLACES {
+        sockets.push(websocket(across.near.addr, &across.path("/ws"), &[]).await.unwrap());
+    }
+    let refused = across.get("/hello").await;
+    assert!(refused.headers.contains_key("retry-after"), "{refused:?}");
+    refused.is_problem(Code::TooManyStreams);
+    assert!(websocket(across.near.addr, &across.path("/ws"), &[]).await.is_err());
+    // The owner's other browsers go on.
+    let other = across.near.create_session(&across.token, across.host).await;
+    let path = format!("/v1/relay/h/{}/s/{other}/hello", across.host);
+    assert_eq!(fetch(across.near.addr, client::get(&path)).await.text(), "hello");
+    drop(sockets);
+    eventually("there are places again", SOON, || async { across.get("/hello").await.text() == "hello" })
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn as_many_header_lines_as_across_one_relay() {
+    let local = Recorder::start().await;
+    let across = Across::start(&local.server.url()).await;
+    for (lines, status) in [(100, 200), (101, 431), (127, 431)] {
+        // One of them is the host, one says how the body is framed.
+        let own: String = (2..lines).map(|line| format!("x-{line}: a\r\n")).collect();
+        let head = format!(
+            "POST {} HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n{own}\r\n1\r\na\r\n0\r\n\r\n",
+            across.path("/digest")
+        );
+        for relay in [&across.near, &across.far] {
+            let mut conn = RawConn::connect(relay.addr).await;
+            conn.write(&head).await.unwrap();
+            let answer = within("an answer", SOON, conn.head()).await.unwrap();
+            assert_eq!(answer.status(), status, "{lines}: {answer:?}");
+            let body = conn.response_body(&answer).await;
+            assert!(status != 200 || local.last().0.all("x-2") == ["a"]);
+            let text = String::from_utf8_lossy(&body.bytes);
+            assert_eq!(text.contains("header_too_large"), status == 431, "{lines}: {text}");
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -102,9 +102,14 @@ impl CameBack {
         Some(came)
     }
 
+    /// Whether it is an answer to what this browser asked, good or bad.
+    pub fn answers(&self, kept: &Kept) -> bool {
+        self.state.as_ref() == Some(&kept.state)
+    }
+
     /// The code, when the answer is one to what this browser keeps.
     fn code_for(self, kept: &Kept, issuer: &str, names_issuer: bool) -> Result<String, SignInError> {
-        if self.state.as_ref() != Some(&kept.state) {
+        if !self.answers(kept) {
             return Err(SignInError::NotBegun);
         }
         // Somebody else's provider may send people here with a code of its own (RFC 9207).
@@ -114,11 +119,16 @@ impl CameBack {
             return Err(SignInError::NotBegun);
         }
         if let Some(error) = self.error {
-            let known = error.len() <= 64 && error.bytes().all(|b| b.is_ascii_lowercase() || b == b'_');
-            return Err(SignInError::Refused(if known { error } else { String::new() }));
+            return Err(SignInError::Refused(error_code(error)));
         }
         self.code.filter(|code| !code.is_empty() && code.len() <= MAX_CODE).ok_or(SignInError::NotBegun)
     }
+}
+
+/// A provider's code for an error (RFC 6749 section 5.2), as the log may have it: whatever looks like none is left out.
+fn error_code(text: String) -> String {
+    let known = text.len() <= 64 && text.bytes().all(|b| b.is_ascii_lowercase() || b == b'_');
+    if known { text } else { String::new() }
 }
 
 /// Who came back.
@@ -235,7 +245,9 @@ impl Provider {
             .await
             .map_err(|error| match error {
                 // A code that was used, is too old, or was made for somebody else.
-                RequestTokenError::ServerResponse(answer) => SignInError::Refused(answer.error().to_string()),
+                RequestTokenError::ServerResponse(answer) => {
+                    SignInError::Refused(error_code(answer.error().to_string()))
+                }
                 RequestTokenError::Request(error) => SignInError::Unavailable(error.to_string()),
                 RequestTokenError::Parse(..) => {
                     SignInError::Unavailable("its answer has no tokens".to_owned())
@@ -358,6 +370,8 @@ mod tests {
         };
         assert_eq!(refused("error=access_denied&state=right"), "access_denied");
         assert_eq!(refused("error=%3Cscript%3E&state=right"), "");
+        assert_eq!(error_code("invalid_grant".to_owned()), "invalid_grant");
+        assert_eq!(error_code("a".repeat(65)), "");
     }
 
     #[test]

@@ -123,6 +123,13 @@ pub fn from_another_site(headers: &HeaderMap) -> bool {
         || headers.contains_key(header::ORIGIN)
 }
 
+/// Whether a browser goes to a page of its own window, as opposed to a picture or a frame of another page. Browsers
+/// that do not say it are old.
+pub fn is_navigation(headers: &HeaderMap) -> bool {
+    let is = |name: &str, wanted: &str| headers.get(name).is_none_or(|said| said == wanted);
+    is("sec-fetch-mode", "navigate") && is("sec-fetch-dest", "document")
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -194,6 +201,25 @@ mod tests {
                 HeaderValue::from_static(value),
             )]);
             assert_eq!(from_another_site(&headers), other, "{name}: {value}");
+        }
+    }
+
+    #[test]
+    fn only_windows_navigate() {
+        for (mode, dest, navigates) in [
+            (None, None, true),
+            (Some("navigate"), Some("document"), true),
+            (Some("navigate"), None, true),
+            (Some("navigate"), Some("iframe"), false),
+            (Some("no-cors"), Some("image"), false),
+            (Some("cors"), Some("empty"), false),
+            (Some("no-cors"), None, false),
+        ] {
+            let mut headers = HeaderMap::new();
+            for (name, value) in [("sec-fetch-mode", mode), ("sec-fetch-dest", dest)] {
+                value.map(|value| headers.insert(name, HeaderValue::from_static(value)));
+            }
+            assert_eq!(is_navigation(&headers), navigates, "{mode:?} {dest:?}");
         }
     }
 }

@@ -29,6 +29,7 @@ use tokio_util::task::TaskTracker;
 use super::activity::{Activity, Guard, Guarded, Times, Waiting};
 use super::socket::{Permits, Socket, bare, farewell};
 use super::{Options, Peer};
+use crate::http::head;
 use crate::http::metrics::{Metrics, Route};
 use crate::shutdown::Shutdown;
 
@@ -87,20 +88,21 @@ pub(super) struct Builder {
 
 impl Builder {
     pub(super) fn new(options: &Options, shutdown: Shutdown, metrics: Arc<Metrics>) -> Self {
-        let head = options.max_header_bytes + options.max_uri_bytes + HEAD_SLACK;
+        let bytes = options.max_header_bytes + options.max_uri_bytes + HEAD_SLACK;
         let mut http1 = http1::Builder::new();
         http1
             .timer(TokioTimer::new())
             .header_read_timeout(None)
             .half_close(false)
             .keep_alive(true)
-            .max_buf_size(head);
+            .max_headers(head::MAX_LINES_WITH_OURS)
+            .max_buf_size(bytes);
         let streams = TaskTracker::new();
         let executor = Streams { tracker: streams.clone(), shutdown: shutdown.clone() };
         let mut http2 = http2::Builder::new(executor);
         http2
             .timer(TokioTimer::new())
-            .max_header_list_size(u32::try_from(head).unwrap_or(u32::MAX))
+            .max_header_list_size(u32::try_from(bytes).unwrap_or(u32::MAX))
             .max_concurrent_streams(H2_STREAMS)
             .initial_stream_window_size(H2_STREAM_WINDOW)
             .initial_connection_window_size(H2_CONNECTION_WINDOW)
@@ -145,10 +147,12 @@ impl Builder {
                 Sniffed::Slow => return farewell(stream, &slow_head()).await,
                 Sniffed::Nothing => return,
             };
+            let place = permits.place();
             let socket = TokioIo::new(Socket::new(stream, prefix, Arc::clone(&activity), permits));
             let serviced = {
                 let (activity, shutdown) = (Arc::clone(&activity), shutdown.clone());
-                service_fn(move |request: Request<Incoming>| {
+                service_fn(move |mut request: Request<Incoming>| {
+                    request.extensions_mut().insert(place.clone());
                     let guard = Guard::new(&activity, &shutdown, Route::of(request.uri().path()));
                     let last = request.version() < Version::HTTP_2 && shutdown.is_draining();
                     let response = service(request, peer);

@@ -26,7 +26,7 @@ use tokio::sync::Semaphore;
 use tokio::time::sleep;
 use tokio_util::task::TaskTracker;
 
-pub use socket::Socket;
+pub use socket::{Place, Socket};
 
 use super::client_addr::{RateKey, is_trusted};
 use super::metrics::Metrics;

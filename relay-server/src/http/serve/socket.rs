@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 use http::StatusCode;
+use parking_lot::Mutex;
 use relay_protocol::problem::{CONTENT_TYPE, Problem};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::TcpStream;
@@ -19,16 +20,39 @@ use super::activity::Activity;
 use crate::limits::AddrGuard;
 use crate::telemetry::metrics::Opened;
 
+/// A connection's place among those of its address. Every request has it among its extensions.
+#[derive(Clone)]
+pub struct Place(Arc<Mutex<Option<AddrGuard>>>);
+
+impl Place {
+    /// Gives it back while the connection goes on: it is a relay's, which has bounds of its own for what it passes on
+    /// and calls for many browsers from one address.
+    pub fn give_back(&self) {
+        drop(self.0.lock().take());
+    }
+}
+
 /// A place among the accepted connections.
 pub(super) struct Permits {
-    _own: Option<AddrGuard>,
+    own: Place,
     _total: OwnedSemaphorePermit,
     _counted: Opened,
 }
 
 impl Permits {
     pub(super) fn new(own: Option<AddrGuard>, total: OwnedSemaphorePermit, counted: Opened) -> Self {
-        Self { _own: own, _total: total, _counted: counted }
+        Self { own: Place(Arc::new(Mutex::new(own))), _total: total, _counted: counted }
+    }
+
+    pub(super) fn place(&self) -> Place {
+        self.own.clone()
+    }
+}
+
+impl Drop for Permits {
+    fn drop(&mut self) {
+        // Whatever became of the requests.
+        self.own.give_back();
     }
 }
 

@@ -247,6 +247,58 @@ async fn connections_beyond_the_limits_are_refused_and_places_come_back() {
 }
 
 #[tokio::test]
+async fn connections_of_other_relays_do_not_count_for_their_address() {
+    use crate::forward::envelope::{Envelope, Nonce};
+    use crate::forward::key::Key;
+    use crate::http::client_addr::client_info;
+    use crate::http::request_id::RequestId;
+
+    const TARGET: &str = "/v1/relay/h/x/s/y/a";
+    let env = [("RELAY_MAX_TCP_CONNECTIONS_PER_IP", "1"), ("RELAY_BUS_HMAC_KEY", "what-the-relays-share")];
+    let server = start(&env).await;
+    let config = Config::load(&Sources {
+        flag: &|_| None,
+        env: &|name| env.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).into()),
+    })
+    .unwrap();
+    let key = Key::derive(config.relays.hmac_key.as_ref().unwrap()).unwrap();
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+    let passed_on = |count, to: &str| {
+        let envelope = Envelope {
+            from: "there".to_owned(),
+            to: to.to_owned(),
+            at: u64::try_from(since.as_millis()).unwrap() + 1000,
+            nonce: Nonce { life: 1, count },
+            client: client_info("203.0.113.1:1".parse().unwrap(), None, &http::HeaderMap::new(), &[]),
+            expects: false,
+            id: RequestId::from_text("req-1").unwrap(),
+        };
+        let header = envelope.seal(&key, &http::Method::GET, TARGET).unwrap();
+        let header = header.to_str().unwrap();
+        format!("GET {TARGET} HTTP/1.1\r\nhost: x\r\nx-relay-forwarded: {header}\r\n\r\n")
+    };
+    let mut relays = Vec::new();
+    for count in 1..4 {
+        let mut stream = server.connect().await;
+        say(&mut stream, &passed_on(count, "here")).await;
+        assert!(response(&mut stream).await.starts_with("HTTP/1.1 200"));
+        relays.push(stream);
+    }
+    // What only looks like it counts.
+    let mut other = server.connect().await;
+    say(&mut other, &passed_on(9, "elsewhere")).await;
+    assert!(response(&mut other).await.starts_with("HTTP/1.1 4"));
+    let mut beyond = server.connect().await;
+    assert!(rest(&mut beyond).await.starts_with("HTTP/1.1 429"));
+    // And a place that was given back is not given back again.
+    drop(relays);
+    let mut beyond = server.connect().await;
+    assert!(rest(&mut beyond).await.starts_with("HTTP/1.1 429"));
+    server.shutdown.end();
+    server.ended().await;
+}
+
+#[tokio::test]
 async fn http2_with_prior_knowledge() {
     let server = start(&[("RELAY_HEADER_TIMEOUT", "200ms")]).await;
     let io = TokioIo::new(server.connect().await);

@@ -157,8 +157,22 @@ pub(super) async fn back(
     headers: HeaderMap,
 ) -> Answer<Response<Body>> {
     let from = way(&api, &context)?;
+    if !flow::is_navigation(&headers) {
+        return Err(Refusal::new(
+            Code::CsrfRefused,
+            "People come back here from the provider by themselves. Sign in on the relay's own page.",
+        ));
+    }
+    let kept: Option<Kept> = flow::cookie(&headers, api.place.scheme(&context.client))
+        .and_then(|cookie| from.sealer.open(cookie, unix_now()));
+    let came = CameBack::read(&query.unwrap_or_default());
+    let Some((kept, came)) = kept.zip(came).filter(|(kept, came)| came.answers(kept)) else {
+        // Any page can send a browser here. It costs nobody's attempts, and a sign-in that is under way goes on.
+        tracing::debug!(client = %context.client.addr, "sign-in failed: not begun in this browser, or too long ago");
+        return to(Outcome::Expired.address());
+    };
     let mut response = match admit(&api, &context, &headers) {
-        Ok(()) => finish(&api, &context, from, &headers, &query.unwrap_or_default()).await?,
+        Ok(()) => finish(&api, &context, from, &headers, (kept, came)).await?,
         Err(_) => to(Outcome::Busy.address())?,
     };
     // Good once, however it ended.
@@ -171,14 +185,8 @@ async fn finish(
     context: &Context,
     from: &FromProvider,
     headers: &HeaderMap,
-    query: &str,
+    (kept, came): (Kept, CameBack),
 ) -> Answer<Response<Body>> {
-    let kept: Option<Kept> = flow::cookie(headers, api.place.scheme(&context.client))
-        .and_then(|cookie| from.sealer.open(cookie, unix_now()));
-    let came = CameBack::read(query);
-    let (Some(kept), Some(came)) = (kept, came) else {
-        return failed(api, context, "not begun in this browser, or too long ago", Outcome::Expired);
-    };
     let config = from.provider.config();
     let someone = match from.provider.finish(came, &kept).await {
         Ok(someone) => someone,
