@@ -126,8 +126,8 @@ async fn the_last_of_many_moves_counts(world: World) {
         clients.push(world.client(relay).await);
     }
     let mut before: Option<Socket> = None;
-    for round in 0..3usize {
-        let mut daemon = world.daemon(&relays[round]).await;
+    for (round, relay) in relays.iter().enumerate() {
+        let mut daemon = world.daemon(relay).await;
         for (at, client) in clients.iter_mut().enumerate() {
             meet(&mut daemon, client, &format!("s-{at}")).await;
         }
