@@ -104,6 +104,8 @@ pub enum Event {
         pair: Pair,
         /// The connection here that lost it.
         connection: Uuid,
+        /// Whether the other one is of a higher generation, before which ours gives way even if it lives.
+        higher_generation: bool,
     },
 }
 
@@ -211,6 +213,12 @@ impl Backplane {
         if let Some(several) = self.several() {
             several.presence.daemon_opened(pair, daemon);
         }
+    }
+
+    /// The daemon of a connection that was told before has just been seen to live, though another relay holds the
+    /// pair: it is claimed anew.
+    pub fn daemon_confirmed(&self, pair: &Pair, daemon: Daemon) {
+        self.daemon_opened(pair, daemon);
     }
 
     /// That connection of the daemon has ended.

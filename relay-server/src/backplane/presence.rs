@@ -316,7 +316,7 @@ async fn write_some(presence: &Presence, links: &Links, inbox: &Inbox, metrics: 
         }
         let news = presence.done(job, &result);
         if let (Subject::Daemon(pair), Some(connection)) = (&job.subject, news)
-            && inbox.tell(Event::Superseded { pair: pair.clone(), connection })
+            && inbox.tell(Event::Superseded { pair: pair.clone(), connection, higher_generation: false })
         {
             presence.told_of_loss(&job.subject, connection);
         }

@@ -27,7 +27,7 @@ use super::pair::{Member, Onward, Origin, Outcome, Present, State};
 use super::requests::SocketId;
 use super::status::{self, Code, Gate};
 use super::{Admitted, Close, Outbox, Role, frame, policy, transport};
-use crate::backplane::{self, Backplane, BusFrame, Daemon, Direction, Holder, Pair, PublishError};
+use crate::backplane::{self, Backplane, BusFrame, Direction, Holder, Pair, PublishError};
 use crate::config;
 
 /// How long a daemon may take to show that it lives when another one comes.
@@ -180,16 +180,15 @@ impl Broker {
 
     /// Under the pair's lock.
     fn install(&self, state: &mut State, member: &Arc<Member>) {
-        let connection = Uuid::new_v4();
         let pair = &member.who.pair;
-        if let Some(old) = state.set_daemon(Present { member: member.clone(), connection }) {
+        let present = Present { member: member.clone(), connection: Uuid::new_v4(), doubted: false };
+        let daemon = present.told();
+        if let Some(old) = state.set_daemon(present) {
             old.member.out.close(REPLACED);
             self.bus.daemon_closed(pair, old.connection);
             self.metrics.replaced();
             self.metrics.closed(Role::Daemon);
         }
-        let daemon =
-            Daemon { connection, machine: member.who.machine.clone(), generation: member.who.generation };
         self.bus.daemon_opened(pair, daemon);
     }
 
@@ -282,12 +281,50 @@ impl Broker {
         while let Some(Some(event)) = stop.run_until_cancelled(events.recv()).await {
             match event {
                 backplane::Event::Frame(frame) => self.bus_frame(&frame),
-                backplane::Event::Superseded { pair, connection } => self.superseded(&pair, connection),
+                backplane::Event::Superseded { pair, connection, higher_generation } => {
+                    self.superseded(&pair, connection, higher_generation);
+                }
             }
         }
     }
 
-    fn superseded(&self, pair: &Pair, connection: Uuid) {
+    /// Another relay says that it has the daemon of a connection here. Ours is asked, beside the bus: while it
+    /// lives, nobody takes its place unless they are of a higher generation. It goes on serving who is here, and
+    /// the other relays hear that it lives.
+    fn superseded(self: &Arc<Self>, pair: &Pair, connection: Uuid, higher_generation: bool) {
+        if higher_generation {
+            return self.gives_way(pair, connection);
+        }
+        let Some(entry) = self.find(pair) else { return };
+        let probe = {
+            let mut state = entry.state.lock();
+            // One question at a time: what comes meanwhile is the same doubt.
+            let Some(present) = state.daemon_of(connection).filter(|present| !present.doubted) else {
+                return;
+            };
+            present.doubted = true;
+            present.member.out.probe(PROBE)
+        };
+        let broker = self.clone();
+        // Ends by itself: a probe has a deadline, and a connection is asked once at a time.
+        tokio::spawn(async move {
+            if probe.await {
+                broker.survives(&entry, connection);
+            } else {
+                broker.gives_way(&entry.pair, connection);
+            }
+        });
+    }
+
+    fn survives(&self, entry: &Entry, connection: Uuid) {
+        let mut state = entry.state.lock();
+        if let Some(present) = state.daemon_of(connection) {
+            present.doubted = false;
+            self.bus.daemon_confirmed(&entry.pair, present.told());
+        }
+    }
+
+    fn gives_way(&self, pair: &Pair, connection: Uuid) {
         self.remove(pair, |state| {
             if let Some(gone) = state.take_daemon(|present| present.connection == connection) {
                 gone.member.out.close(REPLACED);

@@ -19,6 +19,7 @@ use super::sessions::{Elsewhere, Place, Sessions};
 use super::status::Gate;
 use super::subscriptions::{self, Subscriptions};
 use super::{Admitted, Outbox, Profile, Role, policy};
+use crate::backplane::Daemon;
 
 /// A socket that takes part.
 pub struct Member {
@@ -46,6 +47,16 @@ pub struct Present {
     pub member: Arc<Member>,
     /// What the other relays know it by.
     pub connection: Uuid,
+    /// Whether it is being asked if it lives, because another relay says that it has the daemon.
+    pub doubted: bool,
+}
+
+impl Present {
+    /// What the other relays are told of it.
+    pub fn told(&self) -> Daemon {
+        let who = &self.member.who;
+        Daemon { connection: self.connection, machine: who.machine.clone(), generation: who.generation }
+    }
 }
 
 /// Who sent a frame.
@@ -115,6 +126,11 @@ impl State {
     /// The daemon here.
     pub fn daemon(&self) -> Option<&Present> {
         self.daemon.as_ref()
+    }
+
+    /// The daemon here, if it is this connection's.
+    pub fn daemon_of(&mut self, connection: Uuid) -> Option<&mut Present> {
+        self.daemon.as_mut().filter(|present| present.connection == connection)
     }
 
     /// Clients and workers here.

@@ -1,5 +1,6 @@
 //! Every limit of `/ws`: what is over it is refused or dropped, and what is under it goes on.
 
+use http::Method;
 use relay_protocol::problem::Code;
 use serde_json::{Value, json};
 use system_tests::broker::frames::{
@@ -45,6 +46,35 @@ async fn upgrades_of_one_address() {
     }
     assert_eq!(world.client_dial(json!({})).refused(world.addr()).await, Code::RateLimited);
     assert_eq!(world.platform.asked(Call::Validate).len(), 3, "the platform is not asked about what is over");
+}
+
+/// Any web page can make its visitor's browser ask for sockets. That uses up neither what the visitor's tunnels
+/// need nor, while the page has nothing that could be a token, what their sockets need.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_strangers_ask_for_uses_up_nobodys_upgrades() {
+    let world = World::with(with("RELAY_UPGRADE_RATE_PER_MINUTE", 3)).await;
+    let mut bare = world.client_dial(json!({}));
+    bare.token = None;
+    let mut nonsense = world.client_dial(json!({}));
+    nonsense.query.retain(|(name, _)| name != "workspaceId");
+    for _ in 0..10 {
+        assert_eq!(bare.refused(world.addr()).await, Code::Unauthorized);
+        assert_eq!(nonsense.refused(world.addr()).await, Code::BadRequest);
+    }
+    // Two of three attempts, and a third that is good.
+    let bad = Dial::new("client", WORKSPACE, Some(TARGET), "a-bad-token");
+    assert_eq!(bad.refused(world.addr()).await, Code::Unauthorized);
+    assert_eq!(bad.refused(world.addr()).await, Code::Unauthorized);
+    let _client = world.client().await;
+    assert_eq!(bad.refused(world.addr()).await, Code::RateLimited);
+    assert_eq!(world.platform.asked(Call::Validate).len(), 3, "the platform is not asked about what is over");
+    assert_eq!(bare.refused(world.addr()).await, Code::Unauthorized, "the query and the token come first");
+    // The tunnels' upgrades: only the one good socket was charged to them.
+    let token = world.relay.user_with_token("ann@example.org").await;
+    for code in [Code::UpgradeRequired, Code::UpgradeRequired, Code::RateLimited] {
+        let connect = "/v1/relay/connect?machine_id=m&name=n";
+        world.relay.api(Method::GET, connect, &token).await.is_problem(code);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
