@@ -282,7 +282,7 @@ impl Broker {
         while let Some(Some(event)) = stop.run_until_cancelled(events.recv()).await {
             match event {
                 backplane::Event::Frame(frame) => self.bus_frame(&frame),
-                backplane::Event::Superseded { pair, connection } => self.superseded(&pair, connection),
+                backplane::Event::Superseded { pair, connection, .. } => self.superseded(&pair, connection),
             }
         }
     }

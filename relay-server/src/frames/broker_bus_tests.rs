@@ -323,7 +323,11 @@ async fn a_daemon_that_another_relay_holds_gives_way() {
     let (events, receiver) = mpsc::channel(8);
     let stop = CancellationToken::new();
     let bus = tokio::spawn(relay.broker.clone().run_bus(receiver, stop.clone()));
-    let event = |connection| backplane::Event::Superseded { pair: pair("w", "t"), connection };
+    let event = |connection| backplane::Event::Superseded {
+        pair: pair("w", "t"),
+        connection,
+        higher_generation: true,
+    };
     events.send(event(Uuid::new_v4())).await.unwrap();
     events
         .send(backplane::Event::Frame(bus_frame("b", UP, true, &envelope("x", 1).to_string())))
