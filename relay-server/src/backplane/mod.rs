@@ -21,7 +21,7 @@
 //! | `asked`, `health`, `backoff` | answers that are remembered for a moment; deadlines and pauses |
 //! | `link` | the three other sides by one name |
 //! | `redis`, `postgres`, `platform` | the three other sides |
-//! | `address` | a relay's addresses, sealed |
+//! | `address`, `holding` | a relay's addresses and which relay holds a daemon, sealed; whose right is the better (pure) |
 //! | `metrics` | what is counted |
 
 mod address;
@@ -29,6 +29,7 @@ mod asked;
 mod backoff;
 mod envelope;
 mod health;
+mod holding;
 mod inbox;
 mod link;
 pub mod metrics;
@@ -98,13 +99,16 @@ pub struct BusFrame {
 pub enum Event {
     /// A frame for daemons or clients here.
     Frame(BusFrame),
-    /// Another relay holds this daemon now: ours, if it still lives, is no longer asked.
+    /// Another relay holds this daemon now: ours is no longer asked by others. Nobody proved that the other one
+    /// lives: one of the same generation is to be probed here, and if it answers [`Backplane::daemon_confirmed`] says
+    /// so. Told again of a connection that was confirmed before: another was confirmed first, and stays.
     Superseded {
         /// Whose daemon.
         pair: Pair,
         /// The connection here that lost it.
         connection: Uuid,
-        /// Whether the other one is of a higher generation, before which ours gives way even if it lives.
+        /// The other one has a higher generation, as that relay has sealed; never so at the platform, which knows
+        /// no generations.
         higher_generation: bool,
     },
 }
@@ -215,10 +219,15 @@ impl Backplane {
         }
     }
 
-    /// The daemon of a connection that was told before has just been seen to live, though another relay holds the
-    /// pair: it is claimed anew.
+    /// That daemon was probed after [`Event::Superseded`], and lives: it is written anew, and goes before all of its
+    /// generation that were never probed, but not before one that was, is held by another relay, and is renewed. Of
+    /// two that live the first one so stays, and for the other one [`Event::Superseded`] comes once more. The platform
+    /// cannot tell who was first: there the entry is written over the other's, every 10 s at most, and the event does
+    /// not come again. Does nothing when that connection is not the one here any more.
     pub fn daemon_confirmed(&self, pair: &Pair, daemon: Daemon) {
-        self.daemon_opened(pair, daemon);
+        if let Some(several) = self.several() {
+            several.presence.daemon_confirmed(pair, daemon.connection);
+        }
     }
 
     /// That connection of the daemon has ended.

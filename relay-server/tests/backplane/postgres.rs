@@ -47,6 +47,30 @@ async fn hosts_are_found_in_the_relays_own_database() {
     store.tunnel_closed("a", tunnel, host).await.unwrap();
 }
 
+/// Whoever can write to the tables and has no key takes no daemon away.
+#[tokio::test]
+async fn what_no_relay_sealed_takes_no_daemon_away() {
+    let postgres = Postgres::start().await;
+    let url = postgres.database("own").await;
+    let (mut a, c) = (Peer::start("a", &settings(&url)).await, Peer::start("c", &settings(&url)).await);
+    let daemon = pair("daemon");
+    a.open(&daemon, 1);
+    c.finds(&daemon, Some("a")).await;
+    for record in
+        [r#"replace(record, '"relay":"a"', '"relay":"x"')"#, "'nothing'", "repeat('x', 100000)", "null"]
+    {
+        let forge = format!(
+            "update relay.workspace_relay_presences set relay_id = 'x', connection_id = gen_random_uuid(), \
+             generation = 9223372036854775807, seen_at = now() + interval '1 day', record = {record}"
+        );
+        postgres.execute("own", &forge).await;
+        until("nobody is led astray", async || c.backplane.daemon(&daemon).await == Ok(None)).await;
+        a.open(&daemon, 1);
+        c.finds(&daemon, Some("a")).await;
+        a.lost_nothing();
+    }
+}
+
 /// Who may not have the tables is told so, and is not held up; as soon as they are there they are used.
 #[tokio::test]
 async fn without_a_schema_nothing_is_known_until_there_is_one() {

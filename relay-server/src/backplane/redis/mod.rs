@@ -2,7 +2,7 @@
 //!
 //! | key or channel, after the prefix | what it is |
 //! | --- | --- |
-//! | `daemon:<n>:<workspace>[:<target>]` | a hash: who holds the daemon; `n` is the length of the workspace's id, which may hold colons itself |
+//! | `daemon:<n>:<workspace>[:<target>]` | a text: who holds the daemon, sealed; `n` is the length of the workspace's id, which may hold colons itself |
 //! | `host:<uuid>` | a hash: the relays with tunnels of the host, a field for each process |
 //! | `relays` | a hash: the relays that live, likewise |
 //! | `bus:all`, `bus:relay:<id>` | channels: frames for every relay, and for one |
@@ -28,12 +28,13 @@ use uuid::Uuid;
 
 pub(super) use self::connection::SetupError;
 use self::connection::{Connections, Lease};
-use self::scripts::{Scripts, ordered};
+use self::scripts::Scripts;
 use super::address;
 use super::backoff::Backoff;
 use super::envelope::{Key, is_relay_id};
 use super::health::{DEADLINE, Failure, Health};
-use super::inbox::Inbox;
+use super::holding::{Judge, Verdict};
+use super::inbox::{Inbox, now_ms};
 use super::metrics::{Metrics, Unpublished};
 use super::outbox::{Outgoing, Sealer, batch};
 use super::presence::{Fact, VOID, Written};
@@ -43,6 +44,9 @@ use super::{Holder, Pair};
 /// How often the connection that listens is asked for a sign of life. A server that froze says nothing otherwise.
 const PROBE: Duration = Duration::from_secs(5);
 
+/// How often what is there may change between looking and writing. Each time another relay wrote.
+const SWAPS: usize = 4;
+
 /// Redis, as this relay uses it.
 pub(super) struct Redis {
     pub(super) health: Health,
@@ -50,8 +54,7 @@ pub(super) struct Redis {
     scripts: Scripts,
     prefix: String,
     me: Holder,
-    /// What others are told of this relay.
-    record: String,
+    /// What records are sealed with.
     records: Key,
     metrics: Arc<Metrics>,
 }
@@ -71,7 +74,6 @@ impl Redis {
             connections: Connections::new(place, ca)?,
             scripts: Scripts::new(),
             prefix: prefix.to_owned(),
-            record: address::write(&me, &records),
             me,
             records,
             metrics,
@@ -79,46 +81,53 @@ impl Redis {
     }
 
     /// Holds a daemon.
-    pub(super) async fn claim(&self, pair: &Pair, fact: &Fact, told: &[Uuid]) -> Result<Written, Failure> {
-        let mut lease = self.connections.lease().await?;
-        let mut call = self.scripts.claim.key(self.daemon_key(pair));
-        call.arg(&*self.me.relay)
-            .arg(fact.connection.to_string())
-            .arg(ordered(fact.generation))
-            // Now that nothing is waited for: whatever passes until the script runs makes the daemon look newer.
-            .arg(micros(fact.since.elapsed()))
-            .arg(millis(VOID))
-            .arg(&self.record);
-        for earlier in told {
-            call.arg(earlier.to_string());
+    pub(super) async fn claim(&self, pair: &Pair, fact: &Fact) -> Result<Written, Failure> {
+        for _ in 0..SWAPS {
+            let (kept_ms, there) = self.look(pair).await?;
+            match self.judge().claim(&there, pair, fact, kept_ms) {
+                Verdict::Leave(written) => return Ok(written),
+                Verdict::Write(text) if self.swap(pair, &there, &text).await? => return Ok(Written::Held),
+                Verdict::Write(_) => {}
+            }
         }
-        let result: RedisResult<Option<String>> = call.invoke_async(&mut lease.connection).await;
-        Ok(match self.checked(&lease, result).await? {
-            None => Written::Held,
-            Some(_) => Written::Lost,
-        })
+        Err(Failure::Refused("others write the same all the time".to_owned()))
     }
 
     /// Lets go a daemon, if it is still ours.
     pub(super) async fn release(&self, pair: &Pair, told: &[Uuid]) -> Result<Written, Failure> {
-        let mut call = self.scripts.release.key(self.daemon_key(pair));
-        call.arg(&*self.me.relay);
-        for earlier in told {
-            call.arg(earlier.to_string());
+        for _ in 0..SWAPS {
+            let (_, there) = self.look(pair).await?;
+            if !self.judge().is_ours(&there, pair, told) || self.swap(pair, &there, "").await? {
+                return Ok(Written::Held);
+            }
         }
-        let mut lease = self.connections.lease().await?;
-        let result: RedisResult<i64> = call.invoke_async(&mut lease.connection).await;
-        self.checked(&lease, result).await.map(|_| Written::Held)
+        Err(Failure::Refused("others write the same all the time".to_owned()))
     }
 
     /// Which other relay holds a daemon.
     pub(super) async fn daemon(&self, pair: &Pair) -> Result<Option<Holder>, Failure> {
-        let mut lease = self.connections.lease().await?;
-        let result: RedisResult<Option<String>> =
-            lease.connection.hget(self.daemon_key(pair), "record").await;
-        let record = self.checked(&lease, result).await?;
-        let holder = record.and_then(|record| address::read(&record, &self.records));
+        let (_, there) = self.look(pair).await?;
+        let holder = self.judge().read(&there, pair).map(|held| held.holder);
         Ok(holder.filter(|holder| holder.relay != self.me.relay))
+    }
+
+    fn judge(&self) -> Judge<'_> {
+        Judge { me: &self.me, key: &self.records, now_ms: now_ms() }
+    }
+
+    async fn look(&self, pair: &Pair) -> Result<(i64, Vec<u8>), Failure> {
+        let mut lease = self.connections.lease().await?;
+        let call = self.scripts.look.key(self.daemon_key(pair));
+        let result: RedisResult<(i64, Vec<u8>)> = call.invoke_async(&mut lease.connection).await;
+        self.checked(&lease, result).await
+    }
+
+    async fn swap(&self, pair: &Pair, there: &[u8], text: &str) -> Result<bool, Failure> {
+        let mut lease = self.connections.lease().await?;
+        let mut call = self.scripts.swap.key(self.daemon_key(pair));
+        call.arg(there).arg(text).arg(millis(VOID));
+        let result: RedisResult<bool> = call.invoke_async(&mut lease.connection).await;
+        self.checked(&lease, result).await
     }
 
     /// A host has tunnels here, or has them no longer.
@@ -128,25 +137,31 @@ impl Redis {
         now: Option<&Fact>,
         told: &[Uuid],
     ) -> Result<Written, Failure> {
-        self.member(self.host_key(host), now, told).await
+        self.member(self.host_key(host), &address::of_host(host), now, told).await
     }
 
     /// This relay lives, or no longer.
     pub(super) async fn relay(&self, now: Option<&Fact>, told: &[Uuid]) -> Result<Written, Failure> {
-        self.member(self.relays_key(), now, told).await
+        self.member(self.relays_key(), address::RELAY, now, told).await
     }
 
     /// Which other relays have tunnels of a host, the newest first.
     pub(super) async fn holders(&self, host: Uuid) -> Result<Vec<Holder>, Failure> {
-        self.roster(self.host_key(host)).await
+        self.roster(self.host_key(host), &address::of_host(host)).await
     }
 
     /// Which other relays live.
     pub(super) async fn others(&self) -> Result<Vec<Holder>, Failure> {
-        self.roster(self.relays_key()).await
+        self.roster(self.relays_key(), address::RELAY).await
     }
 
-    async fn member(&self, key: String, now: Option<&Fact>, told: &[Uuid]) -> Result<Written, Failure> {
+    async fn member(
+        &self,
+        key: String,
+        about: &str,
+        now: Option<&Fact>,
+        told: &[Uuid],
+    ) -> Result<Written, Failure> {
         let mut lease = self.connections.lease().await?;
         let result: RedisResult<i64> = match now {
             Some(fact) => {
@@ -154,7 +169,7 @@ impl Redis {
                 call.arg(fact.connection.to_string())
                     .arg(millis(fact.since.elapsed()))
                     .arg(millis(VOID))
-                    .arg(&self.record);
+                    .arg(address::write(&self.me, about, now_ms(), &self.records));
                 call.invoke_async(&mut lease.connection).await
             }
             None if told.is_empty() => return Ok(Written::Held),
@@ -166,16 +181,18 @@ impl Redis {
         self.checked(&lease, result).await.map(|_| Written::Held)
     }
 
-    async fn roster(&self, key: String) -> Result<Vec<Holder>, Failure> {
+    async fn roster(&self, key: String, about: &str) -> Result<Vec<Holder>, Failure> {
         let mut lease = self.connections.lease().await?;
-        let result: RedisResult<Vec<String>> =
+        // Bytes: what is no text says nothing of the server's health.
+        let result: RedisResult<Vec<Vec<u8>>> =
             self.scripts.roster.key(key).invoke_async(&mut lease.connection).await;
         let mut members = self.checked(&lease, result).await?;
         members.sort_unstable_by(|left, right| right.cmp(left));
         let mut holders: Vec<Holder> = Vec::new();
         for member in members {
             let record = member.split_at_checked(SINCE_DIGITS).map(|(_, record)| record);
-            if let Some(holder) = record.and_then(|record| address::read(record, &self.records))
+            if let Some(holder) =
+                record.and_then(|record| address::read(record, about, now_ms(), &self.records))
                 && holder.relay != self.me.relay
                 && holders.iter().all(|known| known.relay != holder.relay)
             {
@@ -314,10 +331,6 @@ impl Redis {
 
 /// What stands before a member's record.
 const SINCE_DIGITS: usize = 20;
-
-fn micros(duration: Duration) -> u64 {
-    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
-}
 
 fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
