@@ -612,7 +612,15 @@ mod tests {
         assert!((2..=8).contains(&tries), "{tries}");
         assert_eq!(presence.state.lock().subjects.len(), DAEMONS);
         // It is tried again by itself, within the time of a renewal, and a change of it at once.
-        presence.state.lock().queue.clear();
+        while let jobs = presence.take()
+            && !jobs.is_empty()
+        {
+            for job in &jobs {
+                let refused = job.subject == poisoned;
+                let result = if refused { Err(Failure::Refused(String::new())) } else { Ok(Written::Held) };
+                presence.done(job, &result);
+            }
+        }
         let wait = presence.next().unwrap() - Instant::now();
         assert!(wait <= REFUSED_LONGEST, "{wait:?}");
         presence.daemon_opened(&of(7), daemon(Uuid::new_v4()));
