@@ -612,9 +612,11 @@ mod tests {
         assert!((2..=8).contains(&tries), "{tries}");
         assert_eq!(presence.state.lock().subjects.len(), DAEMONS);
         // It is tried again by itself, within the time of a renewal, and a change of it at once.
-        while let jobs = presence.take()
-            && !jobs.is_empty()
-        {
+        loop {
+            let jobs = presence.take();
+            if jobs.is_empty() {
+                break;
+            }
             for job in &jobs {
                 let refused = job.subject == poisoned;
                 let result = if refused { Err(Failure::Refused(String::new())) } else { Ok(Written::Held) };
