@@ -162,8 +162,8 @@ mod tests {
         }
     }
 
-    #[test]
-    fn the_better_right_wins() {
+    #[tokio::test(start_paused = true)]
+    async fn the_better_right_wins() {
         let lost = |higher_generation| Verdict::Leave(Written::Lost { higher_generation });
         // What is there (at the other relay), what comes a second later or earlier, and what comes of it.
         let cases = [
@@ -230,27 +230,28 @@ mod tests {
     }
 
     /// Two daemons that both live, at two relays, each confirmed when it hears of the other: the first one stays.
-    #[test]
-    fn two_live_daemons_do_not_take_turns() {
-        let (mut first, mut second) = (fact(1, false), fact(1, false));
-        let mut there = written("a", &first, NOW);
+    #[tokio::test(start_paused = true)]
+    async fn two_live_daemons_do_not_take_turns() {
+        let begun = Instant::now();
+        let kept_ms = || NOW + i64::try_from(begun.elapsed().as_millis()).unwrap();
+        let second_of_time = std::time::Duration::from_secs(1);
+        let mut first = fact(1, false);
+        let mut there = written("a", &first, kept_ms());
+        tokio::time::advance(second_of_time).await;
+        let mut second = fact(1, false);
         let mut changes = 0;
-        for round in 0..50 {
+        for _ in 0..50 {
             for (name, fact) in [("b", &mut second), ("a", &mut first)] {
-                // The second one is given up as soon as it loses although it is confirmed; here it never gives up.
-                match claim(name, &there, fact, NOW + 1 + round * 1000) {
-                    Verdict::Write(text) => {
-                        changes += usize::from(!there.contains(&fact.connection.to_string()));
-                        there = text;
-                    }
-                    Verdict::Leave(_) => fact.confirmed = true,
+                let mut verdict = claim(name, &there, fact, kept_ms());
+                if matches!(verdict, Verdict::Leave(_)) {
+                    fact.confirmed = true;
+                    verdict = claim(name, &there, fact, kept_ms());
                 }
-                if fact.confirmed
-                    && let Verdict::Write(text) = claim(name, &there, fact, NOW + 2 + round * 1000)
-                {
+                if let Verdict::Write(text) = verdict {
                     changes += usize::from(!there.contains(&fact.connection.to_string()));
                     there = text;
                 }
+                tokio::time::advance(second_of_time).await;
             }
         }
         assert_eq!(changes, 2, "to the newcomer, and back");

@@ -16,7 +16,7 @@
 //! | --- | --- |
 //! | `start` | all of it put together from the configuration |
 //! | `envelope`, `replay` | a frame's signature; which frames are news (pure) |
-//! | `inbox`, `outbox`, `queue` | what comes and what goes, bounded |
+//! | `inbox`, `outbox`, `queue`, `lanes` | what comes and what goes, bounded |
 //! | `presence` | what is true here, and the one task that writes it |
 //! | `asked`, `health`, `backoff` | answers that are remembered for a moment; deadlines and pauses |
 //! | `link` | the three other sides by one name |
@@ -31,6 +31,7 @@ mod envelope;
 mod health;
 mod holding;
 mod inbox;
+mod lanes;
 mod link;
 pub mod metrics;
 mod outbox;
@@ -51,10 +52,10 @@ use tokio::time::Instant;
 use url::Url;
 use uuid::Uuid;
 
-use self::asked::{Answer, Asked};
+use self::asked::{Answer, Asked, Daemons};
 use self::link::Links;
 use self::metrics::{Metrics, Unpublished};
-use self::outbox::Outgoing;
+use self::outbox::{Outbox, Outgoing};
 use self::presence::Presence;
 pub use self::start::StartError;
 
@@ -143,7 +144,7 @@ pub struct Unavailable;
 /// Why a frame was not passed on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum PublishError {
-    /// The backplane is away, or slower than what comes.
+    /// The backplane is away, or slower than what comes, or the pair sends more than its share.
     #[error("the way to the other relays is away or overfull")]
     Unavailable,
     /// The frame is larger than the bus takes.
@@ -167,8 +168,8 @@ enum Kind {
 struct Several {
     presence: Arc<Presence>,
     links: Arc<Links>,
-    outbox: queue::Sender<Outgoing>,
-    daemons: Asked<Pair, Option<Holder>>,
+    outbox: Arc<Outbox>,
+    daemons: Arc<Daemons>,
     hosts: Asked<Uuid, Vec<Holder>>,
     relays: Asked<(), Vec<Holder>>,
     metrics: Arc<Metrics>,
@@ -321,8 +322,8 @@ impl Several {
             self.metrics.unpublished(Unpublished::Away, 1);
             return Err(PublishError::Unavailable);
         }
-        self.outbox.put(frame, bytes).map_err(|queue::Full| {
-            self.metrics.unpublished(Unpublished::QueueFull, 1);
+        self.outbox.put(frame).map_err(|reason| {
+            self.metrics.unpublished(reason, 1);
             PublishError::Unavailable
         })
     }

@@ -15,7 +15,6 @@ use std::time::Duration;
 
 use sqlx::postgres::{PgConnectOptions, PgListener, PgPoolOptions};
 use sqlx::{ConnectOptions as _, Connection as _, Executor as _, PgPool};
-use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -27,9 +26,8 @@ use super::health::{DEADLINE, Failure, Health};
 use super::holding::{Judge, Verdict};
 use super::inbox::{Inbox, now_ms};
 use super::metrics::{Metrics, Unpublished};
-use super::outbox::{Outgoing, Sealer, batch};
+use super::outbox::{Outbox, Sealer};
 use super::presence::{Fact, Written};
-use super::queue::Held;
 use super::{Direction, Holder, Pair};
 use crate::store::postgres::{Lease, prepare};
 
@@ -342,20 +340,20 @@ impl Tables {
         )
     }
 
-    /// Passes frames on, in order, until there are no more.
+    /// Passes frames on, in order, until `stop`.
     pub(super) async fn publish(
         self: Arc<Self>,
         mut sealer: Sealer,
-        mut queue: mpsc::Receiver<Held<Outgoing>>,
+        outbox: Arc<Outbox>,
         stop: CancellationToken,
     ) {
         loop {
             let frames = tokio::select! {
                 biased;
                 () = stop.cancelled() => return,
-                frames = batch(&mut queue) => match frames { Some(frames) => frames, None => return },
+                frames = outbox.batch() => frames,
             };
-            let frames: Vec<Envelope> = frames.iter().filter_map(|held| sealer.seal(&held.item)).collect();
+            let frames: Vec<Envelope> = frames.iter().filter_map(|held| sealer.seal(held)).collect();
             if frames.is_empty() {
                 continue;
             }
@@ -505,7 +503,7 @@ impl Reader {
         let mut lease = tables.lease().await?;
         let newest: i64 =
             sqlx::query_scalar(NEWEST).fetch_one(&mut *lease.connection).await.map_err(failure)?;
-        let mut since = self.since;
+        let mut since = begins(self.since, newest);
         while since < newest {
             let query = sqlx::query_as(FRAMES)
                 .bind(since)
@@ -552,6 +550,12 @@ async fn look(lease: &mut Lease, pair: &Pair) -> Result<(i64, Option<String>), F
     query.fetch_one(&mut *lease.connection).await.map_err(failure)
 }
 
+/// From where to read on. Numbers that are all lower than those that were had already were counted anew, or those had
+/// were removed because they are over. What is read twice is dropped, because it is no news.
+fn begins(since: i64, newest: i64) -> i64 {
+    if newest < since { 0 } else { since }
+}
+
 fn pool(options: PgConnectOptions, connections: u32) -> PgPool {
     PgPoolOptions::new()
         .max_connections(connections)
@@ -591,4 +595,16 @@ fn failure(error: sqlx::Error) -> Failure {
         return Failure::Refused(error.to_string());
     }
     Failure::Away(error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_that_were_counted_anew_are_read() {
+        for (since, newest, expected) in [(7, 7, 7), (7, 9, 7), (7, 3, 0), (7, 0, 0), (0, 0, 0)] {
+            assert_eq!(begins(since, newest), expected, "{since} {newest}");
+        }
+    }
 }

@@ -275,7 +275,7 @@ impl Presence {
         let mut news = None;
         // When it is to be written again without anybody asking for it.
         let mut again = None;
-        if !matches!(result, Err(Failure::Refused(_))) {
+        if result.is_ok() {
             known.refusals = 0;
         }
         match result {
@@ -311,7 +311,7 @@ impl Presence {
                 known.told.extend(connection.filter(|connection| !known.told.contains(connection)));
                 let surplus = known.told.len().saturating_sub(MOST_TOLD);
                 known.told.drain(..surplus);
-                if matches!(failure, Failure::Refused(_)) {
+                if failure.of_this_alone() {
                     again =
                         Some(now + REFUSED.saturating_mul(1 << known.refusals.min(16)).min(REFUSED_LONGEST));
                     known.refusals = known.refusals.saturating_add(1);
@@ -429,7 +429,7 @@ async fn write_some(presence: &Presence, links: &Links, inbox: &Inbox, metrics: 
             Err(failure) => {
                 tracing::debug!(subject = ?job.subject, %failure, "who is here could not be written; tried again");
                 metrics.presence_failed.increment(1);
-                away |= !matches!(failure, Failure::Refused(_));
+                away |= !failure.of_this_alone();
             }
         }
         let news = presence.done(job, &result);
@@ -612,7 +612,17 @@ mod tests {
         assert!((2..=8).contains(&tries), "{tries}");
         assert_eq!(presence.state.lock().subjects.len(), DAEMONS);
         // It is tried again by itself, within the time of a renewal, and a change of it at once.
-        presence.state.lock().queue.clear();
+        loop {
+            let jobs = presence.take();
+            if jobs.is_empty() {
+                break;
+            }
+            for job in &jobs {
+                let refused = job.subject == poisoned;
+                let result = if refused { Err(Failure::Refused(String::new())) } else { Ok(Written::Held) };
+                presence.done(job, &result);
+            }
+        }
         let wait = presence.next().unwrap() - Instant::now();
         assert!(wait <= REFUSED_LONGEST, "{wait:?}");
         presence.daemon_opened(&of(7), daemon(Uuid::new_v4()));

@@ -214,6 +214,20 @@ async fn hosts_and_relays_are_found_while_they_are_there() {
     until("a has it", async || at().await == ["a"]).await;
 }
 
+/// A relay is gone, and what it wrote still stands: who sends a frame there hears it with the next one.
+#[tokio::test]
+async fn where_nobody_listens_nobody_is() {
+    let redis = Redis::start().await;
+    let settings = settings(&redis.url());
+    let (a, b) = (Peer::start("a", &settings).await, Peer::start("b", &settings).await);
+    let daemon = pair("daemon");
+    a.open(&daemon, 1);
+    b.finds(&daemon, Some("a")).await;
+    b.send(&daemon, Some("gone"), "{}").unwrap();
+    b.is_unavailable(&daemon).await;
+    b.finds(&daemon, Some("a")).await;
+}
+
 /// Everything in Redis ends by itself, under the prefix that was set.
 #[tokio::test]
 async fn every_key_has_an_end_and_the_prefix() {

@@ -174,18 +174,15 @@ fn said_no(call: &str) -> Failure {
 
 fn failure(error: CallError) -> Failure {
     match error {
-        CallError::Status(status)
-            if status.is_client_error()
-                && !matches!(
-                    status,
-                    StatusCode::UNAUTHORIZED
-                        | StatusCode::FORBIDDEN
-                        | StatusCode::REQUEST_TIMEOUT
-                        | StatusCode::TOO_MANY_REQUESTS
-                ) =>
-        {
-            Failure::Refused(error.to_string())
-        }
+        // About the key between us, the moment, or the platform; or about the one thing that was asked.
+        CallError::Status(
+            StatusCode::UNAUTHORIZED
+            | StatusCode::FORBIDDEN
+            | StatusCode::REQUEST_TIMEOUT
+            | StatusCode::TOO_MANY_REQUESTS,
+        ) => Failure::Unwell(error.to_string()),
+        CallError::Status(status) if status.is_client_error() => Failure::Refused(error.to_string()),
+        CallError::Status(_) => Failure::Unwell(error.to_string()),
         _ => Failure::Away(error.to_string()),
     }
 }

@@ -21,7 +21,6 @@ use std::time::Duration;
 use futures_util::StreamExt as _;
 use redis::aio::PubSub;
 use redis::{AsyncCommands as _, Pipeline, RedisResult};
-use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -30,15 +29,15 @@ pub(super) use self::connection::SetupError;
 use self::connection::{Connections, Lease};
 use self::scripts::Scripts;
 use super::address;
+use super::asked::Daemons;
 use super::backoff::Backoff;
 use super::envelope::{Key, is_relay_id};
 use super::health::{DEADLINE, Failure, Health};
 use super::holding::{Judge, Verdict};
 use super::inbox::{Inbox, now_ms};
 use super::metrics::{Metrics, Unpublished};
-use super::outbox::{Outgoing, Sealer, batch};
+use super::outbox::{Outbox, Sealer};
 use super::presence::{Fact, VOID, Written};
-use super::queue::Held;
 use super::{Holder, Pair};
 
 /// How often the connection that listens is asked for a sign of life. A server that froze says nothing otherwise.
@@ -209,30 +208,32 @@ impl Redis {
         }
     }
 
-    /// Passes frames on, in order, until there are no more.
+    /// Passes frames on, in order, until `stop`.
     pub(super) async fn publish(
         self: Arc<Self>,
         mut sealer: Sealer,
-        mut queue: mpsc::Receiver<Held<Outgoing>>,
+        outbox: Arc<Outbox>,
+        daemons: Arc<Daemons>,
         stop: CancellationToken,
     ) {
         loop {
             let frames = tokio::select! {
                 biased;
                 () = stop.cancelled() => return,
-                frames = batch(&mut queue) => match frames { Some(frames) => frames, None => return },
+                frames = outbox.batch() => frames,
             };
             let mut pipeline = Pipeline::with_capacity(frames.len());
-            let mut count = 0;
+            let mut sent = Vec::with_capacity(frames.len());
             for held in &frames {
-                let Some(envelope) = sealer.seal(&held.item) else { continue };
+                let Some(envelope) = sealer.seal(held) else { continue };
                 let Ok(text) = serde_json::to_vec(&envelope) else { continue };
-                pipeline.publish(self.channel(held.item.to.as_deref()), text);
-                count += 1;
+                pipeline.publish(self.channel(held.to.as_deref()), text);
+                sent.push(held);
             }
-            if count == 0 {
+            if sent.is_empty() {
                 continue;
             }
+            let count = sent.len() as u64;
             let work = async {
                 let mut lease = self.connections.lease().await?;
                 let result: RedisResult<Vec<u64>> = pipeline.query_async(&mut lease.connection).await;
@@ -240,6 +241,12 @@ impl Redis {
             };
             match self.health.ask("publish", work).await {
                 Ok(listeners) => {
+                    // Who was to hear it is not there any more, whatever was said of where a daemon is.
+                    for (frame, listeners) in sent.iter().zip(&listeners) {
+                        if *listeners == 0 && frame.to.is_some() {
+                            daemons.doubt(&frame.pair);
+                        }
+                    }
                     let nobody = listeners.iter().filter(|listeners| **listeners == 0).count() as u64;
                     self.metrics.published.increment(count - nobody.min(count));
                     self.metrics.unpublished(Unpublished::Nobody, nobody);
@@ -292,8 +299,14 @@ impl Redis {
                     }
                 },
                 _ = probe.tick() => {
-                    // Frames wait meanwhile, in the order in which they came.
-                    let alive = tokio::time::timeout(DEADLINE, sink.ping::<redis::Value>()).await;
+                    // Frames are taken meanwhile: the library keeps without bound what is not.
+                    let mut alive = std::pin::pin!(tokio::time::timeout(DEADLINE, sink.ping::<redis::Value>()));
+                    let alive = loop {
+                        tokio::select! {
+                            alive = &mut alive => break alive,
+                            Some(frame) = frames.next() => inbox.take_text(frame.get_payload_bytes()),
+                        }
+                    };
                     if !matches!(alive, Ok(Ok(_))) {
                         self.connections.forget().await;
                         return Failure::Away("the connection that listens does not answer".to_owned());
