@@ -15,6 +15,8 @@ pub fn limits() -> Frames {
     Frames {
         dev: false,
         jwks_url: None,
+        jwks_issuer: None,
+        jwks_audience: None,
         validate_url: None,
         max_frame_bytes: 1 << 20,
         max_pending_bytes: 4 << 20,
