@@ -162,8 +162,8 @@ impl<'a> Claims<'a> {
 
 /// A whole number, also one that is written with a fraction of zero: JSON knows one kind of number.
 fn whole(value: &Value) -> Option<i64> {
-    // Beyond this a fraction may have been lost on the way.
-    const SAFE: f64 = 9_007_199_254_740_991.0;
+    // Up to here what reading the text may be off by is a fraction, and is seen.
+    const SAFE: f64 = (1_u64 << 50) as f64;
     value.as_i64().or_else(|| {
         let number = value.as_f64().filter(|number| value.is_f64() && number.abs() <= SAFE)?;
         (number.fract() == 0.0).then_some(number as i64)

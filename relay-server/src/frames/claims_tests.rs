@@ -35,7 +35,7 @@ fn refused(asked: &Asked, claims: &Map<String, Value>) -> Option<Violation> {
 #[test]
 fn a_whole_number_is_one_however_it_is_written() {
     for (text, generation) in
-        [("5", 5), ("5.0", 5), ("-2.0", -2), ("5e2", 500), ("9007199254740991.0", (1 << 53) - 1)]
+        [("5", 5), ("5.0", 5), ("-2.0", -2), ("5e2", 500), ("562949953421312.0", 1 << 49)]
     {
         let written: Value = serde_json::from_str(&format!("{{\"daemonIssueGeneration\": {text}}}")).unwrap();
         let who = admit(&asked(Role::Client, Some("t")), &client(written), from(), NOW).unwrap();
@@ -91,7 +91,7 @@ fn what_the_token_does_not_allow_is_refused() {
         (json!({"daemonIssueGeneration": "3"}), "a generation that is no number"),
         (json!({"daemonIssueGeneration": 1.5}), "half a generation"),
         (json!({"daemonIssueGeneration": 1e300}), "a generation beyond measure"),
-        (json!({"daemonIssueGeneration": 9.1e15}), "a generation that may have been rounded"),
+        (json!({"daemonIssueGeneration": 1.2e15}), "a generation that may have been rounded"),
         (
             json!({"daemonIssueGeneration": 18_446_744_073_709_551_615_u64}),
             "a generation beyond what is counted",
