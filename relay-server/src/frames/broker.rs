@@ -192,7 +192,8 @@ impl Broker {
     /// Under the pair's lock.
     fn install(&self, state: &mut State, member: &Arc<Member>) {
         let pair = &member.who.pair;
-        let present = Present { member: member.clone(), connection: Uuid::new_v4(), doubted: false };
+        let present =
+            Present { member: member.clone(), connection: Uuid::new_v4(), doubted: false, confirmed: false };
         let daemon = present.told();
         if let Some(old) = state.set_daemon(present) {
             old.member.out.close(REPLACED);
@@ -313,6 +314,11 @@ impl Broker {
             let Some(present) = state.daemon_of(connection).filter(|present| !present.doubted) else {
                 return;
             };
+            if present.confirmed {
+                // That it lives was said already: another one was confirmed first, and stays.
+                drop(state);
+                return self.gives_way(pair, connection);
+            }
             present.doubted = true;
             present.member.out.probe(PROBE)
         };
@@ -330,7 +336,7 @@ impl Broker {
     fn survives(&self, entry: &Entry, connection: Uuid) {
         let mut state = entry.state.lock();
         if let Some(present) = state.daemon_of(connection) {
-            present.doubted = false;
+            (present.doubted, present.confirmed) = (false, true);
             self.bus.daemon_confirmed(&entry.pair, present.told());
         }
     }

@@ -49,6 +49,8 @@ pub struct Present {
     pub connection: Uuid,
     /// Whether it is being asked if it lives, because another relay says that it has the daemon.
     pub doubted: bool,
+    /// Whether it was asked so, and lives.
+    pub confirmed: bool,
 }
 
 impl Present {

@@ -67,7 +67,7 @@ impl World {
         let mut state = State::default();
         let (out, pending) = outbox(usize::MAX);
         let member = Arc::new(Member { id: 0, who: daemon(1), out, gate: Mutex::default() });
-        state.set_daemon(Present { member, connection: Uuid::new_v4(), doubted: false });
+        state.set_daemon(Present { member, connection: Uuid::new_v4(), doubted: false, confirmed: false });
         let mut world = Self {
             state,
             now: Instant::now(),
