@@ -28,6 +28,7 @@ use super::{Admitted, Broker, Close, Role, socket, status};
 use crate::auth::access::unix_now;
 use crate::backplane::Pair;
 use crate::config::frames::{Frames, Platform};
+use crate::http::client_addr::RateKey;
 use crate::http::guards::Guards;
 use crate::http::handshake;
 use crate::http::problem::Refusal;
@@ -122,7 +123,7 @@ impl Serve {
         let claims = self.validate.claims(&token, &asked, &self.metrics).await;
         let claims = claims.map_err(|denied| self.of_denied(&denied, addr))?;
         self.guards.try_upgrade(addr).map_err(too_often)?;
-        let verdict = match claims::admit(&asked, &claims, unix_now()) {
+        let verdict = match claims::admit(&asked, &claims, RateKey::of(addr), unix_now()) {
             Ok(admitted) => Verdict::Admitted(Box::new(admitted)),
             Err(violation) => Verdict::Violation(violation, asked),
         };

@@ -150,7 +150,7 @@ async fn a_senders_limits_hold_across_relays(world: World) {
     };
     let (a, b) = tokio::join!(Relay::start(limited("a")), Relay::start(limited("b")));
     let (mut daemon, mut greedy) = (world.daemon(&a).await, world.client(&b).await);
-    let mut modest = world.client(&b).await;
+    let mut modest = world.client_with(&b, json!({"clientId": "modest"})).await;
     meet(&mut daemon, &mut greedy, "greedy").await;
     for seq in 1..=3000 {
         greedy.send(&e2ee("greedy", seq)).await;
