@@ -10,8 +10,8 @@ next=$(mktemp)
 trap 'rm -f "$table" "$wanted" "$next"' EXIT
 cp README.md "$wanted"
 
-# The whole workspace: a single package would be built with other features than everything else is.
-cargo build --quiet --workspace --bins
+# As `make test` builds: a single package, or no tests, would have other features, and build much anew.
+cargo build --quiet --workspace --all-targets
 program=${CARGO_TARGET_DIR:-target}/debug/relay-server
 for list in settings metrics; do
   "$program" "$list" --markdown >"$table"

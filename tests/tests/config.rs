@@ -54,6 +54,9 @@ async fn bad_values_stop_the_start_and_are_named() {
         ("RELAY_TURN_SECRET", "hidden-password-without-a-server"),
         ("RELAY_TURN_LIFETIME", "1s"),
         ("RELAY_WEBRTC", "perhaps"),
+        ("RELAY_JWKS_URL", "http://keys.example.com/jwks.json"),
+        ("RELAY_JWKS_ISSUER", "https://issuer.example.com"),
+        ("RELAY_JWKS_AUDIENCE", "relay"),
     ] {
         let log = refuses(RelayOptions::default().env(name, value)).await;
         assert!(log.contains(name), "{name}={value} is not named: {log}");

@@ -45,33 +45,28 @@ use on_each;
 /// How often somebody tries before the other end counts as out of reach.
 const TRIES: u64 = 300;
 
-/// Both reach each other, from now on: a frame of the client's arrives, and one of the daemon's. The session is the
-/// client's then. Gives what the client was sent meanwhile; what the daemon was sent is forgotten.
+/// Both reach each other, from now on, and nothing else is on its way. The session is the client's then. Gives what
+/// the client was sent meanwhile that is not of this session; what the daemon was sent is forgotten.
 async fn meet(daemon: &mut Socket, client: &mut Socket, session: &str) -> Vec<Value> {
-    // A client's frames wait for its daemon nowhere: until its relay knows of it they are lost.
-    let is_ours = |frame: &Value| frame["sessionId"] == json!(session);
-    let mut seq = 0;
-    loop {
-        seq += 1;
-        assert!(seq < TRIES, "a client's frames do not reach the daemon");
-        client.send(&e2ee(session, seq)).await;
-        if daemon.frame_within(POLL * 10).await.is_some_and(|frame| is_ours(&frame)) {
-            break;
-        }
-    }
-    let last = e2ee(session, 999_999);
-    client.send(&last).await;
-    daemon.until(|frame| *frame == last).await;
-    let last = e2ee(session, 1_000_001);
-    daemon.send(&last).await;
+    passes(client, daemon, session, 1_000_000).await;
+    passes(daemon, client, session, 2_000_000).await
+}
+
+/// Frames wait for their receiver nowhere: until the relays know of each other they are lost. So marks are sent until
+/// the newest arrives; as frames keep their order nothing comes after it.
+async fn passes(from: &mut Socket, to: &mut Socket, session: &str, first: u64) -> Vec<Value> {
     let mut meanwhile = Vec::new();
-    loop {
-        let frame = client.frame().await;
-        if frame == last {
-            return meanwhile;
+    for seq in first..first + TRIES {
+        let mark = e2ee(session, seq);
+        from.send(&mark).await;
+        while let Some(frame) = to.frame_within(POLL * 10).await {
+            if frame == mark {
+                return meanwhile;
+            }
+            meanwhile.extend(Some(frame).filter(|frame| frame["sessionId"] != json!(session)));
         }
-        meanwhile.push(frame);
     }
+    panic!("frames of {session} do not pass");
 }
 
 /// This side sends frames of the session until it is told this.

@@ -4,7 +4,7 @@
 //! lock is given back when its holder goes away, and the next one asks. A failure is not remembered: the pause of
 //! [`super::health`] keeps the crowd from asking one after the other.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::hash::Hash;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,8 +12,8 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use super::Unavailable;
 use super::health::{DEADLINE, Failure};
+use super::{Holder, Pair, Unavailable};
 
 /// Longest that something found is remembered.
 const FOUND: Duration = Duration::from_secs(1);
@@ -41,14 +41,30 @@ impl<T: Clone> Answer for Vec<T> {
 
 type Slot<A> = Arc<tokio::sync::Mutex<Option<(A, Instant)>>>;
 
+/// Where daemons are.
+pub(super) type Daemons = Asked<Pair, Option<Holder>>;
+
 /// Questions of one kind.
 pub(super) struct Asked<Q, A> {
     slots: Mutex<HashMap<Q, Slot<A>>>,
+    /// Whose answer led nowhere, of late.
+    doubted: Mutex<HashSet<Q>>,
 }
 
 impl<Q: Clone + Eq + Hash, A: Answer> Asked<Q, A> {
     pub(super) fn new() -> Self {
-        Self { slots: Mutex::new(HashMap::new()) }
+        Self { slots: Mutex::default(), doubted: Mutex::default() }
+    }
+
+    /// What was answered led nowhere: it is forgotten, and whoever asks next hears that it is not known at the moment.
+    pub(super) fn doubt(&self, question: &Q) {
+        self.slots.lock().remove(question);
+        let mut doubted = self.doubted.lock();
+        // Most of these were asked again, and those that were not lose nothing.
+        if doubted.len() >= MOST {
+            doubted.clear();
+        }
+        doubted.insert(question.clone());
     }
 
     /// The answer as it is remembered, else as `ask` finds it. With `fresh`, one that was asked for after this call
@@ -59,6 +75,9 @@ impl<Q: Clone + Eq + Hash, A: Answer> Asked<Q, A> {
         fresh: bool,
         ask: impl FnOnce() -> F,
     ) -> Result<A, Unavailable> {
+        if self.doubted.lock().remove(question) {
+            return Err(Unavailable);
+        }
         let called = Instant::now();
         let answer = async {
             let slot = self.slot(question);
@@ -176,12 +195,30 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn an_answer_that_led_nowhere_is_forgotten_and_said_to_be_unknown_once() {
+        let (asked, source) = (Asked::new(), Source::new(Ok(Some(1))));
+        assert_eq!(asked.ask(&"q", false, || source.ask()).await, Ok(Some(1)));
+        *source.answer.lock() = Ok(Some(2));
+        asked.doubt(&"q");
+        assert_eq!(asked.ask(&"q", false, || source.ask()).await, Err(Unavailable));
+        assert_eq!(asked.ask(&"q", false, || source.ask()).await, Ok(Some(2)), "the old one is forgotten");
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn memory_is_bounded() {
         let asked: Asked<usize, Option<u8>> = Asked::new();
         for question in 0..2 * MOST {
             asked.ask(&question, false, || async { Ok(Some(1)) }).await.unwrap();
         }
         assert_eq!(asked.slots.lock().len(), MOST);
+        for question in 0..2 * MOST {
+            asked.doubt(&question);
+        }
+        assert!(asked.doubted.lock().len() <= MOST);
+        asked.doubted.lock().clear();
+        for question in 0..MOST {
+            asked.ask(&question, false, || async { Ok(Some(1)) }).await.unwrap();
+        }
         tokio::time::advance(FOUND).await;
         asked.ask(&usize::MAX, false, || async { Ok(Some(1)) }).await.unwrap();
         assert_eq!(asked.slots.lock().len(), 1);

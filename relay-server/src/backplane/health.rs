@@ -2,6 +2,7 @@
 //! every frame waits for one that is away.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -16,6 +17,9 @@ pub(super) const DEADLINE: Duration = Duration::from_secs(2);
 const CALL: Duration = Duration::from_millis(1900);
 /// How long nobody is asked after a failure.
 const PAUSE: Duration = Duration::from_millis(700);
+/// Answers in a row that say that something is wrong with the other side, after which nobody is asked: one alone may
+/// be about the one question.
+const UNWELL: u32 = 3;
 /// After which a try whose end was never told counts as failed: its asker went away.
 const FORGOTTEN: Duration = Duration::from_secs(3);
 
@@ -31,6 +35,16 @@ pub(super) enum Failure {
     /// It answers, and would not do this one thing.
     #[error("{0}")]
     Refused(String),
+    /// It answers, that it cannot at the moment: this one thing, or anything.
+    #[error("{0}")]
+    Unwell(String),
+}
+
+impl Failure {
+    /// Whether it says something of this one thing alone.
+    pub(super) fn of_this_alone(&self) -> bool {
+        matches!(self, Failure::Refused(_) | Failure::Unwell(_))
+    }
 }
 
 /// Lets all through, or none, or one that tries. Pure: the time is a parameter.
@@ -65,6 +79,8 @@ pub(super) struct Health {
     /// What it is called in the log.
     name: &'static str,
     breaker: Mutex<Breaker>,
+    /// How often in a row it said that it cannot.
+    unwell: AtomicU32,
     metrics: Arc<Metrics>,
     /// Told whenever it has come back.
     pub(super) returned: Notify,
@@ -72,7 +88,13 @@ pub(super) struct Health {
 
 impl Health {
     pub(super) fn new(name: &'static str, metrics: Arc<Metrics>) -> Self {
-        Self { name, breaker: Mutex::new(Breaker::Closed), metrics, returned: Notify::new() }
+        Self {
+            name,
+            breaker: Mutex::new(Breaker::Closed),
+            unwell: AtomicU32::new(0),
+            metrics,
+            returned: Notify::new(),
+        }
     }
 
     /// Whether it did not answer a moment ago.
@@ -102,6 +124,7 @@ impl Health {
 
     /// It gave a sign of life.
     pub(super) fn answered(&self) {
+        self.unwell.store(0, Ordering::Relaxed);
         self.metrics.up.set(1.0);
         let before = std::mem::replace(&mut *self.breaker.lock(), Breaker::Closed);
         if before != Breaker::Closed {
@@ -110,8 +133,14 @@ impl Health {
         }
     }
 
-    /// It did not.
+    /// It did not, or not well. Whoever tries whether it has come back speaks for all.
     pub(super) fn failed(&self, failure: &Failure) {
+        if matches!(failure, Failure::Unwell(_)) {
+            let before = self.unwell.fetch_add(1, Ordering::Relaxed);
+            if before.saturating_add(1) < UNWELL && *self.breaker.lock() == Breaker::Closed {
+                return;
+            }
+        }
         self.metrics.up.set(0.0);
         let open = Breaker::Open { until: Instant::now() + PAUSE };
         let before = std::mem::replace(&mut *self.breaker.lock(), open);
@@ -146,6 +175,29 @@ mod tests {
             health.ask("question", good())
         );
         assert_eq!((trying, other), (Ok(()), Err(Failure::Paused)));
+        assert_eq!(health.ask("question", good()).await, Ok(()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_question_that_it_cannot_answer_stops_no_others() {
+        let health = Health::new("test", Arc::new(Metrics::new()));
+        let unwell = || async { Err::<(), _>(Failure::Unwell("500".to_owned())) };
+        let good = || async { Ok::<_, Failure>(()) };
+        for _ in 0..10 {
+            for _ in 1..UNWELL {
+                assert!(matches!(health.ask("question", unwell()).await, Err(Failure::Unwell(_))));
+                assert!(!health.paused());
+            }
+            assert_eq!(health.ask("question", good()).await, Ok(()));
+        }
+        for _ in 0..UNWELL {
+            assert!(matches!(health.ask("question", unwell()).await, Err(Failure::Unwell(_))));
+        }
+        assert!(health.paused(), "that many in a row are not about one question");
+        tokio::time::advance(PAUSE).await;
+        assert!(matches!(health.ask("question", unwell()).await, Err(Failure::Unwell(_))));
+        assert!(health.paused(), "still");
+        tokio::time::advance(PAUSE).await;
         assert_eq!(health.ask("question", good()).await, Ok(()));
     }
 

@@ -189,7 +189,12 @@ mod tests {
     async fn a_flood_is_bounded_and_what_was_taken_arrives() {
         let (inbox, waiting) = Inbox::new("me".into(), key(), MAX, Arc::new(Metrics::new()));
         let pair = Pair { workspace: "w".into(), target: None };
-        let told = |_| inbox.tell(Event::Superseded { pair: pair.clone(), connection: uuid::Uuid::nil() });
+        let superseded = || Event::Superseded {
+            pair: pair.clone(),
+            connection: uuid::Uuid::nil(),
+            higher_generation: false,
+        };
+        let told = |_| inbox.tell(superseded());
         assert_eq!((0..2 * WAITING).filter(|n| told(*n)).count(), WAITING);
         let (events, mut receiver) = mpsc::channel(1);
         let stop = CancellationToken::new();

@@ -48,12 +48,12 @@ impl Link {
     async fn write_daemon(&self, pair: &Pair, job: &Job) -> Result<Written, Failure> {
         let told = &job.told;
         match (self, &job.now) {
-            (Link::Redis(redis), Some(fact)) => redis.claim(pair, fact, told).await,
+            (Link::Redis(redis), Some(fact)) => redis.claim(pair, fact).await,
             (Link::Redis(redis), None) => redis.release(pair, told).await,
-            (Link::Tables(tables), Some(fact)) => tables.claim(pair, fact, told).await,
+            (Link::Tables(tables), Some(fact)) => tables.claim(pair, fact).await,
             (Link::Tables(tables), None) => tables.release(pair, told).await,
-            (Link::Platform(platform), Some(fact)) => platform.claim(pair, fact, job.renewal).await,
-            (Link::Platform(platform), None) => platform.release(pair).await,
+            (Link::Platform(platform), Some(fact)) => platform.claim(pair, fact, job.contests).await,
+            (Link::Platform(platform), None) => platform.release(pair, told).await,
         }
     }
 }

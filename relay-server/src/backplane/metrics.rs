@@ -32,8 +32,8 @@ pub const METRICS: &[Metric] = &[
     Metric {
         name: UNPUBLISHED,
         kind: Kind::Counter,
-        labels: "reason=away|queue_full|too_large|too_old|nobody",
-        help: "Frames that were to be passed on and were not; nobody: no relay listened",
+        labels: "reason=away|queue_full|too_large|too_many|too_old|nobody",
+        help: "Frames that were to be passed on and were not; nobody: no relay listened; too_many: a pair sent too many to all relays",
     },
     Metric {
         name: RECEIVED,
@@ -73,6 +73,7 @@ pub(super) enum Unpublished {
     Away,
     QueueFull,
     TooLarge,
+    TooMany,
     TooOld,
     Nobody,
 }
@@ -119,6 +120,7 @@ impl Metrics {
             Unpublished::Away => "away",
             Unpublished::QueueFull => "queue_full",
             Unpublished::TooLarge => "too_large",
+            Unpublished::TooMany => "too_many",
             Unpublished::TooOld => "too_old",
             Unpublished::Nobody => "nobody",
         };

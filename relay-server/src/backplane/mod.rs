@@ -16,12 +16,12 @@
 //! | --- | --- |
 //! | `start` | all of it put together from the configuration |
 //! | `envelope`, `replay` | a frame's signature; which frames are news (pure) |
-//! | `inbox`, `outbox`, `queue` | what comes and what goes, bounded |
+//! | `inbox`, `outbox`, `queue`, `lanes` | what comes and what goes, bounded |
 //! | `presence` | what is true here, and the one task that writes it |
 //! | `asked`, `health`, `backoff` | answers that are remembered for a moment; deadlines and pauses |
 //! | `link` | the three other sides by one name |
 //! | `redis`, `postgres`, `platform` | the three other sides |
-//! | `address` | a relay's addresses, sealed |
+//! | `address`, `holding` | a relay's addresses and which relay holds a daemon, sealed; whose right is the better (pure) |
 //! | `metrics` | what is counted |
 
 mod address;
@@ -29,7 +29,9 @@ mod asked;
 mod backoff;
 mod envelope;
 mod health;
+mod holding;
 mod inbox;
+mod lanes;
 mod link;
 pub mod metrics;
 mod outbox;
@@ -50,10 +52,10 @@ use tokio::time::Instant;
 use url::Url;
 use uuid::Uuid;
 
-use self::asked::{Answer, Asked};
+use self::asked::{Answer, Asked, Daemons};
 use self::link::Links;
 use self::metrics::{Metrics, Unpublished};
-use self::outbox::Outgoing;
+use self::outbox::{Outbox, Outgoing};
 use self::presence::Presence;
 pub use self::start::StartError;
 
@@ -98,12 +100,17 @@ pub struct BusFrame {
 pub enum Event {
     /// A frame for daemons or clients here.
     Frame(BusFrame),
-    /// Another relay holds this daemon now: ours, if it still lives, is no longer asked.
+    /// Another relay holds this daemon now: ours is no longer asked by others. Nobody proved that the other one
+    /// lives: one of the same generation is to be probed here, and if it answers [`Backplane::daemon_confirmed`] says
+    /// so. Told again of a connection that was confirmed before: another was confirmed first, and stays.
     Superseded {
         /// Whose daemon.
         pair: Pair,
         /// The connection here that lost it.
         connection: Uuid,
+        /// The other one has a higher generation, as that relay has sealed; never so at the platform, which knows
+        /// no generations.
+        higher_generation: bool,
     },
 }
 
@@ -137,7 +144,7 @@ pub struct Unavailable;
 /// Why a frame was not passed on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum PublishError {
-    /// The backplane is away, or slower than what comes.
+    /// The backplane is away, or slower than what comes, or the pair sends more than its share.
     #[error("the way to the other relays is away or overfull")]
     Unavailable,
     /// The frame is larger than the bus takes.
@@ -161,8 +168,8 @@ enum Kind {
 struct Several {
     presence: Arc<Presence>,
     links: Arc<Links>,
-    outbox: queue::Sender<Outgoing>,
-    daemons: Asked<Pair, Option<Holder>>,
+    outbox: Arc<Outbox>,
+    daemons: Arc<Daemons>,
     hosts: Asked<Uuid, Vec<Holder>>,
     relays: Asked<(), Vec<Holder>>,
     metrics: Arc<Metrics>,
@@ -210,6 +217,17 @@ impl Backplane {
     pub fn daemon_opened(&self, pair: &Pair, daemon: Daemon) {
         if let Some(several) = self.several() {
             several.presence.daemon_opened(pair, daemon);
+        }
+    }
+
+    /// That daemon was probed after [`Event::Superseded`], and lives: it is written anew, and goes before all of its
+    /// generation that were never probed, but not before one that was, is held by another relay, and is renewed. Of
+    /// two that live the first one so stays, and for the other one [`Event::Superseded`] comes once more. The platform
+    /// cannot tell who was first: there the entry is written over the other's, every 10 s at most, and the event does
+    /// not come again. Does nothing when that connection is not the one here any more.
+    pub fn daemon_confirmed(&self, pair: &Pair, daemon: Daemon) {
+        if let Some(several) = self.several() {
+            several.presence.daemon_confirmed(pair, daemon.connection);
         }
     }
 
@@ -304,8 +322,8 @@ impl Several {
             self.metrics.unpublished(Unpublished::Away, 1);
             return Err(PublishError::Unavailable);
         }
-        self.outbox.put(frame, bytes).map_err(|queue::Full| {
-            self.metrics.unpublished(Unpublished::QueueFull, 1);
+        self.outbox.put(frame).map_err(|reason| {
+            self.metrics.unpublished(reason, 1);
             PublishError::Unavailable
         })
     }

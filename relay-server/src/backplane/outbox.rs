@@ -1,22 +1,33 @@
-//! What goes to the bus: a bounded queue, and the signing where the order is fixed.
+//! What goes to the bus: bounded queues that take turns, one for each pair, and the signing where the order is fixed.
+//!
+//! A frame for all relays costs each of them something. What a pair may send to all is limited besides, so that a daemon
+//! that talks of sessions which nobody knows does not fill the bus.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use parking_lot::Mutex;
+use sha2::{Digest as _, Sha256};
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::envelope::{Envelope, Key, is_id, is_machine, is_relay_id};
 use super::inbox::now_ms;
+use super::lanes::{Bounds, Full, Lanes};
 use super::metrics::{Metrics, Unpublished};
-use super::queue::Held;
 use super::replay::WINDOW_MS;
 use super::{Direction, Pair};
+use crate::limits::Tries;
 
 /// Frames that may wait.
-pub(super) const WAITING: usize = 4096;
+const WAITING: usize = 4096;
 /// Bytes of them.
-pub(super) const WAITING_BYTES: usize = 16 << 20;
+const WAITING_BYTES: usize = 16 << 20;
+/// What one pair may have of either: one part in so many.
+const SHARE: usize = 8;
+/// How far the times that are given may run ahead of the clock, less than what receivers bear. Reached only by more
+/// than a thousand frames per second, for that long.
+const LEAD_MS: i64 = WINDOW_MS / 3;
 /// A frame that waited longer is of no use to anybody: whoever sent it has asked again.
 const TOO_OLD: Duration = Duration::from_secs(5);
 /// Frames that are passed on in one go.
@@ -41,6 +52,78 @@ impl Outgoing {
             && self.pair.target.as_deref().is_none_or(is_id)
             && self.to.as_deref().is_none_or(is_relay_id)
     }
+}
+
+/// How many frames for all relays a pair may send at once, and how long it takes until it may send one more.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Allowance(u32, Duration);
+
+impl Allowance {
+    /// At the platform each of them is a call of its own, one after the other: 20 per second.
+    pub(super) const PLATFORM: Self = Self(100, Duration::from_millis(50));
+    /// Redis and PostgreSQL take many in one go: 200 per second, five times what a daemon may say.
+    pub(super) const OTHERS: Self = Self(1000, Duration::from_millis(5));
+}
+
+/// What waits for the bus.
+pub(super) struct Outbox {
+    lanes: Mutex<Lanes<Pair, Outgoing>>,
+    /// Something was put in.
+    news: Notify,
+    to_all: Tries<[u8; 16]>,
+}
+
+impl Outbox {
+    /// A payload has `max_payload` bytes at most: of one there is room in every case.
+    pub(super) fn new(max_payload: usize, Allowance(at_once, each): Allowance) -> Self {
+        let bytes = WAITING_BYTES.max(2 * max_payload);
+        let lane_bytes = (bytes / SHARE).max(max_payload);
+        let bounds = Bounds { count: WAITING, bytes, lane_count: WAITING / SHARE, lane_bytes };
+        Self { lanes: Mutex::new(Lanes::new(bounds)), news: Notify::new(), to_all: Tries::new(at_once, each) }
+    }
+
+    /// Puts it in, or says at once why not.
+    pub(super) fn put(&self, frame: Outgoing) -> Result<(), Unpublished> {
+        if frame.to.is_none() && !self.to_all.take(short(&frame.pair), Instant::now().into_std()) {
+            return Err(Unpublished::TooMany);
+        }
+        let (pair, bytes) = (frame.pair.clone(), frame.payload.len());
+        self.lanes.lock().put(&pair, frame, bytes).map_err(|Full| Unpublished::QueueFull)?;
+        self.news.notify_one();
+        Ok(())
+    }
+
+    /// What waits, up to a batch; of each pair in order. Frames that follow at once go along.
+    pub(super) async fn batch(&self) -> Vec<Outgoing> {
+        loop {
+            let batch = self.take();
+            if !batch.is_empty() {
+                return batch;
+            }
+            self.news.notified().await;
+        }
+    }
+
+    fn take(&self) -> Vec<Outgoing> {
+        let mut lanes = self.lanes.lock();
+        let (mut batch, mut sum) = (Vec::new(), 0);
+        while batch.len() < BATCH && sum < BATCH_BYTES {
+            let Some((frame, bytes)) = lanes.take() else { break };
+            sum += bytes;
+            batch.push(frame);
+        }
+        batch
+    }
+}
+
+/// A pair in few bytes. Ids hold no line breaks.
+fn short(pair: &Pair) -> [u8; 16] {
+    let text = format!("{}\n{}", pair.workspace, pair.target.as_deref().unwrap_or_default());
+    let mut short = [0; 16];
+    for (to, byte) in short.iter_mut().zip(Sha256::digest(text.as_bytes())) {
+        *to = byte;
+    }
+    short
 }
 
 /// Signs what is sent, in the order in which it is sent.
@@ -76,25 +159,18 @@ impl Sealer {
         envelope.sign(&self.key)
     }
 
-    /// Never goes back, unless the clock was put back so far that nobody would believe the old time.
+    /// Always later than the one before, so that nobody on the way can change the order; unless the clock was put back
+    /// so far that nobody would believe the old time, or so many are sent that the times would run away from it.
     fn stamp(&mut self, now_ms: i64) -> i64 {
         let ahead = self.last_ms.saturating_sub(now_ms);
-        self.last_ms = if (1..=WINDOW_MS).contains(&ahead) { self.last_ms } else { now_ms };
+        self.last_ms = match ahead {
+            ..0 => now_ms,
+            0..LEAD_MS => self.last_ms.saturating_add(1),
+            LEAD_MS..=WINDOW_MS => self.last_ms,
+            _ => now_ms,
+        };
         self.last_ms
     }
-}
-
-/// What waits, up to a batch, in order; `None` at the end. Frames that follow at once go along.
-pub(super) async fn batch(queue: &mut mpsc::Receiver<Held<Outgoing>>) -> Option<Vec<Held<Outgoing>>> {
-    let first = queue.recv().await?;
-    let mut bytes = first.item.payload.len();
-    let mut batch = vec![first];
-    while batch.len() < BATCH && bytes < BATCH_BYTES {
-        let Ok(next) = queue.try_recv() else { break };
-        bytes += next.item.payload.len();
-        batch.push(next);
-    }
-    Some(batch)
 }
 
 #[cfg(test)]
@@ -106,32 +182,85 @@ mod tests {
         Sealer::new("me".into(), key, Arc::new(Metrics::new()))
     }
 
+    fn frame(workspace: &str, to: Option<&str>, payload: &str) -> Outgoing {
+        Outgoing {
+            pair: Pair { workspace: workspace.into(), target: None },
+            machine: Some("a\nb".into()),
+            to: to.map(Into::into),
+            direction: Direction::DaemonToClients,
+            payload: payload.into(),
+            queued: Instant::now(),
+        }
+    }
+
     #[test]
-    fn times_never_go_back_by_what_receivers_would_notice() {
+    fn no_two_have_one_time_and_none_goes_back_by_what_receivers_would_notice() {
         let mut sealer = sealer();
         let steps = [
             (1_000_000, 1_000_000),
-            (999_999, 1_000_000),
-            (985_000, 1_000_000),
-            (984_999, 984_999),
+            (1_000_000, 1_000_001),
+            (999_999, 1_000_002),
+            (1_000_005, 1_000_005),
+            (985_005, 1_000_005),
+            (985_004, 985_004),
             (985_500, 985_500),
         ];
         for (now, expected) in steps {
             assert_eq!(sealer.stamp(now), expected, "{now}");
         }
+        // More of them than there are milliseconds: still what receivers believe.
+        for _ in 0..3 * WINDOW_MS {
+            let before = sealer.last_ms;
+            let stamp = sealer.stamp(985_500);
+            assert!(stamp >= before && stamp <= 985_500 + LEAD_MS);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_daemon_neither_fills_the_queue_nor_has_all_the_turns() {
+        let outbox = Outbox::new(1 << 20, Allowance::OTHERS);
+        let loud = (0..WAITING).filter(|_| outbox.put(frame("loud", Some("b"), "{}")).is_ok()).count();
+        assert_eq!(loud, WAITING / SHARE);
+        assert_eq!(outbox.put(frame("loud", Some("b"), "{}")), Err(Unpublished::QueueFull));
+        for number in 0..3 {
+            outbox.put(frame("quiet", Some("b"), &number.to_string())).unwrap();
+        }
+        let batch = outbox.batch().await;
+        assert_eq!(batch.len(), BATCH);
+        let quiet: Vec<(usize, &str)> = batch
+            .iter()
+            .enumerate()
+            .filter(|(_, frame)| &*frame.pair.workspace == "quiet")
+            .map(|(place, frame)| (place, &*frame.payload))
+            .collect();
+        assert_eq!(quiet, [(1, "0"), (3, "1"), (5, "2")]);
+        // The largest has room, and not much more of it.
+        let large = "x".repeat(1 << 20);
+        let many = (0..100).filter(|_| outbox.put(frame("large", Some("b"), &large)).is_ok()).count();
+        assert_eq!(many, WAITING_BYTES / SHARE / large.len());
+        assert_eq!(
+            Outbox::new(64 << 20, Allowance::OTHERS).put(frame("w", None, &"x".repeat(64 << 20))),
+            Ok(())
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_goes_to_all_is_limited_for_each_pair() {
+        let outbox = Outbox::new(1 << 20, Allowance::PLATFORM);
+        let sent =
+            |workspace: &str| (0..1000).filter(|_| outbox.put(frame(workspace, None, "{}")).is_ok()).count();
+        assert_eq!(sent("loud"), 100);
+        assert_eq!(outbox.put(frame("loud", None, "{}")), Err(Unpublished::TooMany));
+        assert_eq!(outbox.put(frame("loud", Some("b"), "{}")), Ok(()), "to one relay");
+        assert_eq!(sent("other"), 100);
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert_eq!(sent("loud"), 20);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_frame_that_waited_too_long_is_not_sent() {
         let mut sealer = sealer();
-        let frame = Outgoing {
-            pair: Pair { workspace: "w".into(), target: None },
-            machine: Some("a\nb".into()),
-            to: None,
-            direction: Direction::DaemonToClients,
-            payload: "{}".into(),
-            queued: Instant::now(),
-        };
+        let frame = frame("w", None, "{}");
         let sealed = sealer.seal(&frame).unwrap();
         assert_eq!(sealed.machine_id, None, "a machine that cannot be named on the bus goes unnamed");
         tokio::time::advance(TOO_OLD + Duration::from_millis(1)).await;

@@ -2,7 +2,7 @@
 //!
 //! | table | what it holds |
 //! | --- | --- |
-//! | `relay.workspace_relay_presences` | which relay holds which daemon |
+//! | `relay.workspace_relay_presences` | which relay holds which daemon; what counts is `record`, which is sealed |
 //! | `relay.relay_bus_frames` | frames, for a minute; NOTIFY wakes who they are for, and polling those whom it missed |
 //! | `relay.relays` | the relays and their addresses; with `relay.tunnels` it tells where hosts are |
 //!
@@ -15,20 +15,19 @@ use std::time::Duration;
 
 use sqlx::postgres::{PgConnectOptions, PgListener, PgPoolOptions};
 use sqlx::{ConnectOptions as _, Connection as _, Executor as _, PgPool};
-use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::address::Record;
+use super::address::{self, MAX_RECORD, Record};
 use super::backoff::Backoff;
-use super::envelope::{Envelope, Key, is_relay_id};
+use super::envelope::{Envelope, Key};
 use super::health::{DEADLINE, Failure, Health};
-use super::inbox::Inbox;
+use super::holding::{Judge, Verdict};
+use super::inbox::{Inbox, now_ms};
 use super::metrics::{Metrics, Unpublished};
-use super::outbox::{Outgoing, Sealer, batch};
+use super::outbox::{Outbox, Sealer};
 use super::presence::{Fact, Written};
-use super::queue::Held;
 use super::{Direction, Holder, Pair};
 use crate::store::postgres::{Lease, prepare};
 
@@ -50,6 +49,10 @@ const PREPARE: Duration = Duration::from_secs(60);
 const READ: i64 = 32;
 /// Other relays with tunnels of one host that are told of.
 const MOST_HOLDERS: i64 = 16;
+/// A longer record of a daemon is none.
+const LONGEST_RECORD: i32 = MAX_RECORD as i32;
+/// How often what is there may change between looking and writing. Each time another relay wrote.
+const SWAPS: usize = 4;
 /// Keeps those who insert frames apart. Any number, as long as all relays use the same.
 const BUS_LOCK: i64 = 0x7265_6c61_7962_7573;
 /// The channel of all relays.
@@ -65,29 +68,29 @@ const USABLE: &str = "select count(*) = 3 from pg_catalog.pg_class c \
      where n.nspname = 'relay' and c.relname in ('relays', 'workspace_relay_presences', 'relay_bus_frames') \
          and has_schema_privilege(n.oid, 'usage') \
          and has_table_privilege(c.oid, 'select') and has_table_privilege(c.oid, 'insert') \
-         and has_table_privilege(c.oid, 'update') and has_table_privilege(c.oid, 'delete')";
+         and has_table_privilege(c.oid, 'update') and has_table_privilege(c.oid, 'delete') \
+         and (c.relname <> 'workspace_relay_presences' or exists (select from pg_catalog.pg_attribute a \
+             where a.attrelid = c.oid and a.attname = 'record' and not a.attisdropped))";
 
+/// What is written of a daemon, and the time in ms.
+const LOOK_AT: &str = "select (extract(epoch from clock_timestamp()) * 1000)::bigint, \
+     (select record from relay.workspace_relay_presences where workspace_id = $1 and runtime_target_id = $2 \
+         and seen_at >= now() - interval '45 seconds' and octet_length(record) <= $3)";
+
+/// Replaces what was found there; anything that would not have been found counts as nothing.
 const CLAIM: &str = "insert into relay.workspace_relay_presences as held \
-         (workspace_id, runtime_target_id, machine_id, relay_id, relay_ws_base_url, connection_id, generation, since, seen_at) \
-     values ($1, $2, $3, $4, $5, $6, $7, clock_timestamp() - make_interval(secs => $8), now()) \
+         (workspace_id, runtime_target_id, machine_id, relay_id, relay_ws_base_url, connection_id, generation, since, \
+             seen_at, record) \
+     values ($1, $2, $3, $4, $5, $6, $7, clock_timestamp() - make_interval(secs => $8), now(), $9) \
      on conflict (workspace_id, runtime_target_id) do update set machine_id = excluded.machine_id, \
          relay_id = excluded.relay_id, relay_ws_base_url = excluded.relay_ws_base_url, \
          connection_id = excluded.connection_id, generation = excluded.generation, seen_at = now(), \
-         since = case when held.relay_id = excluded.relay_id and held.connection_id = excluded.connection_id \
-             then held.since else excluded.since end \
-     where held.seen_at < now() - interval '45 seconds' \
-         or (held.relay_id = excluded.relay_id \
-             and (held.connection_id = excluded.connection_id or held.connection_id = any($9))) \
-         or (excluded.generation, excluded.since, excluded.connection_id) \
-             > (held.generation, held.since, held.connection_id)";
+         since = excluded.since, record = excluded.record \
+     where held.seen_at < now() - interval '45 seconds' or held.record is null \
+         or octet_length(held.record) > $11 or held.record = $10";
 
 const RELEASE: &str = "delete from relay.workspace_relay_presences \
-     where workspace_id = $1 and runtime_target_id = $2 and relay_id = $3 and connection_id = any($4)";
-
-const DAEMON: &str = "select p.relay_id, r.public_ws, r.internal, r.seal from relay.workspace_relay_presences p \
-     left join relay.relays r on r.id = p.relay_id \
-     where p.workspace_id = $1 and p.runtime_target_id = $2 and p.relay_id <> $3 \
-         and p.seen_at >= now() - interval '45 seconds'";
+     where workspace_id = $1 and runtime_target_id = $2 and record = $3";
 
 const HOLDERS: &str = "select r.id, r.public_ws, r.internal, r.seal from relay.relays r \
      join relay.tunnels t on t.relay_id = r.id \
@@ -149,7 +152,7 @@ pub(super) struct Tables {
     options: PgConnectOptions,
     pool: PgPool,
     me: Holder,
-    record: Record,
+    /// What records are sealed with.
     records: Key,
     max_payload: usize,
     ready: AtomicBool,
@@ -171,7 +174,6 @@ impl Tables {
             health: Health::new("PostgreSQL", metrics.clone()),
             options,
             pool,
-            record: Record::seal(&me, &records),
             me,
             records,
             max_payload,
@@ -236,29 +238,49 @@ impl Tables {
     }
 
     /// Holds a daemon.
-    pub(super) async fn claim(&self, pair: &Pair, fact: &Fact, told: &[Uuid]) -> Result<Written, Failure> {
+    pub(super) async fn claim(&self, pair: &Pair, fact: &Fact) -> Result<Written, Failure> {
         let mut lease = self.lease().await?;
-        let query = sqlx::query(CLAIM)
-            .bind(&*pair.workspace)
-            .bind(target(pair))
-            .bind(fact.machine.as_deref())
-            .bind(&*self.me.relay)
-            .bind(self.me.public_ws.as_ref().map(url::Url::as_str))
-            .bind(fact.connection)
-            .bind(fact.generation)
-            .bind(fact.since.elapsed().as_secs_f64())
-            .bind(told);
-        let done = query.execute(&mut *lease.connection).await.map_err(failure)?;
+        for _ in 0..SWAPS {
+            let (kept_ms, there) = look(&mut lease, pair).await?;
+            let found = there.as_deref().unwrap_or_default();
+            let text = match self.judge().claim(found.as_bytes(), pair, fact, kept_ms) {
+                Verdict::Leave(written) => {
+                    lease.done = true;
+                    return Ok(written);
+                }
+                Verdict::Write(text) => text,
+            };
+            let query = sqlx::query(CLAIM)
+                .bind(&*pair.workspace)
+                .bind(target(pair))
+                .bind(fact.machine.as_deref())
+                .bind(&*self.me.relay)
+                .bind(self.me.public_ws.as_ref().map(url::Url::as_str))
+                .bind(fact.connection)
+                .bind(fact.generation)
+                .bind(fact.since.elapsed().as_secs_f64())
+                .bind(text)
+                .bind(there)
+                .bind(LONGEST_RECORD);
+            if query.execute(&mut *lease.connection).await.map_err(failure)?.rows_affected() > 0 {
+                lease.done = true;
+                return Ok(Written::Held);
+            }
+        }
         lease.done = true;
-        Ok(if done.rows_affected() == 0 { Written::Lost } else { Written::Held })
+        Err(Failure::Refused("others write the same all the time".to_owned()))
     }
 
     /// Lets go a daemon, if it is still ours.
     pub(super) async fn release(&self, pair: &Pair, told: &[Uuid]) -> Result<Written, Failure> {
         let mut lease = self.lease().await?;
-        let query =
-            sqlx::query(RELEASE).bind(&*pair.workspace).bind(target(pair)).bind(&*self.me.relay).bind(told);
-        query.execute(&mut *lease.connection).await.map_err(failure)?;
+        // Whoever writes in between holds it, or has let it go.
+        if let (_, Some(there)) = look(&mut lease, pair).await?
+            && self.judge().is_ours(there.as_bytes(), pair, told)
+        {
+            let query = sqlx::query(RELEASE).bind(&*pair.workspace).bind(target(pair)).bind(there);
+            query.execute(&mut *lease.connection).await.map_err(failure)?;
+        }
         lease.done = true;
         Ok(Written::Held)
     }
@@ -266,13 +288,14 @@ impl Tables {
     /// Which other relay holds a daemon.
     pub(super) async fn daemon(&self, pair: &Pair) -> Result<Option<Holder>, Failure> {
         let mut lease = self.lease().await?;
-        let query = sqlx::query_as(DAEMON).bind(&*pair.workspace).bind(target(pair)).bind(&*self.me.relay);
-        let row: Option<RelayRow> = query.fetch_optional(&mut *lease.connection).await.map_err(failure)?;
+        let (_, there) = look(&mut lease, pair).await?;
         lease.done = true;
-        Ok(row.filter(|row| is_relay_id(&row.0)).map(|row| {
-            let nowhere = Holder { relay: Arc::from(&*row.0), public_ws: None, internal: None };
-            self.holder(row).unwrap_or(nowhere)
-        }))
+        let held = there.and_then(|there| self.judge().read(there.as_bytes(), pair));
+        Ok(held.map(|held| held.holder).filter(|holder| holder.relay != self.me.relay))
+    }
+
+    fn judge(&self) -> Judge<'_> {
+        Judge { me: &self.me, key: &self.records, now_ms: now_ms() }
     }
 
     /// Which other relays have tunnels of a host, the newest first.
@@ -296,7 +319,8 @@ impl Tables {
     /// This relay lives, or no longer.
     pub(super) async fn relay(&self, here: bool) -> Result<Written, Failure> {
         let mut lease = self.lease().await?;
-        let Record { relay, public_ws, internal, seal } = &self.record;
+        let Record { relay, public_ws, internal, seal } =
+            Record::seal(&self.me, address::RELAY, now_ms(), &self.records);
         let query = if here {
             sqlx::query(ANNOUNCE).bind(relay).bind(public_ws).bind(internal).bind(seal)
         } else {
@@ -309,23 +333,27 @@ impl Tables {
 
     fn holder(&self, row: RelayRow) -> Option<Holder> {
         let (relay, public_ws, internal, seal) = row;
-        Record { relay, public_ws: public_ws?, internal: internal?, seal: seal? }.open(&self.records)
+        Record { relay, public_ws: public_ws?, internal: internal?, seal: seal? }.open(
+            address::RELAY,
+            now_ms(),
+            &self.records,
+        )
     }
 
-    /// Passes frames on, in order, until there are no more.
+    /// Passes frames on, in order, until `stop`.
     pub(super) async fn publish(
         self: Arc<Self>,
         mut sealer: Sealer,
-        mut queue: mpsc::Receiver<Held<Outgoing>>,
+        outbox: Arc<Outbox>,
         stop: CancellationToken,
     ) {
         loop {
             let frames = tokio::select! {
                 biased;
                 () = stop.cancelled() => return,
-                frames = batch(&mut queue) => match frames { Some(frames) => frames, None => return },
+                frames = outbox.batch() => frames,
             };
-            let frames: Vec<Envelope> = frames.iter().filter_map(|held| sealer.seal(&held.item)).collect();
+            let frames: Vec<Envelope> = frames.iter().filter_map(|held| sealer.seal(held)).collect();
             if frames.is_empty() {
                 continue;
             }
@@ -373,7 +401,7 @@ impl Tables {
 
     /// Reads frames until `stop`, and removes what is over.
     pub(super) async fn listen(self: Arc<Self>, inbox: Arc<Inbox>, stop: CancellationToken) {
-        let mut reader = Reader { tables: self.clone(), inbox, since: None };
+        let mut reader = Reader { tables: self.clone(), inbox, since: 0 };
         let mut backoff = Backoff::default();
         loop {
             let result = tokio::select! {
@@ -421,8 +449,8 @@ impl Tables {
 struct Reader {
     tables: Arc<Tables>,
     inbox: Arc<Inbox>,
-    /// The number up to which all was read; `None` before the first look.
-    since: Option<i64>,
+    /// The number up to which all was read.
+    since: i64,
 }
 
 impl Reader {
@@ -441,10 +469,9 @@ impl Reader {
         let listener = tokio::time::timeout(DEADLINE, connecting).await;
         let mut listener = listener.map_err(|_| late())?.map_err(failure)?;
         listener.eager_reconnect(false);
-        // The numbers may have begun anew meanwhile. What is read twice is dropped, because it is no news.
-        if self.since.is_some() {
-            self.since = Some(0);
-        }
+        // All that is fresh, also at first: others may have found us before we came here. And the numbers may have begun
+        // anew meanwhile. What is read twice, or was issued before this process began, is dropped, because it is no news.
+        self.since = 0;
         let mut poll = tokio::time::interval(POLL);
         poll.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut probed = Instant::now();
@@ -476,8 +503,7 @@ impl Reader {
         let mut lease = tables.lease().await?;
         let newest: i64 =
             sqlx::query_scalar(NEWEST).fetch_one(&mut *lease.connection).await.map_err(failure)?;
-        // What was there before us is not for us.
-        let mut since = *self.since.get_or_insert(newest);
+        let mut since = begins(self.since, newest);
         while since < newest {
             let query = sqlx::query_as(FRAMES)
                 .bind(since)
@@ -491,7 +517,7 @@ impl Reader {
             for row in rows {
                 self.take(row);
             }
-            self.since = Some(since);
+            self.since = since;
         }
         lease.done = true;
         Ok(())
@@ -516,6 +542,18 @@ impl Reader {
             signature,
         });
     }
+}
+
+/// What is written of a daemon, and the time there in ms.
+async fn look(lease: &mut Lease, pair: &Pair) -> Result<(i64, Option<String>), Failure> {
+    let query = sqlx::query_as(LOOK_AT).bind(&*pair.workspace).bind(target(pair)).bind(LONGEST_RECORD);
+    query.fetch_one(&mut *lease.connection).await.map_err(failure)
+}
+
+/// From where to read on. Numbers that are all lower than those that were had already were counted anew, or those had
+/// were removed because they are over. What is read twice is dropped, because it is no news.
+fn begins(since: i64, newest: i64) -> i64 {
+    if newest < since { 0 } else { since }
 }
 
 fn pool(options: PgConnectOptions, connections: u32) -> PgPool {
@@ -557,4 +595,16 @@ fn failure(error: sqlx::Error) -> Failure {
         return Failure::Refused(error.to_string());
     }
     Failure::Away(error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_that_were_counted_anew_are_read() {
+        for (since, newest, expected) in [(7, 7, 7), (7, 9, 7), (7, 3, 0), (7, 0, 0), (0, 0, 0)] {
+            assert_eq!(begins(since, newest), expected, "{since} {newest}");
+        }
+    }
 }

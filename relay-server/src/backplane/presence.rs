@@ -2,11 +2,12 @@
 //!
 //! What is true is kept here and changes at once; one task writes it, so that an end that is told late cannot
 //! overtake the beginning that followed it. Of one subject only the newest truth is written, never two writes at
-//! once. A write that failed is tried again; every 20 s, and whenever the other side has come back, perhaps without
-//! its memory, all of it is written anew.
+//! once. A write that failed is tried again: when the other side is away all of them wait, when it refuses one subject
+//! that one alone does. Every 20 s, and whenever the other side has come back, perhaps without its memory, all of it is
+//! written anew.
 
 use std::collections::hash_map::Entry;
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -31,8 +32,16 @@ pub(super) const VOID: Duration = Duration::from_secs(45);
 const AT_ONCE: usize = 16;
 /// Connections of one subject that may stand there while no write is answered; what is forgotten becomes void.
 const MOST_TOLD: usize = 4;
-/// How long to wait after a failed write.
+/// How long nothing is written when the other side is away.
 const AGAIN: Duration = Duration::from_millis(500);
+/// How long a subject waits that was refused, the first time; then twice as long each time.
+const REFUSED: Duration = Duration::from_secs(1);
+/// The longest of these waits: less than a renewal, so that what was mended is there in time.
+const REFUSED_LONGEST: Duration = Duration::from_secs(16);
+/// When to look again at what may have been overwritten in the moment of its writing: later than a write can take.
+const LOOK: Duration = Duration::from_secs(3);
+/// How often one subject may be written over another's that lives, where nobody can say who was first.
+const CONTEST: Duration = Duration::from_secs(10);
 /// How long the last words may take.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
@@ -54,6 +63,8 @@ pub(super) struct Fact {
     pub(super) connection: Uuid,
     pub(super) machine: Option<Arc<str>>,
     pub(super) generation: i64,
+    /// It was found alive when another relay held it.
+    pub(super) confirmed: bool,
     /// Since when.
     pub(super) since: Instant,
 }
@@ -66,8 +77,8 @@ pub(super) struct Job {
     pub(super) now: Option<Fact>,
     /// The connections one of which may stand there, from us.
     pub(super) told: Vec<Uuid>,
-    /// The other side has answered about this connection before: it is no newcomer.
-    pub(super) renewal: bool,
+    /// It may be written over another's that lives, where nobody can say who was first.
+    pub(super) contests: bool,
 }
 
 /// How a write went.
@@ -75,8 +86,15 @@ pub(super) struct Job {
 pub(super) enum Written {
     /// It stands there.
     Held,
+    /// It stands there unless another wrote in the same moment: it is to be looked at again soon.
+    Unsure,
     /// Another holds it by right.
-    Lost,
+    Lost {
+        /// By that of a higher generation, which one of us has sealed.
+        higher_generation: bool,
+    },
+    /// Another's was left alone for now, without having the better right.
+    Left,
 }
 
 #[derive(Default)]
@@ -85,6 +103,9 @@ struct State {
     /// Tunnels of each host, with their beginnings.
     hosts: HashMap<Uuid, HashMap<Uuid, Instant>>,
     queue: VecDeque<Subject>,
+    /// What waits until a time. The number tells apart what waits until the same.
+    later: BTreeMap<(Instant, u64), Subject>,
+    number: u64,
 }
 
 #[derive(Default)]
@@ -92,10 +113,23 @@ struct Known {
     now: Option<Fact>,
     told: Vec<Uuid>,
     queued: bool,
-    /// The connection about which there was an answer last.
-    answered: Option<Uuid>,
-    /// The connection of whose loss the broker was told.
-    lost: Option<Uuid>,
+    /// Where it stands among those that wait.
+    later: Option<(Instant, u64)>,
+    /// Refusals since the last answer.
+    refusals: u32,
+    /// When it was written last where it may have been written over another's.
+    contested: Option<Instant>,
+    /// The loss of which the broker was told.
+    lost: Option<Loss>,
+}
+
+/// A daemon's connection here that lost to another relay's, as the broker is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Loss {
+    connection: Uuid,
+    higher_generation: bool,
+    /// Although it was confirmed.
+    confirmed: bool,
 }
 
 /// The truth, and what of it is to be written.
@@ -113,14 +147,31 @@ impl Presence {
 
     /// This relay is here.
     pub(super) fn relay_is_here(&self) {
-        let fact = Fact { connection: self.incarnation, machine: None, generation: 0, since: Instant::now() };
-        self.set(Subject::Relay, Some(fact));
+        self.set(Subject::Relay, Some(self.here(Instant::now())));
     }
 
     pub(super) fn daemon_opened(&self, pair: &Pair, daemon: Daemon) {
         let Daemon { connection, machine, generation } = daemon;
-        let fact = Fact { connection, machine, generation, since: Instant::now() };
+        let fact = Fact { connection, machine, generation, confirmed: false, since: Instant::now() };
         self.set(Subject::Daemon(pair.clone()), Some(fact));
+    }
+
+    /// It was probed and lives. A confirmation that comes late revives nothing.
+    pub(super) fn daemon_confirmed(&self, pair: &Pair, connection: Uuid) {
+        let subject = Subject::Daemon(pair.clone());
+        let mut state = self.state.lock();
+        let here = state.subjects.get_mut(&subject).and_then(|known| known.now.as_mut());
+        if let Some(fact) = here.filter(|fact| fact.connection == connection) {
+            fact.confirmed = true;
+            state.enqueue(subject);
+            drop(state);
+            self.wake.notify_one();
+        }
+    }
+
+    /// Something is here in this process.
+    fn here(&self, since: Instant) -> Fact {
+        Fact { connection: self.incarnation, machine: None, generation: 0, confirmed: false, since }
     }
 
     pub(super) fn daemon_closed(&self, pair: &Pair, connection: Uuid) {
@@ -154,8 +205,7 @@ impl Presence {
 
     fn host_changed(&self, mut state: parking_lot::MutexGuard<'_, State>, host: Uuid) {
         let newest = state.hosts.get(&host).and_then(|tunnels| tunnels.values().max().copied());
-        let fact =
-            newest.map(|since| Fact { connection: self.incarnation, machine: None, generation: 0, since });
+        let fact = newest.map(|since| self.here(since));
         state.set(Subject::Host(host), fact);
         drop(state);
         self.wake.notify_one();
@@ -166,13 +216,13 @@ impl Presence {
         self.wake.notify_one();
     }
 
-    /// Everything is to be written anew.
+    /// Everything is to be written anew, but for what waits because it was refused.
     fn renew(&self) {
         let mut state = self.state.lock();
         let all: Vec<Subject> = state
             .subjects
             .iter()
-            .filter(|(_, known)| known.now.is_some())
+            .filter(|(_, known)| known.now.is_some() && known.refusals == 0)
             .map(|(subject, _)| subject.clone())
             .collect();
         for subject in all {
@@ -192,58 +242,98 @@ impl Presence {
 
     /// Some of what is to be written.
     fn take(&self) -> Vec<Job> {
+        let now = Instant::now();
         let mut state = self.state.lock();
+        while let Some(due) = state.later.first_entry().filter(|first| first.key().0 <= now) {
+            let subject = due.remove();
+            state.enqueue(subject);
+        }
         let mut jobs = Vec::new();
         while jobs.len() < AT_ONCE {
             let Some(subject) = state.queue.pop_front() else { break };
             let Some(known) = state.subjects.get_mut(&subject) else { continue };
             known.queued = false;
-            let now = known.now.clone();
-            let renewal = now.as_ref().is_some_and(|fact| known.answered == Some(fact.connection));
-            jobs.push(Job { now, told: known.told.clone(), renewal, subject });
+            let fact = known.now.clone();
+            let rested = known.contested.is_none_or(|then| now - then >= CONTEST);
+            let contests = rested && fact.as_ref().is_some_and(|fact| fact.confirmed);
+            jobs.push(Job { now: fact, told: known.told.clone(), contests, subject });
         }
         jobs
     }
 
-    /// How that went. Returns the daemon's connection whose loss is news.
-    fn done(&self, job: &Job, result: &Result<Written, Failure>) -> Option<Uuid> {
+    /// When the next of those that wait is due.
+    fn next(&self) -> Option<Instant> {
+        self.state.lock().later.first_key_value().map(|((due, _), _)| *due)
+    }
+
+    /// How that went. Returns what the broker is to be told.
+    fn done(&self, job: &Job, result: &Result<Written, Failure>) -> Option<Loss> {
+        let now = Instant::now();
         let mut state = self.state.lock();
         let known = state.subjects.get_mut(&job.subject)?;
         let connection = job.now.as_ref().map(|fact| fact.connection);
         let mut news = None;
+        // When it is to be written again without anybody asking for it.
+        let mut again = None;
         if result.is_ok() {
-            known.answered = connection;
+            known.refusals = 0;
         }
         match result {
-            Ok(Written::Held) => {
+            Ok(Written::Held | Written::Unsure) => {
                 known.told = connection.into_iter().collect();
                 known.lost = None;
+                if *result == Ok(Written::Unsure) {
+                    known.contested = Some(now);
+                    again = Some(now + LOOK);
+                }
             }
-            Ok(Written::Lost) => {
+            Ok(Written::Lost { higher_generation }) => {
                 known.told.clear();
-                // The broker is told once, and only of a connection that still is the one here.
-                let here = known.now.as_ref().map(|fact| fact.connection);
-                news = connection.filter(|lost| here == Some(*lost) && known.lost != Some(*lost));
+                // The broker is told once, and only of a connection that still is the one here; and once more when
+                // it lost although it had been confirmed in the meantime.
+                let (fact, here) = (job.now.as_ref(), known.now.as_ref());
+                let current = fact.zip(here).filter(|(fact, here)| {
+                    fact.connection == here.connection && fact.confirmed == here.confirmed
+                });
+                let loss = current.map(|(fact, _)| Loss {
+                    connection: fact.connection,
+                    higher_generation: *higher_generation,
+                    confirmed: fact.confirmed,
+                });
+                news = loss.filter(|loss| known.lost != Some(*loss));
             }
-            Err(_) => {
+            // The next renewal looks again.
+            Ok(Written::Left) => {}
+            // What nobody takes back becomes void by itself.
+            Err(Failure::Refused(_)) if connection.is_none() => known.told.clear(),
+            Err(failure) => {
                 // It may have arrived all the same.
                 known.told.extend(connection.filter(|connection| !known.told.contains(connection)));
                 let surplus = known.told.len().saturating_sub(MOST_TOLD);
                 known.told.drain(..surplus);
-                state.enqueue(job.subject.clone());
+                if failure.of_this_alone() {
+                    again =
+                        Some(now + REFUSED.saturating_mul(1 << known.refusals.min(16)).min(REFUSED_LONGEST));
+                    known.refusals = known.refusals.saturating_add(1);
+                } else {
+                    state.enqueue(job.subject.clone());
+                }
             }
+        }
+        if let Some(due) = again {
+            state.postpone(&job.subject, due);
         }
         let over = |known: &Known| known.now.is_none() && known.told.is_empty() && !known.queued;
         if state.subjects.get(&job.subject).is_some_and(over) {
-            state.subjects.remove(&job.subject);
+            state.forget(&job.subject);
         }
         news
     }
 
     /// The broker knows.
-    fn told_of_loss(&self, subject: &Subject, connection: Uuid) {
+    fn told_of_loss(&self, subject: &Subject, loss: Loss) {
         if let Some(known) = self.state.lock().subjects.get_mut(subject) {
-            known.lost = Some(connection);
+            known.lost = Some(loss);
         }
     }
 }
@@ -255,11 +345,34 @@ impl State {
     }
 
     fn enqueue(&mut self, subject: Subject) {
-        if let Some(known) = self.subjects.get_mut(&subject)
-            && !known.queued
-        {
+        let Some(known) = self.subjects.get_mut(&subject) else { return };
+        if let Some(place) = known.later.take() {
+            self.later.remove(&place);
+        }
+        if !known.queued {
             known.queued = true;
             self.queue.push_back(subject);
+        }
+    }
+
+    /// Writes it again at that time, unless something asks for it before.
+    fn postpone(&mut self, subject: &Subject, due: Instant) {
+        let Some(known) = self.subjects.get_mut(subject) else { return };
+        // It changed in the meantime, and is written soon.
+        if known.queued {
+            return;
+        }
+        self.number = self.number.wrapping_add(1);
+        let place = (due, self.number);
+        if let Some(earlier) = known.later.replace(place) {
+            self.later.remove(&earlier);
+        }
+        self.later.insert(place, subject.clone());
+    }
+
+    fn forget(&mut self, subject: &Subject) {
+        if let Some(place) = self.subjects.remove(subject).and_then(|known| known.later) {
+            self.later.remove(&place);
         }
     }
 }
@@ -280,7 +393,12 @@ pub(super) async fn write(
             match failed {
                 Some(true) => tokio::time::sleep(AGAIN).await,
                 Some(false) => {}
-                None => presence.wake.notified().await,
+                None => match presence.next() {
+                    Some(due) => {
+                        let _ = tokio::time::timeout_at(due, presence.wake.notified()).await;
+                    }
+                    None => presence.wake.notified().await,
+                },
             }
         };
         tokio::select! {
@@ -296,32 +414,33 @@ pub(super) async fn write(
     let _ = tokio::time::timeout(LAST_WORDS, last_words).await;
 }
 
-/// Writes a few subjects; whether one of them failed, `None` when there was none.
+/// Writes a few subjects; whether the other side was away, `None` when there was nothing to write.
 async fn write_some(presence: &Presence, links: &Links, inbox: &Inbox, metrics: &Metrics) -> Option<bool> {
     let jobs = presence.take();
     if jobs.is_empty() {
         return None;
     }
     let results = join_all(jobs.iter().map(|job| links.write(job))).await;
-    let mut failed = false;
+    let mut away = false;
     for (job, result) in jobs.iter().zip(results) {
         match &result {
-            Ok(Written::Held) => metrics.presence_ok.increment(1),
-            Ok(Written::Lost) => metrics.presence_lost.increment(1),
+            Ok(Written::Held | Written::Unsure | Written::Left) => metrics.presence_ok.increment(1),
+            Ok(Written::Lost { .. }) => metrics.presence_lost.increment(1),
             Err(failure) => {
                 tracing::debug!(subject = ?job.subject, %failure, "who is here could not be written; tried again");
                 metrics.presence_failed.increment(1);
-                failed = true;
+                away |= !failure.of_this_alone();
             }
         }
         let news = presence.done(job, &result);
-        if let (Subject::Daemon(pair), Some(connection)) = (&job.subject, news)
-            && inbox.tell(Event::Superseded { pair: pair.clone(), connection })
-        {
-            presence.told_of_loss(&job.subject, connection);
+        if let (Subject::Daemon(pair), Some(loss)) = (&job.subject, news) {
+            let Loss { connection, higher_generation, .. } = loss;
+            if inbox.tell(Event::Superseded { pair: pair.clone(), connection, higher_generation }) {
+                presence.told_of_loss(&job.subject, loss);
+            }
         }
     }
-    Some(failed)
+    Some(away)
 }
 
 #[cfg(test)]
@@ -334,6 +453,14 @@ mod tests {
 
     fn daemon(connection: Uuid) -> Daemon {
         Daemon { connection, machine: None, generation: 1 }
+    }
+
+    fn lost() -> Result<Written, Failure> {
+        Ok(Written::Lost { higher_generation: false })
+    }
+
+    fn loss(connection: Uuid, confirmed: bool) -> Option<Loss> {
+        Some(Loss { connection, higher_generation: false, confirmed })
     }
 
     fn away() -> Result<Written, Failure> {
@@ -384,17 +511,123 @@ mod tests {
         let (first, second) = (Uuid::new_v4(), Uuid::new_v4());
         presence.daemon_opened(&pair(), daemon(first));
         let jobs = presence.take();
-        assert_eq!(presence.done(&jobs[0], &Ok(Written::Lost)), Some(first));
-        presence.told_of_loss(&jobs[0].subject, first);
+        assert_eq!(presence.done(&jobs[0], &lost()), loss(first, false));
+        presence.told_of_loss(&jobs[0].subject, loss(first, false).unwrap());
         presence.renew();
         let jobs = presence.take();
-        assert_eq!(presence.done(&jobs[0], &Ok(Written::Lost)), None);
+        assert_eq!(presence.done(&jobs[0], &lost()), None);
         presence.renew();
         let jobs = presence.take();
         presence.daemon_opened(&pair(), daemon(second));
-        assert_eq!(presence.done(&jobs[0], &Ok(Written::Lost)), None);
+        assert_eq!(presence.done(&jobs[0], &lost()), None);
         let jobs = presence.take();
-        assert_eq!(presence.done(&jobs[0], &Ok(Written::Lost)), Some(second));
+        assert_eq!(presence.done(&jobs[0], &lost()), loss(second, false));
+    }
+
+    #[test]
+    fn who_is_confirmed_and_loses_all_the_same_is_told_of_once_more() {
+        let presence = Presence::new();
+        let connection = Uuid::new_v4();
+        presence.daemon_opened(&pair(), daemon(connection));
+        let jobs = presence.take();
+        assert!(!jobs[0].now.as_ref().unwrap().confirmed && !jobs[0].contests);
+        presence.told_of_loss(&jobs[0].subject, presence.done(&jobs[0], &lost()).unwrap());
+        presence.renew();
+        let late = presence.take();
+        presence.daemon_confirmed(&pair(), connection);
+        assert_eq!(presence.done(&late[0], &lost()), None, "it was not confirmed yet");
+        let jobs = presence.take();
+        assert!(jobs[0].now.as_ref().unwrap().confirmed && jobs[0].contests);
+        let news = presence.done(&jobs[0], &lost());
+        assert_eq!(news, loss(connection, true));
+        presence.told_of_loss(&jobs[0].subject, news.unwrap());
+        presence.daemon_confirmed(&pair(), connection);
+        assert_eq!(presence.done(&presence.take()[0], &lost()), None, "and then no more");
+
+        // What has gone is not revived.
+        presence.daemon_closed(&pair(), connection);
+        let jobs = presence.take();
+        presence.done(&jobs[0], &Ok(Written::Held));
+        presence.daemon_confirmed(&pair(), connection);
+        assert!(presence.take().is_empty() && presence.state.lock().subjects.is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn two_that_are_confirmed_write_over_each_other_slowly_and_are_looked_at_again() {
+        let presence = Presence::new();
+        let connection = Uuid::new_v4();
+        presence.daemon_opened(&pair(), daemon(connection));
+        presence.done(&presence.take()[0], &lost());
+        presence.daemon_confirmed(&pair(), connection);
+        let jobs = presence.take();
+        assert!(jobs[0].contests);
+        presence.done(&jobs[0], &Ok(Written::Unsure));
+        assert!(presence.take().is_empty());
+        assert_eq!(presence.next(), Some(Instant::now() + LOOK));
+        tokio::time::advance(LOOK).await;
+        let jobs = presence.take();
+        assert!(!jobs[0].contests, "too soon");
+        presence.done(&jobs[0], &Ok(Written::Left));
+        assert_eq!(presence.next(), None);
+        presence.renew();
+        let jobs = presence.take();
+        assert!(!jobs[0].contests, "still too soon");
+        presence.done(&jobs[0], &Ok(Written::Left));
+        tokio::time::advance(CONTEST - LOOK).await;
+        presence.renew();
+        assert!(presence.take()[0].contests);
+    }
+
+    /// A pair of which nobody wants to know: it waits longer and longer, and no other waits for it.
+    #[tokio::test(start_paused = true)]
+    async fn one_that_is_refused_delays_no_other() {
+        const DAEMONS: usize = 2000;
+        let presence = Presence::new();
+        let of = |number: usize| Pair { workspace: number.to_string().into(), target: None };
+        for number in 0..DAEMONS {
+            presence.daemon_opened(&of(number), daemon(Uuid::new_v4()));
+        }
+        let poisoned = Subject::Daemon(of(7));
+        let mut tries = 0;
+        for round in 0..3 {
+            let begun = Instant::now();
+            let mut held = 0;
+            while held < DAEMONS - 1 {
+                let jobs = presence.take();
+                assert!(!jobs.is_empty(), "none of them waits for something else");
+                // What a platform takes for each of those that are written side by side.
+                tokio::time::advance(Duration::from_millis(50)).await;
+                for job in &jobs {
+                    let refused = job.subject == poisoned;
+                    tries += usize::from(refused);
+                    held += usize::from(!refused);
+                    let result =
+                        if refused { Err(Failure::Refused(String::new())) } else { Ok(Written::Held) };
+                    presence.done(job, &result);
+                }
+            }
+            assert!(begun.elapsed() < RENEW * 2 / 3, "round {round}: {:?}", begun.elapsed());
+            presence.renew();
+        }
+        assert!((2..=8).contains(&tries), "{tries}");
+        assert_eq!(presence.state.lock().subjects.len(), DAEMONS);
+        // It is tried again by itself, within the time of a renewal, and a change of it at once.
+        loop {
+            let jobs = presence.take();
+            if jobs.is_empty() {
+                break;
+            }
+            for job in &jobs {
+                let refused = job.subject == poisoned;
+                let result = if refused { Err(Failure::Refused(String::new())) } else { Ok(Written::Held) };
+                presence.done(job, &result);
+            }
+        }
+        let wait = presence.next().unwrap() - Instant::now();
+        assert!(wait <= REFUSED_LONGEST, "{wait:?}");
+        presence.daemon_opened(&of(7), daemon(Uuid::new_v4()));
+        assert!(presence.take().iter().any(|job| job.subject == poisoned));
+        assert_eq!(presence.next(), None);
     }
 
     #[test]

@@ -13,8 +13,8 @@ use super::metrics::Refused;
 pub(super) const WINDOW_MS: i64 = 15_000;
 /// Sources that are remembered. There are as many as relays; each has the key.
 const MAX_SOURCES: usize = 1024;
-/// Frames of one source in one millisecond. A relay that signs more than a million per second is broken.
-const MAX_AT_ONCE: usize = 1024;
+/// Frames of one source in one millisecond. A relay spreads more over the next ones.
+pub(super) const MAX_AT_ONCE: usize = 1024;
 
 /// What was seen.
 pub(super) struct Replay {

@@ -8,16 +8,15 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::address;
-use super::asked::Asked;
+use super::asked::{Asked, Daemons};
 use super::envelope::{Key, MAX_ENVELOPE};
 use super::inbox::{self, Inbox};
 use super::link::{Link, Links};
 use super::metrics::Metrics;
-use super::outbox::{self, Sealer};
+use super::outbox::{Allowance, Outbox, Sealer};
 use super::platform::{MAX_BYTES, Platform};
 use super::postgres::Tables;
 use super::presence::{self, Presence};
-use super::queue;
 use super::redis::Redis;
 use super::{Backplane, Event, Holder, Kind, Several};
 use crate::config::relays::Mode;
@@ -51,7 +50,8 @@ struct Running {
     stop: CancellationToken,
     inbox: Arc<Inbox>,
     sealer: Sealer,
-    queue: mpsc::Receiver<queue::Held<outbox::Outgoing>>,
+    outbox: Arc<Outbox>,
+    daemons: Arc<Daemons>,
 }
 
 impl Backplane {
@@ -135,7 +135,12 @@ impl Backplane {
         let inbox = Arc::new(inbox);
         let (events, receiver) = mpsc::channel(EVENTS);
         tasks.spawn(inbox::hand_over(waiting, events, stop.clone()));
-        let (outbox, queue) = queue::bounded(outbox::WAITING, outbox::WAITING_BYTES.max(2 * max_payload));
+        let allowance = match &links.daemons {
+            Link::Platform(_) => Allowance::PLATFORM,
+            Link::Redis(_) | Link::Tables(_) => Allowance::OTHERS,
+        };
+        let outbox = Arc::new(Outbox::new(max_payload, allowance));
+        let daemons = Arc::new(Daemons::new());
         let sealer = Sealer::new(me.relay.clone(), key, metrics.clone());
         let presence = Arc::new(Presence::new());
         presence.relay_is_here();
@@ -150,13 +155,21 @@ impl Backplane {
             Link::Platform(_) => MAX_BYTES - MAX_ENVELOPE,
             Link::Redis(_) | Link::Tables(_) => usize::MAX,
         };
-        run(&links, Running { tasks: tasks.clone(), stop, inbox, sealer, queue });
+        let running = Running {
+            tasks: tasks.clone(),
+            stop,
+            inbox,
+            sealer,
+            outbox: outbox.clone(),
+            daemons: daemons.clone(),
+        };
+        run(&links, running);
         tasks.close();
         let several = Several {
             presence,
             links,
             outbox,
-            daemons: Asked::new(),
+            daemons,
             hosts: Asked::new(),
             relays: Asked::new(),
             metrics,
@@ -169,20 +182,20 @@ impl Backplane {
 
 /// Starts what each other side needs.
 fn run(links: &Links, running: Running) {
-    let Running { tasks, stop, inbox, sealer, queue } = running;
+    let Running { tasks, stop, inbox, sealer, outbox, daemons } = running;
     match &links.daemons {
         Link::Redis(redis) => {
-            tasks.spawn(redis.clone().publish(sealer, queue, stop.clone()));
+            tasks.spawn(redis.clone().publish(sealer, outbox, daemons, stop.clone()));
             tasks.spawn(redis.clone().listen(inbox, stop.clone()));
         }
         Link::Tables(tables) => {
             tasks.spawn(tables.clone().prepare(stop.clone()));
-            tasks.spawn(tables.clone().publish(sealer, queue, stop.clone()));
+            tasks.spawn(tables.clone().publish(sealer, outbox, stop.clone()));
             tasks.spawn(tables.clone().listen(inbox, stop.clone()));
             tasks.spawn(tables.clone().sweep(stop.clone()));
         }
         Link::Platform(platform) => {
-            tasks.spawn(platform.clone().publish(sealer, queue, stop.clone()));
+            tasks.spawn(platform.clone().publish(sealer, outbox, stop.clone()));
             tasks.spawn(platform.clone().pull(inbox, stop.clone()));
         }
     }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use url::Url;
 
+use super::oidc::is_safe;
 use super::settings::Key;
 use super::{ConfigError, Reader, SecretText, parse};
 
@@ -18,6 +19,8 @@ pub struct Frames {
     /// Whether conveniences for development count.
     pub dev: bool,
     pub jwks_url: Option<Url>,
+    pub jwks_issuer: Option<String>,
+    pub jwks_audience: Option<String>,
     /// Complete: from RELAY_VALIDATE_URL, else made from SERVER_URL.
     pub validate_url: Option<Url>,
     pub max_frame_bytes: usize,
@@ -54,9 +57,27 @@ pub fn platform_url(base: &Url, call: &str) -> Option<Url> {
 pub(super) fn read(values: &Reader) -> Result<Frames, ConfigError> {
     let server = values.optional(Key::ServerUrl, parse::public_url)?;
     let given = values.optional(Key::ValidateUrl, parse::public_url)?;
+    let dev = values.text(Key::Mode).as_deref() == Some("dev");
+    let jwks_url = values.optional(Key::JwksUrl, parse::public_url)?;
+    if jwks_url.as_ref().is_some_and(|url| !is_safe(url, dev)) {
+        return Err(ConfigError::Together(
+            "RELAY_JWKS_URL has to be an https URL: whoever could answer in its place could be any daemon here. http \
+             is for this machine, and for RELAY_MODE=dev"
+                .to_owned(),
+        ));
+    }
+    let (jwks_issuer, jwks_audience) = (values.text(Key::JwksIssuer), values.text(Key::JwksAudience));
+    if jwks_url.is_none() && (jwks_issuer.is_some() || jwks_audience.is_some()) {
+        return Err(ConfigError::Together(
+            "RELAY_JWKS_ISSUER or RELAY_JWKS_AUDIENCE is set and RELAY_JWKS_URL is not: nobody would look at them"
+                .to_owned(),
+        ));
+    }
     Ok(Frames {
-        dev: values.text(Key::Mode).as_deref() == Some("dev"),
-        jwks_url: values.optional(Key::JwksUrl, parse::public_url)?,
+        dev,
+        jwks_url,
+        jwks_issuer,
+        jwks_audience,
         validate_url: given.or_else(|| server.and_then(|base| platform_url(&base, "validate"))),
         max_frame_bytes: values.number(Key::MaxFrameBytes)?,
         max_pending_bytes: values.number(Key::MaxPendingBytes)?,

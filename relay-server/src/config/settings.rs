@@ -151,6 +151,10 @@ settings! {
         "`dev` also takes a token from the query of `/ws`, and redirects to addresses without TLS";
     JwksUrl: "jwks_url", ["RELAY_JWKS_URL"], Kind::Url, "", false,
         "Key set (RFC 7517) that the tokens of `/ws` are checked with before anybody else is asked";
+    JwksIssuer: "jwks_issuer", ["RELAY_JWKS_ISSUER"], Kind::Text, "", false,
+        "What those tokens have as `iss`; unset: anything";
+    JwksAudience: "jwks_audience", ["RELAY_JWKS_AUDIENCE"], Kind::Text, "", false,
+        "What those tokens have as `aud`; unset: anything";
     ValidateUrl: "validate_url", ["RELAY_VALIDATE_URL"], Kind::Url, "", false,
         "Where the platform is asked whether a token opens `/ws`";
     ServerUrl: "server_url", ["SERVER_URL"], Kind::Url, "", false,

@@ -7,7 +7,7 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry as Slot;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, RwLock};
@@ -21,13 +21,13 @@ use uuid::Uuid;
 use super::attached::Attached;
 use super::bus::Bus;
 use super::frame::Frame;
-use super::limits::Budgets;
+use super::limits::{Budgets, SharedBudget};
 use super::metrics::{Metrics, Reason, Sender, Way};
 use super::pair::{Member, Onward, Origin, Outcome, Present, State};
 use super::requests::SocketId;
 use super::status::{self, Code, Gate};
 use super::{Admitted, Close, Outbox, Role, frame, policy, transport};
-use crate::backplane::{self, Backplane, BusFrame, Daemon, Direction, Holder, Pair, PublishError};
+use crate::backplane::{self, Backplane, BusFrame, Direction, Holder, Pair, PublishError};
 use crate::config;
 
 /// How long a daemon may take to show that it lives when another one comes.
@@ -134,7 +134,7 @@ impl Broker {
         let (own, shared) = match role {
             Role::Daemon => (self.budgets.daemon(pair, now), None),
             Role::Client | Role::Worker => {
-                (self.budgets.client(pair, who.client_id.as_ref(), now), Some(self.budgets.pair(pair, now)))
+                (self.budgets.client(&who, now), Some(self.budgets.shared(pair, now)))
             }
         };
         let member = Arc::new(Member { id, who, out, gate: Mutex::new(Gate::default()) });
@@ -146,9 +146,20 @@ impl Broker {
         // Whoever has the daemon is asked beside the socket's traffic: the answer may take its time.
         let greeting = (role == Role::Client && self.relays.redirect && !self.bus.is_single()).then(|| {
             let (broker, member, entry) = (self.clone(), member.clone(), entry.clone());
-            AbortOnDropHandle::new(tokio::spawn(async move { broker.greet(&member, &entry).await }))
+            let workspace = shared.as_ref().map(|shared| shared.workspace.clone());
+            AbortOnDropHandle::new(tokio::spawn(async move {
+                broker.greet(&member, &entry, workspace.as_ref()).await;
+            }))
         });
-        Ok(Attached { broker: self.clone(), entry, member, own, shared, _greeting: greeting })
+        Ok(Attached {
+            broker: self.clone(),
+            entry,
+            member,
+            own,
+            shared,
+            over: AtomicU32::new(0),
+            _greeting: greeting,
+        })
     }
 
     async fn attach_daemon(&self, member: &Arc<Member>) -> Result<Arc<Entry>, Close> {
@@ -180,16 +191,16 @@ impl Broker {
 
     /// Under the pair's lock.
     fn install(&self, state: &mut State, member: &Arc<Member>) {
-        let connection = Uuid::new_v4();
         let pair = &member.who.pair;
-        if let Some(old) = state.set_daemon(Present { member: member.clone(), connection }) {
+        let present =
+            Present { member: member.clone(), connection: Uuid::new_v4(), doubted: false, confirmed: false };
+        let daemon = present.told();
+        if let Some(old) = state.set_daemon(present) {
             old.member.out.close(REPLACED);
             self.bus.daemon_closed(pair, old.connection);
             self.metrics.replaced();
             self.metrics.closed(Role::Daemon);
         }
-        let daemon =
-            Daemon { connection, machine: member.who.machine.clone(), generation: member.who.generation };
         self.bus.daemon_opened(pair, daemon);
     }
 
@@ -282,12 +293,55 @@ impl Broker {
         while let Some(Some(event)) = stop.run_until_cancelled(events.recv()).await {
             match event {
                 backplane::Event::Frame(frame) => self.bus_frame(&frame),
-                backplane::Event::Superseded { pair, connection } => self.superseded(&pair, connection),
+                backplane::Event::Superseded { pair, connection, higher_generation } => {
+                    self.superseded(&pair, connection, higher_generation);
+                }
             }
         }
     }
 
-    fn superseded(&self, pair: &Pair, connection: Uuid) {
+    /// Another relay says that it has the daemon of a connection here. Ours is asked, beside the bus: while it
+    /// lives, nobody takes its place unless they are of a higher generation. It goes on serving who is here, and
+    /// the other relays hear that it lives.
+    fn superseded(self: &Arc<Self>, pair: &Pair, connection: Uuid, higher_generation: bool) {
+        if higher_generation {
+            return self.gives_way(pair, connection);
+        }
+        let Some(entry) = self.find(pair) else { return };
+        let probe = {
+            let mut state = entry.state.lock();
+            // One question at a time: what comes meanwhile is the same doubt.
+            let Some(present) = state.daemon_of(connection).filter(|present| !present.doubted) else {
+                return;
+            };
+            if present.confirmed {
+                // That it lives was said already: another one was confirmed first, and stays.
+                drop(state);
+                return self.gives_way(pair, connection);
+            }
+            present.doubted = true;
+            present.member.out.probe(PROBE)
+        };
+        let broker = self.clone();
+        // Ends by itself: a probe has a deadline, and a connection is asked once at a time.
+        tokio::spawn(async move {
+            if probe.await {
+                broker.survives(&entry, connection);
+            } else {
+                broker.gives_way(&entry.pair, connection);
+            }
+        });
+    }
+
+    fn survives(&self, entry: &Entry, connection: Uuid) {
+        let mut state = entry.state.lock();
+        if let Some(present) = state.daemon_of(connection) {
+            (present.doubted, present.confirmed) = (false, true);
+            self.bus.daemon_confirmed(&entry.pair, present.told());
+        }
+    }
+
+    fn gives_way(&self, pair: &Pair, connection: Uuid) {
         self.remove(pair, |state| {
             if let Some(gone) = state.take_daemon(|present| present.connection == connection) {
                 gone.member.out.close(REPLACED);
@@ -402,11 +456,11 @@ impl Broker {
         }
     }
 
-    async fn greet(&self, member: &Member, entry: &Entry) {
+    async fn greet(&self, member: &Member, entry: &Entry, workspace: Option<&SharedBudget>) {
         if entry.state.lock().daemon().is_some() {
             return;
         }
-        let Ok(Some(holder)) = self.bus.daemon(&entry.pair).await else { return };
+        let Some(Ok(Some(holder))) = self.ask(entry, workspace).await else { return };
         {
             let mut state = entry.state.lock();
             // It may have come here in the meantime.
@@ -418,14 +472,42 @@ impl Broker {
         self.redirect(member, &holder);
     }
 
-    /// Does what is left to do for a frame of a socket here.
-    pub(super) async fn onward(&self, entry: &Entry, member: &Member, text: &Utf8Bytes, onward: Onward) {
+    /// Asks which other relay has the daemon. `None`: not asked, because the workspace has asked in vain too often.
+    /// Where the daemon was found the last time, asking is free: nobody else's targets stand in its way.
+    async fn ask(
+        &self,
+        entry: &Entry,
+        workspace: Option<&SharedBudget>,
+    ) -> Option<Result<Option<Holder>, backplane::Unavailable>> {
+        if self.bus.is_single() {
+            return Some(Ok(None));
+        }
+        let is_known = entry.state.lock().remote.is_some();
+        if !is_known && workspace.is_some_and(|budget| !budget.lock().may_ask(Instant::now())) {
+            return None;
+        }
+        let answer = self.bus.daemon(&entry.pair).await;
+        if let (Ok(None), Some(budget)) = (&answer, workspace) {
+            budget.lock().asked_in_vain(Instant::now());
+        }
+        Some(answer)
+    }
+
+    /// Does what is left to do for a frame of a socket here. `workspace` is what its workspace may ask for.
+    pub(super) async fn onward(
+        &self,
+        entry: &Entry,
+        member: &Member,
+        workspace: Option<&SharedBudget>,
+        text: &Utf8Bytes,
+        onward: Onward,
+    ) {
         match onward {
             Onward::ToClients(relay) => {
                 self.publish(member, relay.as_ref(), Direction::DaemonToClients, text);
             }
             Onward::ToDaemon(request) => {
-                let reached = self.seek_daemon(entry, member, text).await;
+                let reached = self.seek_daemon(entry, member, workspace, text).await;
                 if let (false, Some(request)) = (reached, request) {
                     entry.state.lock().forget_request(&request, Instant::now());
                 }
@@ -435,10 +517,16 @@ impl Broker {
 
     /// Brings a client's frame to the daemon at whatever relay it is. False when it gets nowhere, and the client
     /// was told.
-    async fn seek_daemon(&self, entry: &Entry, member: &Member, text: &Utf8Bytes) -> bool {
-        let found = if self.bus.is_single() { Ok(None) } else { self.bus.daemon(&entry.pair).await };
-        let code = match found {
-            Ok(Some(holder)) => {
+    async fn seek_daemon(
+        &self,
+        entry: &Entry,
+        member: &Member,
+        workspace: Option<&SharedBudget>,
+        text: &Utf8Bytes,
+    ) -> bool {
+        let code = match self.ask(entry, workspace).await {
+            None => Code::RateLimited,
+            Some(Ok(Some(holder))) => {
                 {
                     let mut state = entry.state.lock();
                     if state.remote.as_ref() != Some(&holder.relay) {
@@ -448,7 +536,7 @@ impl Broker {
                 self.redirect(member, &holder);
                 return self.publish(member, Some(&holder.relay), Direction::ClientToDaemon, text);
             }
-            Ok(None) => {
+            Some(Ok(None)) => {
                 let mut state = entry.state.lock();
                 state.remote = None;
                 // It may have come here in the meantime.
@@ -457,9 +545,9 @@ impl Broker {
                 }
                 Code::DaemonUnavailable
             }
-            Err(backplane::Unavailable) => Code::BackplaneUnavailable,
+            Some(Err(backplane::Unavailable)) => Code::BackplaneUnavailable,
         };
-        self.metrics.dropped(Reason::NoDaemon);
+        self.metrics.dropped(if code == Code::RateLimited { Reason::Rate } else { Reason::NoDaemon });
         self.tell(member, code, Instant::now());
         false
     }

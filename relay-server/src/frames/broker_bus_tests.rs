@@ -314,7 +314,83 @@ async fn presence_is_told_in_order_and_each_connection_names_itself() {
     assert_ne!(one, two);
 }
 
+fn superseded(connection: Uuid, higher_generation: bool) -> backplane::Event {
+    backplane::Event::Superseded { pair: pair("w", "t"), connection, higher_generation }
+}
+
+/// Answers the probe that waits, and there must be one alone.
+async fn lives(daemon: &mut Socket) {
+    let mut commands = Vec::new();
+    daemon.pending.take(&mut commands).await;
+    match commands.pop() {
+        Some(Command::Probe { answer, .. }) if commands.is_empty() => answer.send(true).unwrap(),
+        other => panic!("{other:?} {commands:?}"),
+    }
+}
+
 #[tokio::test]
+async fn a_daemon_that_lives_stays_whoever_else_says_to_have_it() {
+    let relay = Relay::plain("a");
+    let mut first = Socket::attach(&relay.broker, daemon(7)).await;
+    let mut one = Socket::attach(&relay.broker, named("one")).await;
+    let (connection, _) = relay.script.presence.lock()[0];
+    let (events, receiver) = mpsc::channel(8);
+    let stop = CancellationToken::new();
+    let bus = tokio::spawn(relay.broker.clone().run_bus(receiver, stop.clone()));
+    for round in 1..2 {
+        // Told twice, it is asked once; and the bus goes on while it is asked.
+        events.send(superseded(connection, false)).await.unwrap();
+        events.send(superseded(connection, false)).await.unwrap();
+        let frame = bus_frame("b", UP, true, &envelope("x", round).to_string());
+        events.send(backplane::Event::Frame(frame)).await.unwrap();
+        let mut commands = Vec::new();
+        while !commands.iter().any(|command| matches!(command, Command::Text(_))) {
+            first.pending.take(&mut commands).await;
+        }
+        let mut probes = commands.into_iter().filter_map(|command| match command {
+            Command::Probe { answer, .. } => Some(answer),
+            _ => None,
+        });
+        probes.next().unwrap().send(true).unwrap();
+        assert!(probes.next().is_none());
+        while relay.script.confirmed.lock().len() < usize::try_from(round).unwrap() {
+            tokio::task::yield_now().await;
+        }
+    }
+    let confirmed = relay.script.confirmed.lock().pop().unwrap();
+    assert_eq!((confirmed.connection, confirmed.generation), (connection, 7));
+    assert_eq!(confirmed.machine.as_deref(), Some("m"));
+    one.send(&envelope("s", 1)).await;
+    first.send(&envelope("s", 2)).await;
+    assert_eq!((first.frames(), one.frames()), (vec![envelope("s", 1)], vec![envelope("s", 2)]));
+    assert_eq!(relay.script.presence.lock().len(), 1, "it has not gone");
+    // Told again, another one was confirmed first: it gives way without being asked.
+    events.send(superseded(connection, false)).await.unwrap();
+    let mut commands = Vec::new();
+    first.pending.take(&mut commands).await;
+    assert!(matches!(commands[..], [Command::Close(REPLACED)]), "{commands:?}");
+    assert_eq!(relay.script.presence.lock().last(), Some(&(connection, false)));
+    stop.cancel();
+    bus.await.unwrap();
+}
+
+#[tokio::test]
+async fn who_was_asked_and_then_replaced_is_not_confirmed() {
+    let relay = Relay::plain("a");
+    let mut first = Socket::attach(&relay.broker, daemon(1)).await;
+    let (connection, _) = relay.script.presence.lock()[0];
+    relay.broker.superseded(&pair("w", "t"), connection, false);
+    lives(&mut first).await;
+    drop(first);
+    let mut second = Socket::attach(&relay.broker, daemon(1)).await;
+    for _ in 0..10 {
+        tokio::task::yield_now().await;
+    }
+    assert!(relay.script.confirmed.lock().is_empty() && second.commands().is_empty());
+    assert_eq!(relay.broker.snapshot().daemons, 1);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_daemon_that_another_relay_holds_gives_way() {
     let relay = Relay::plain("a");
     let mut old = Socket::attach(&relay.broker, daemon(1)).await;
@@ -323,7 +399,7 @@ async fn a_daemon_that_another_relay_holds_gives_way() {
     let (events, receiver) = mpsc::channel(8);
     let stop = CancellationToken::new();
     let bus = tokio::spawn(relay.broker.clone().run_bus(receiver, stop.clone()));
-    let event = |connection| backplane::Event::Superseded { pair: pair("w", "t"), connection };
+    let event = |connection| superseded(connection, false);
     events.send(event(Uuid::new_v4())).await.unwrap();
     events
         .send(backplane::Event::Frame(bus_frame("b", UP, true, &envelope("x", 1).to_string())))
@@ -335,7 +411,12 @@ async fn a_daemon_that_another_relay_holds_gives_way() {
     events.send(event(connection)).await.unwrap();
     commands.clear();
     old.pending.take(&mut commands).await;
+    // It is asked whether it lives, and says nothing.
+    assert!(matches!(commands[..], [Command::Probe { .. }]), "{commands:?}");
+    commands.clear();
+    old.pending.take(&mut commands).await;
     assert!(matches!(commands[..], [Command::Close(close)] if close == REPLACED && close.code == POLICY));
+    assert!(relay.script.confirmed.lock().is_empty());
     relay.daemon_at("b");
     one.send(&envelope("s", 1)).await;
     assert_eq!(relay.published(), [(to("b"), UP, envelope("s", 1))]);
@@ -422,6 +503,37 @@ async fn with_the_daemon_here_nobody_is_sent_away() {
     assert_eq!((daemon.frames().len(), one.commands().len()), (1, 0));
 }
 
+#[tokio::test]
+async fn a_workspace_asks_so_often_for_daemons_that_nobody_has_and_for_others_at_any_time() {
+    let relay = Relay::plain("a");
+    let of = |target: &str, who: Admitted| Admitted { pair: pair("w", target), ..who };
+    let mut here = Socket::attach(&relay.broker, named("near")).await;
+    relay.daemon_at("b");
+    here.send(&envelope("s", 1)).await;
+    assert_eq!(relay.published().len(), 1);
+    // Others of the workspace ask for daemons of targets that they made up.
+    *relay.script.holder.lock() = Ok(None);
+    for target in 0..4 {
+        let name = format!("invented-{target}");
+        let mut one = Socket::attach(&relay.broker, of(&name, named(&name))).await;
+        let mut heard = Vec::new();
+        for seq in 1..=240 {
+            one.send(&envelope("s", seq)).await;
+            heard.extend(one.statuses());
+        }
+        let asked_too_often = heard.contains(&"RATE_LIMITED".to_owned());
+        assert_eq!(asked_too_often, target >= 2, "{target}: {heard:?}");
+    }
+    let foreign = Admitted { pair: pair("v", "t"), ..named("foreign") };
+    let mut foreign = Socket::attach(&relay.broker, foreign).await;
+    foreign.send(&envelope("s", 1)).await;
+    assert_eq!(foreign.statuses(), ["DAEMON_UNAVAILABLE"]);
+    relay.daemon_at("b");
+    here.send(&envelope("s", 2)).await;
+    assert!(here.statuses().is_empty());
+    assert_eq!(relay.published().len(), 1);
+}
+
 /// Two relays whose buses are tied together by hand.
 struct Two(Relay, Relay);
 
@@ -483,7 +595,7 @@ async fn what_happens_is_counted() {
     let one = Socket::attach(&relay.broker, named("one")).await;
     one.send(&envelope("s", 1)).await;
     one.send(&json!({})).await;
-    one.attached.not_text().unwrap();
+    one.attached.not_text().await;
     daemon.send(&envelope("s", 2)).await;
     daemon.send(&key_response("unasked", "s")).await;
     daemon.send(&envelope("other", 3)).await;
@@ -491,7 +603,7 @@ async fn what_happens_is_counted() {
     relay.hears("b", UP, true, &key_init("r"));
     daemon.frames();
     let (connection, _) = relay.script.presence.lock()[0];
-    relay.broker.superseded(&pair("w", "t"), connection);
+    relay.broker.superseded(&pair("w", "t"), connection, true);
     one.send(&envelope("s", 4)).await;
     *relay.script.refuse.lock() = Some(PublishError::Unavailable);
     relay.daemon_at("b");

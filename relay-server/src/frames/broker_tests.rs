@@ -1,5 +1,6 @@
 //! One relay alone: the contract's section "Routing", sentence by sentence.
 
+use futures_util::FutureExt as _;
 use serde_json::{Value, json};
 
 use super::*;
@@ -222,7 +223,7 @@ async fn without_a_daemon_a_client_is_told_and_the_request_is_forgotten() {
 }
 
 #[tokio::test]
-async fn what_an_owner_left_is_free_and_a_client_takes_over_from_itself() {
+async fn what_an_owner_left_stays_its_own_and_a_client_takes_over_from_itself() {
     let broker = alone();
     let (mut daemon, one, two) = three(&broker).await;
     one.send(&envelope("s", 1)).await;
@@ -233,13 +234,36 @@ async fn what_an_owner_left_is_free_and_a_client_takes_over_from_itself() {
     again.send(&envelope("s", 3)).await;
     daemon.send(&envelope("s", 4)).await;
     assert_eq!((daemon.frames(), again.frames()), (vec![envelope("s", 3)], vec![envelope("s", 4)]));
+    // Nor does its absence make it another's.
     drop((one, again));
     two.send(&envelope("s", 5)).await;
-    assert_eq!(daemon.frames(), [envelope("s", 5)]);
+    let stranger = Socket::attach(&broker, Admitted { user_id: Some("v".into()), ..named("one") }).await;
+    stranger.send(&envelope("s", 6)).await;
+    assert!(daemon.frames().is_empty());
+    let mut back = Socket::attach(&broker, named("one")).await;
+    back.send(&envelope("s", 7)).await;
+    daemon.send(&envelope("s", 8)).await;
+    assert_eq!((daemon.frames(), back.frames()), (vec![envelope("s", 7)], vec![envelope("s", 8)]));
 }
 
 #[tokio::test]
-async fn clients_without_a_name_are_strangers_to_each_other() {
+async fn a_client_id_alone_makes_nobody_the_same() {
+    let broker = alone();
+    let of = |user: &str| Admitted { user_id: Some(user.into()), ..named("chosen") };
+    let mut daemon = Socket::attach(&broker, daemon(1)).await;
+    let mut one = Socket::attach(&broker, of("u")).await;
+    let mut thief = Socket::attach(&broker, of("v")).await;
+    one.send(&key_init("r")).await;
+    thief.send(&key_init("r")).await;
+    assert_eq!(daemon.frames().len(), 1);
+    daemon.send(&key_response("r", "s")).await;
+    thief.send(&envelope("s", 1)).await;
+    assert!(daemon.frames().is_empty());
+    assert_eq!((one.frames().len(), thief.frames().len()), (1, 0));
+}
+
+#[tokio::test]
+async fn clients_without_a_name_are_strangers_and_what_they_leave_is_free() {
     let broker = alone();
     let mut daemon = Socket::attach(&broker, daemon(1)).await;
     let one = Socket::attach(&broker, client(Scope::Runtime)).await;
@@ -247,6 +271,9 @@ async fn clients_without_a_name_are_strangers_to_each_other() {
     one.send(&envelope("s", 1)).await;
     two.send(&envelope("s", 2)).await;
     assert_eq!(daemon.frames(), [envelope("s", 1)]);
+    drop(one);
+    two.send(&envelope("s", 3)).await;
+    assert_eq!(daemon.frames(), [envelope("s", 3)]);
 }
 
 #[tokio::test]
@@ -438,6 +465,35 @@ async fn who_sends_too_much_is_told_and_nobody_else_pays() {
 }
 
 #[tokio::test]
+async fn key_exchanges_and_pairings_of_all_clients_together_have_an_end() {
+    let broker = alone_with(|limits| {
+        limits.kex_init_rate_per_minute = 3;
+        limits.pairing_rate_per_minute = 2;
+    });
+    let mut daemon = Socket::attach(&broker, daemon(1)).await;
+    let (mut inits, mut offers) = (0, 0);
+    for n in 0..20 {
+        let name = n.to_string();
+        let one = Socket::attach(&broker, named(&name)).await;
+        let pairing = Admitted { scope: Some(Scope::Pairing), ..named(&name) };
+        let pairing = Socket::attach(&broker, pairing).await;
+        for m in 0..5 {
+            one.send(&key_init(&format!("r{n}-{m}"))).await;
+            pairing.send(&offer_request(&format!("p{n}-{m}"))).await;
+        }
+        for frame in daemon.frames() {
+            let counted = if frame["type"] == "relay_key_exchange_init" { &mut inits } else { &mut offers };
+            *counted += 1;
+        }
+    }
+    assert_eq!((inits, offers), (30, 20));
+    // Other frames are not counted with them.
+    let one = Socket::attach(&broker, named("1")).await;
+    one.send(&envelope("s", 1)).await;
+    assert_eq!(daemon.frames(), [envelope("s", 1)]);
+}
+
+#[tokio::test]
 async fn what_is_no_frame_goes_nowhere_and_costs_its_sender() {
     let broker = alone_with(|limits| limits.runtime_rate_per_minute = 4);
     let (mut daemon, mut one, two) = three(&broker).await;
@@ -445,11 +501,59 @@ async fn what_is_no_frame_goes_nowhere_and_costs_its_sender() {
         one.attached.frame(text.into()).await.unwrap();
     }
     assert!(one.commands().is_empty(), "no answer");
-    one.attached.not_text().unwrap();
+    one.attached.not_text().await;
     assert_eq!(one.statuses(), ["RATE_LIMITED"]);
     one.send(&envelope("s", 1)).await;
     two.send(&envelope("t", 1)).await;
     assert_eq!(daemon.frames(), [envelope("t", 1)]);
+}
+
+/// Sends so often, and tells whether the last one is held up. One that is waits no longer than the test.
+async fn is_held_up(socket: &Socket, frame: &Value, times: usize) -> bool {
+    let mut held = false;
+    for n in 0..times {
+        let sent = socket.attached.frame(frame.to_string().into()).now_or_never();
+        held = sent.map(Result::unwrap).is_none();
+        assert!(!held || n + 1 == times, "already at {n}");
+    }
+    held
+}
+
+#[tokio::test]
+async fn a_flood_is_read_no_faster_than_it_may_be_and_a_burst_is() {
+    let nonsense = json!({"no": "frame"});
+    let dropped_init = |n: usize| key_init(&format!("r{n}"));
+    for (scope, frame) in [
+        (Scope::Runtime, nonsense.clone()),
+        (Scope::Runtime, envelope("s", 1)),
+        (Scope::Runtime, dropped_init(1)),
+        (Scope::Pairing, offer_request("p")),
+        (Scope::SessionEvents, nonsense),
+    ] {
+        let broker = alone_with(|limits| {
+            limits.runtime_rate_per_minute = 4;
+            limits.kex_init_rate_per_minute = 4;
+            limits.pairing_rate_per_minute = 4;
+        });
+        let mut daemon = Socket::attach(&broker, daemon(1)).await;
+        let mut one = Socket::attach(&broker, Admitted { scope: Some(scope), ..named("one") }).await;
+        let two = Socket::attach(&broker, named("two")).await;
+        assert!(!is_held_up(&one, &frame, 4 + 32).await, "{scope:?} {frame}");
+        assert_eq!(one.statuses(), ["RATE_LIMITED"], "{scope:?} {frame}");
+        assert!(is_held_up(&one, &frame, 1).await, "{scope:?} {frame}");
+        daemon.frames();
+        two.send(&envelope("t", 1)).await;
+        assert_eq!(daemon.frames(), [envelope("t", 1)]);
+    }
+}
+
+#[tokio::test]
+async fn who_runs_into_what_others_have_used_up_is_not_held_up() {
+    let broker = alone_with(|limits| limits.runtime_rate_per_minute_workspace = 1);
+    let (mut daemon, mut one, two) = three(&broker).await;
+    two.send(&envelope("t", 1)).await;
+    assert!(!is_held_up(&one, &envelope("s", 1), 200).await);
+    assert_eq!((daemon.frames().len(), one.statuses().len()), (1, 1));
 }
 
 #[tokio::test]

@@ -36,6 +36,15 @@ impl Bus {
         }
     }
 
+    /// See [`Backplane::daemon_confirmed`].
+    pub fn daemon_confirmed(&self, pair: &Pair, daemon: Daemon) {
+        match self {
+            Self::Relays(backplane) => backplane.daemon_confirmed(pair, daemon),
+            #[cfg(test)]
+            Self::Scripted(script) => script.confirmed.lock().push(daemon),
+        }
+    }
+
     /// See [`Backplane::daemon_closed`].
     pub fn daemon_closed(&self, pair: &Pair, connection: Uuid) {
         match self {
@@ -88,6 +97,8 @@ pub mod scripted {
         pub published: Mutex<Vec<(Option<Arc<str>>, BusFrame)>>,
         /// Connections that opened (`true`) and closed.
         pub presence: Mutex<Vec<(Uuid, bool)>>,
+        /// Daemons that were seen to live.
+        pub confirmed: Mutex<Vec<Daemon>>,
         /// Our own id.
         pub own: Arc<str>,
     }
@@ -100,6 +111,7 @@ pub mod scripted {
                 refuse: Mutex::default(),
                 published: Mutex::default(),
                 presence: Mutex::default(),
+                confirmed: Mutex::default(),
                 own: own.into(),
             })
         }

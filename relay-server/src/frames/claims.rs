@@ -11,6 +11,7 @@ use serde_json::{Map, Value};
 use super::admission::{Asked, is_id};
 use super::{Admitted, Profile, Role, Scope, role_name};
 use crate::backplane::Pair;
+use crate::http::client_addr::RateKey;
 
 /// How far the clock of whoever made a token may be from ours, in seconds; the same as for other tokens.
 pub const LEEWAY: i64 = 60;
@@ -30,11 +31,16 @@ pub enum Violation {
     TargetRequired,
 }
 
-/// What these claims admit, at this time (Unix seconds).
+/// What these claims admit whoever comes from this address, at this time (Unix seconds).
 ///
 /// # Errors
 /// [`Violation`].
-pub fn admit(asked: &Asked, claims: &Map<String, Value>, now: i64) -> Result<Admitted, Violation> {
+pub fn admit(
+    asked: &Asked,
+    claims: &Map<String, Value>,
+    address: RateKey,
+    now: i64,
+) -> Result<Admitted, Violation> {
     use Violation::Claim;
     let claims = Claims(claims);
     if claims.expired(now)? {
@@ -85,6 +91,7 @@ pub fn admit(asked: &Asked, claims: &Map<String, Value>, now: i64) -> Result<Adm
         client_id: claims.id("clientId")?,
         user_id: claims.id("userId")?,
         machine: claims.id("machineId")?,
+        address,
         channels: claims.channels()?,
         generation: claims.generation()?,
     })
@@ -134,9 +141,7 @@ impl<'a> Claims<'a> {
     fn generation(&self) -> Result<i64, Violation> {
         match self.get("daemonIssueGeneration") {
             None => Ok(0),
-            Some(value) => {
-                value.as_i64().ok_or(Violation::Claim("the token's generation is no whole number"))
-            }
+            Some(value) => whole(value).ok_or(Violation::Claim("the token's generation is no whole number")),
         }
     }
 
@@ -153,6 +158,16 @@ impl<'a> Claims<'a> {
         };
         list.iter().map(name).collect()
     }
+}
+
+/// A whole number, also one that is written with a fraction of zero: JSON knows one kind of number.
+fn whole(value: &Value) -> Option<i64> {
+    // Up to here what reading the text may be off by is a fraction, and is seen.
+    const SAFE: f64 = (1_u64 << 50) as f64;
+    value.as_i64().or_else(|| {
+        let number = value.as_f64().filter(|number| value.is_f64() && number.abs() <= SAFE)?;
+        (number.fract() == 0.0).then_some(number as i64)
+    })
 }
 
 #[cfg(test)]

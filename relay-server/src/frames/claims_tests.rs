@@ -11,6 +11,10 @@ fn asked(role: Role, target: Option<&str>) -> Asked {
     Asked { role, workspace: "w".into(), target: target.map(Into::into) }
 }
 
+fn from() -> RateKey {
+    RateKey::of([203, 0, 113, 1].into())
+}
+
 fn claims(value: Value) -> Map<String, Value> {
     value.as_object().unwrap().clone()
 }
@@ -25,7 +29,18 @@ fn client(more: Value) -> Map<String, Value> {
 }
 
 fn refused(asked: &Asked, claims: &Map<String, Value>) -> Option<Violation> {
-    admit(asked, claims, NOW).err()
+    admit(asked, claims, from(), NOW).err()
+}
+
+#[test]
+fn a_whole_number_is_one_however_it_is_written() {
+    for (text, generation) in
+        [("5", 5), ("5.0", 5), ("-2.0", -2), ("5e2", 500), ("562949953421312.0", 1 << 49)]
+    {
+        let written: Value = serde_json::from_str(&format!("{{\"daemonIssueGeneration\": {text}}}")).unwrap();
+        let who = admit(&asked(Role::Client, Some("t")), &client(written), from(), NOW).unwrap();
+        assert_eq!(who.generation, generation, "{text}");
+    }
 }
 
 #[test]
@@ -35,7 +50,7 @@ fn a_good_token_admits_and_says_who() {
         "sessionChannels": ["agent-session:a", "agent-session:b"], "daemonIssueGeneration": 3,
         "unknown": {"deep": [1, 2, 3]}, "iat": "whenever",
     }));
-    let who = admit(&asked(Role::Client, Some("t")), &all, NOW).unwrap();
+    let who = admit(&asked(Role::Client, Some("t")), &all, from(), NOW).unwrap();
     assert_eq!((&*who.pair.workspace, who.pair.target.as_deref()), ("w", Some("t")));
     assert_eq!(
         (who.role, who.scope, who.profile),
@@ -76,6 +91,11 @@ fn what_the_token_does_not_allow_is_refused() {
         (json!({"daemonIssueGeneration": "3"}), "a generation that is no number"),
         (json!({"daemonIssueGeneration": 1.5}), "half a generation"),
         (json!({"daemonIssueGeneration": 1e300}), "a generation beyond measure"),
+        (json!({"daemonIssueGeneration": 1.2e15}), "a generation that may have been rounded"),
+        (
+            json!({"daemonIssueGeneration": 18_446_744_073_709_551_615_u64}),
+            "a generation beyond what is counted",
+        ),
         (json!({"exp": NOW - LEEWAY}), "an end in the past"),
         (json!({"exp": "never"}), "an end that is no time"),
         (json!({"exp": -1e300}), "an end before everything"),
@@ -89,7 +109,7 @@ fn what_the_token_does_not_allow_is_refused() {
 
 #[test]
 fn the_target_is_that_of_the_token_or_of_the_query_and_of_both_the_same() {
-    let target = |asked: &Asked, claims| admit(asked, &claims, NOW).map(|who| who.pair.target);
+    let target = |asked: &Asked, claims| admit(asked, &claims, from(), NOW).map(|who| who.pair.target);
     let (t, none) = (asked(Role::Client, Some("t")), asked(Role::Client, None));
     let without = || client(json!({"runtimeTargetId": null}));
     assert_eq!(target(&t, client(json!({}))).unwrap().as_deref(), Some("t"));
@@ -151,7 +171,7 @@ proptest! {
         let role = [Role::Daemon, Role::Client, Role::Worker][role];
         let mut all = client(json!({"role": role_name(role)}));
         all.extend(values.into_iter().map(|(name, value)| (names[name].to_owned(), value)));
-        if let Ok(who) = admit(&asked(role, Some("t")), &all, NOW) {
+        if let Ok(who) = admit(&asked(role, Some("t")), &all, from(), NOW) {
             prop_assert_eq!((&*who.pair.workspace, who.pair.target.as_deref()), ("w", Some("t")));
             prop_assert_eq!(all.get("workspaceId"), Some(&json!("w")));
             prop_assert_eq!(all.get("role"), Some(&json!(role_name(role))));

@@ -209,7 +209,7 @@ macro_rules! fields {
 fields! {
     Type = "type", Schema = "schema", Version = "version", Profile = "profile", Request = "requestId",
     Session = "sessionId", Channel = "channel", Path = "path", Event = "event", Ok = "ok",
-    Epoch = "epoch", NextEpoch = "nextEpoch", Seq = "seq", Ttl = "ttlSeconds",
+    Status = "status", Epoch = "epoch", NextEpoch = "nextEpoch", Seq = "seq", Ttl = "ttlSeconds",
     Iv = "iv", Tag = "tag", Ciphertext = "ciphertext",
     ClientEphemeral = "clientEphemeralPublicKey", EncryptedStatic = "encryptedClientStatic", Peer = "pairingPeerId",
     ClientKey = "clientPublicKey", ClientNonce = "clientNonce", ClientProof = "clientProof",
@@ -246,6 +246,7 @@ struct Fields<'a> {
     next_epoch: Option<u64>,
     seq: Option<u64>,
     ttl: Option<u64>,
+    status: Option<u64>,
     ok: Option<bool>,
 }
 
@@ -377,7 +378,10 @@ impl<'a> Fields<'a> {
                 let path = self.path.take().filter(|path| (1..=MAX_PATH).contains(&path.len()))?;
                 Frame::TransportRequest { request: self.request()?, path }
             }
-            Name::TransportResponse => Frame::TransportResponse { request: self.request()? },
+            Name::TransportResponse => {
+                self.status.filter(|status| *status <= MAX_SAFE)?;
+                Frame::TransportResponse { request: self.request()? }
+            }
         })
     }
 
@@ -432,6 +436,7 @@ impl<'a> Fields<'a> {
                     Field::NextEpoch => &mut self.next_epoch,
                     Field::Seq => &mut self.seq,
                     Field::Ttl => &mut self.ttl,
+                    Field::Status => &mut self.status,
                     _ => return,
                 };
                 *place = Some(number);

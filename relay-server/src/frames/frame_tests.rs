@@ -168,7 +168,10 @@ fn allowed(frame: &Map<String, Value>) -> bool {
         "relay_transport_request" => {
             Some(id("requestId") && text("path").is_some_and(|path| (1..=8192).contains(&path.len())))
         }
-        "relay_transport_response" => Some(id("requestId")),
+        "relay_transport_response" => {
+            let status = frame.get("status").and_then(Value::as_u64);
+            Some(id("requestId") && status.is_some_and(|n| n <= 9_007_199_254_740_991))
+        }
         "viewport.session_events.subscribe/v1" | "viewport.session_events.unsubscribe/v1" => {
             Some(channel && (!frame.contains_key("requestId") || id("requestId")))
         }
@@ -238,10 +241,7 @@ fn every_field_is_needed_and_has_its_type() {
         for key in frame.as_object().unwrap().keys() {
             let mut without = frame.clone();
             without.as_object_mut().unwrap().remove(key);
-            // A status, a channel's event and so on are the ends' business.
-            if !(kind == Kind::TransportResponse && key == "status"
-                || kind == Kind::KeyInit && key == "pairingPeerId" && frame["profile"] == "noise-ik")
-            {
+            if !(kind == Kind::KeyInit && key == "pairingPeerId" && frame["profile"] == "noise-ik") {
                 assert!(parse(&without).is_err(), "{kind:?} without {key}");
                 for value in &wrong {
                     let bad = with(frame.clone(), key, value.clone());
@@ -253,6 +253,23 @@ fn every_field_is_needed_and_has_its_type() {
                 );
             }
         }
+    }
+}
+
+#[test]
+fn a_status_is_one_whole_number() {
+    for (rest, good) in [
+        (r#","status":200"#, true),
+        (r#","status":0,"other":{"status":1}"#, true),
+        ("", false),
+        (r#","status":200.0"#, false),
+        (r#","status":"200""#, false),
+        (r#","status":-1"#, false),
+        (r#","status":200,"status":200"#, false),
+        (r#","status":200,"st\u0061tus":500"#, false),
+    ] {
+        let text = format!(r#"{{"type":"relay_transport_response","requestId":"r"{rest}}}"#);
+        assert_eq!(Frame::parse(&text).is_ok(), good, "{text}");
     }
 }
 

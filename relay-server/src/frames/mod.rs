@@ -40,6 +40,7 @@ pub use broker::{Broker, PairSnapshot, Snapshot};
 pub use outbox::{Command, Ending, Outbox, Pending, outbox};
 
 pub use crate::backplane::Pair;
+use crate::http::client_addr::RateKey;
 
 /// What a socket is, as its claims say.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -81,6 +82,14 @@ pub enum Profile {
     NoiseIkPsk2,
 }
 
+/// By what a client is known again on another socket, as far as the platform says. The client's id alone is not
+/// enough: it may be one that browsers choose.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Name {
+    user: Option<Arc<str>>,
+    client: Option<Arc<str>>,
+}
+
 /// A socket whose token was found good, and what that token says.
 #[derive(Debug, Clone)]
 pub struct Admitted {
@@ -98,10 +107,20 @@ pub struct Admitted {
     pub user_id: Option<Arc<str>>,
     /// The daemon's machine, where it is known.
     pub machine: Option<Arc<str>>,
+    /// Whence it came: who has no name is counted by it.
+    pub address: RateKey,
     /// Channels that it may listen to.
     pub channels: Vec<Arc<str>>,
     /// A daemon's generation; 0 without one.
     pub generation: i64,
+}
+
+impl Admitted {
+    /// Its name, if the platform says anything of it.
+    pub fn name(&self) -> Option<Name> {
+        let name = Name { user: self.user_id.clone(), client: self.client_id.clone() };
+        (name.user.is_some() || name.client.is_some()).then_some(name)
+    }
 }
 
 /// Why a socket is closed. What the other side reads.

@@ -19,7 +19,8 @@ use super::Close;
 
 /// What a frame costs beyond its text: its place in the queue. Without it empty frames would be free.
 const FRAME_COST: usize = 64;
-/// Probes that wait at once. Each newcomer that finds a daemon asks for one; more are answered "no".
+/// Probes that wait at once. Each newcomer that finds a daemon asks for one. Who asks beyond that is told "yes": a
+/// crowd of newcomers must not make a daemon look dead that lives, and who was told wrongly tries again.
 const MAX_PROBES: usize = 16;
 
 /// It reads more slowly than what it asked for comes.
@@ -131,13 +132,17 @@ impl Outbox {
         self.0.ending.cancel();
     }
 
-    /// Whether the other side answers a ping within this time.
+    /// Whether the other side answers a ping within this time, or is asked so often that one more is not.
     pub fn probe(&self, within: Duration) -> impl Future<Output = bool> + Send + 'static {
         let (answer, answered) = oneshot::channel();
         let mut queue = self.0.queue.lock();
-        if !queue.over && queue.close.is_none() && queue.probes.len() < MAX_PROBES {
-            queue.probes.push((within, answer));
-            wake(queue);
+        if !queue.over && queue.close.is_none() {
+            if queue.probes.len() < MAX_PROBES {
+                queue.probes.push((within, answer));
+                wake(queue);
+            } else {
+                let _ = answer.send(true);
+            }
         }
         async move { matches!(tokio::time::timeout(within, answered).await, Ok(Ok(true))) }
     }

@@ -15,10 +15,11 @@ use uuid::Uuid;
 use super::frame::{Frame, Verb};
 use super::metrics::Reason;
 use super::requests::{Asked, Asker, Requests, SocketId};
-use super::sessions::{Elsewhere, Place, Sessions};
+use super::sessions::{Place, Sessions, Speaker};
 use super::status::Gate;
 use super::subscriptions::{self, Subscriptions};
 use super::{Admitted, Outbox, Profile, Role, policy};
+use crate::backplane::Daemon;
 
 /// A socket that takes part.
 pub struct Member {
@@ -35,8 +36,8 @@ pub struct Member {
 impl Member {
     /// Whether both are sockets of one client.
     fn is_same_client(&self, other: &Self) -> bool {
-        let (one, another) = (&self.who, &other.who);
-        one.role == another.role && one.client_id.is_some() && one.client_id == another.client_id
+        let name = self.who.name();
+        self.who.role == other.who.role && name.is_some() && name == other.who.name()
     }
 }
 
@@ -46,6 +47,18 @@ pub struct Present {
     pub member: Arc<Member>,
     /// What the other relays know it by.
     pub connection: Uuid,
+    /// Whether it is being asked if it lives, because another relay says that it has the daemon.
+    pub doubted: bool,
+    /// Whether it was asked so, and lives.
+    pub confirmed: bool,
+}
+
+impl Present {
+    /// What the other relays are told of it.
+    pub fn told(&self) -> Daemon {
+        let who = &self.member.who;
+        Daemon { connection: self.connection, machine: who.machine.clone(), generation: who.generation }
+    }
 }
 
 /// Who sent a frame.
@@ -115,6 +128,11 @@ impl State {
     /// The daemon here.
     pub fn daemon(&self) -> Option<&Present> {
         self.daemon.as_ref()
+    }
+
+    /// The daemon here, if it is this connection's.
+    pub fn daemon_of(&mut self, connection: Uuid) -> Option<&mut Present> {
+        self.daemon.as_mut().filter(|present| present.connection == connection)
     }
 
     /// Clients and workers here.
@@ -216,8 +234,8 @@ impl State {
         };
         let noted = match frame {
             Frame::Envelope { session, .. } => {
-                let bars = |id: SocketId| clients.contains_key(&id) && !is_same(&id);
-                let claimed = self.sessions.claim(session, sender, now, bars);
+                let speaker = speaker(sender, member);
+                let claimed = self.sessions.claim(session, speaker, now, |id| clients.contains_key(&id));
                 if claimed { Ok(None) } else { Err(Reason::NotOwner) }
             }
             Frame::KeyInit { request, .. } => asks(&**request, Asked::KeyExchange),
@@ -263,7 +281,11 @@ impl State {
             Frame::KeyResponse { request, session, .. } => {
                 let asker = self.requests.answer(request, Asked::KeyExchange, now);
                 if let Some(asker) = &asker {
-                    self.sessions.give(session, asker.clone(), now);
+                    let member = match asker {
+                        Asker::Socket(id) => self.clients.get(id).map(|member| &**member),
+                        Asker::Relay(_) => None,
+                    };
+                    self.sessions.give(session, speaker(asker, member), now);
                 }
                 asker
             }
@@ -297,8 +319,7 @@ impl State {
         let Place { socket, elsewhere } = place.unwrap_or_default();
         let reached = socket.is_some_and(|id| self.reach_client(id, text, profile, &mut outcome));
         match (here, elsewhere) {
-            (true, Some(Elsewhere::Relay(relay))) => outcome.onward = Some(Onward::ToClients(Some(relay))),
-            (true, Some(Elsewhere::Several)) => outcome.onward = Some(Onward::ToClients(None)),
+            (true, Some(relay)) => outcome.onward = Some(Onward::ToClients(Some(relay))),
             // Nobody here, and nobody is known elsewhere: some relay may know.
             (true, None) if !reached => outcome.onward = Some(Onward::ToClients(None)),
             (false, _) if !reached => outcome.dropped = Some(Reason::NoOwner),
@@ -333,6 +354,14 @@ impl State {
             self.reach_client(*id, text, None, &mut outcome);
         }
         outcome
+    }
+}
+
+/// The sender of a frame, by what its sessions are known again.
+fn speaker(asker: &Asker, member: Option<&Member>) -> Speaker {
+    match asker {
+        Asker::Socket(id) => Speaker::Socket(*id, member.and_then(|member| member.who.name())),
+        Asker::Relay(relay) => Speaker::Relay(relay.clone()),
     }
 }
 

@@ -37,11 +37,16 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// Who owns a session: a client here, and whether it also lives elsewhere.
-#[derive(Default, Clone, Copy)]
+/// Who owns a session: a client here, by socket and seat, and the relay where it also lives.
+#[derive(Default, Clone)]
 struct Owned {
-    here: Option<SocketId>,
-    elsewhere: bool,
+    here: Option<(SocketId, u8)>,
+    elsewhere: Option<Arc<str>>,
+}
+
+/// Who sits here has a name, and keeps what it owns when it leaves.
+fn has_name(seat: u8) -> bool {
+    seat >= 2
 }
 
 struct World {
@@ -62,7 +67,7 @@ impl World {
         let mut state = State::default();
         let (out, pending) = outbox(usize::MAX);
         let member = Arc::new(Member { id: 0, who: daemon(1), out, gate: Mutex::default() });
-        state.set_daemon(Present { member, connection: Uuid::new_v4() });
+        state.set_daemon(Present { member, connection: Uuid::new_v4(), doubted: false, confirmed: false });
         let mut world = Self {
             state,
             now: Instant::now(),
@@ -82,10 +87,15 @@ impl World {
             return;
         }
         let (out, pending) = outbox(usize::MAX);
-        let member = Arc::new(Member { id: self.next, who: who(Role::Client), out, gate: Mutex::default() });
+        let who = if has_name(seat) { named(&seat.to_string()) } else { who(Role::Client) };
+        let member = Arc::new(Member { id: self.next, who, out, gate: Mutex::default() });
         self.next += 1;
         self.state.add_client(member.clone());
         self.seats.insert(seat, (member, pending));
+    }
+
+    fn seat(&self, id: SocketId) -> Option<u8> {
+        self.seats.iter().find(|(_, (member, _))| member.id == id).map(|(seat, _)| *seat)
     }
 
     fn connected(&self, id: SocketId) -> bool {
@@ -147,16 +157,24 @@ impl World {
                 let Some((asker, passed)) = self.said(who, &envelope(&session.to_string(), 1)) else {
                     return;
                 };
-                let mut owned = self.owned.get(&session).copied().unwrap_or_default();
-                owned.here = owned.here.filter(|id| self.connected(*id));
+                let mut owned = self.owned.get(&session).cloned().unwrap_or_default();
+                owned.here = owned.here.filter(|(id, seat)| has_name(*seat) || self.connected(*id));
                 match asker {
                     Asker::Socket(id) => {
-                        assert_eq!(passed, owned.here.is_none_or(|owner| owner == id));
-                        owned.here = owned.here.or(Some(id));
+                        let seat = self.seat(id).unwrap();
+                        let same =
+                            |(owner, its): (SocketId, u8)| owner == id || (has_name(its) && its == seat);
+                        assert_eq!(passed, owned.here.is_none_or(same));
+                        if passed {
+                            owned.here = Some((id, seat));
+                        }
                     }
-                    Asker::Relay(_) => {
-                        assert_eq!(passed, owned.here.is_none() || owned.elsewhere);
-                        owned.elsewhere |= passed;
+                    Asker::Relay(relay) => {
+                        let known = owned.elsewhere.as_ref().map(|other| *other == relay);
+                        assert_eq!(passed, known.unwrap_or(owned.here.is_none()));
+                        if passed {
+                            owned.elsewhere = Some(relay);
+                        }
                     }
                 }
                 self.owned.insert(session, owned);
@@ -170,22 +188,26 @@ impl World {
                     Some(Asker::Socket(id)) => {
                         assert_eq!(outcome.onward, None);
                         assert_eq!(reached, if self.connected(id) { vec![id] } else { vec![] });
-                        self.owned.insert(session, Owned { here: Some(id), elsewhere: false });
+                        // Who left is not known by name any more.
+                        let owner = (id, self.seat(id).unwrap_or(0));
+                        self.owned.insert(session, Owned { here: Some(owner), elsewhere: None });
                     }
                     Some(Asker::Relay(relay)) => {
-                        assert_eq!(outcome.onward, here.then_some(Onward::ToClients(Some(relay))));
+                        assert_eq!(outcome.onward, here.then_some(Onward::ToClients(Some(relay.clone()))));
                         assert!(reached.is_empty());
-                        self.owned.insert(session, Owned { here: None, elsewhere: true });
+                        self.owned.insert(session, Owned { here: None, elsewhere: Some(relay) });
                     }
                 }
             }
             Step::Reply { here, session } => {
                 let from = if here { Origin::Daemon } else { Origin::RelayOfDaemon };
                 let (outcome, reached) = self.route(&envelope(&session.to_string(), 2), from);
-                let owned = self.owned.get(&session).copied().unwrap_or_default();
-                let owner = owned.here.filter(|id| self.connected(*id));
+                let owned = self.owned.get(&session).cloned().unwrap_or_default();
+                let owner = owned.here.map(|(id, _)| id).filter(|id| self.connected(*id));
                 assert_eq!(reached, Vec::from_iter(owner), "the owner, and nobody else");
-                assert_eq!(outcome.onward.is_some(), here && (owned.elsewhere || owner.is_none()));
+                let onward = (here && (owned.elsewhere.is_some() || owner.is_none()))
+                    .then_some(Onward::ToClients(owned.elsewhere));
+                assert_eq!(outcome.onward, onward);
             }
         }
     }

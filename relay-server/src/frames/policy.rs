@@ -87,6 +87,7 @@ mod tests {
             machine: None,
             channels: Vec::new(),
             generation: 0,
+            address: crate::http::client_addr::RateKey::of([203, 0, 113, 1].into()),
         }
     }
 

@@ -1,9 +1,10 @@
 //! `GET /ws`: from an upgrade to a socket that takes part.
 //!
-//! In this order, the cheapest first: is it an upgrade, has its address upgrades left, does the query say who wants
-//! what, is there a token; only then keys and platform are asked. What an address or everybody may have open is
-//! taken when the token is known to be good, so that strangers do not use it up. Refusals up to here are problems
-//! over HTTP; who has a good token and may not do what they ask is let in to be told why, and closed with 4008.
+//! In this order, the cheapest first: is it an upgrade, does the query say who wants what, is there a token, has its
+//! address attempts left; only then keys and platform are asked. The upgrades that an address shares with its
+//! tunnels, and what it or everybody may have open, are taken when the token is known to be good, so that strangers
+//! do not use them up. Refusals up to here are problems over HTTP; who has a good token and may not do what they ask
+//! is let in to be told why, and closed with 4008.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -27,6 +28,7 @@ use super::{Admitted, Broker, Close, Role, socket, status};
 use crate::auth::access::unix_now;
 use crate::backplane::Pair;
 use crate::config::frames::{Frames, Platform};
+use crate::http::client_addr::RateKey;
 use crate::http::guards::Guards;
 use crate::http::handshake;
 use crate::http::problem::Refusal;
@@ -110,16 +112,18 @@ impl Serve {
     ) -> Result<Response<Body>, (Outcome, Refusal)> {
         let not_upgrade = |refusal| (Outcome::NoUpgrade, refusal);
         let key = handshake::accept_key(request.method(), request.headers()).map_err(not_upgrade)?;
-        self.guards.try_upgrade(addr).map_err(|refusal| (Outcome::RateLimited, refusal))?;
         let query = request.uri().query().unwrap_or_default();
         let asked = admission::asked(query).map_err(of_fault)?;
         let token = admission::token(request.headers(), query, self.frames.dev).map_err(of_fault)?;
+        let too_often = |refusal| (Outcome::RateLimited, refusal);
+        self.guards.ws_attempt(addr).map_err(too_often)?;
         if self.open.available_permits() == 0 {
             return Err((Outcome::TooMany, full()));
         }
         let claims = self.validate.claims(&token, &asked, &self.metrics).await;
         let claims = claims.map_err(|denied| self.of_denied(&denied, addr))?;
-        let verdict = match claims::admit(&asked, &claims, unix_now()) {
+        self.guards.try_upgrade(addr).map_err(too_often)?;
+        let verdict = match claims::admit(&asked, &claims, RateKey::of(addr), unix_now()) {
             Ok(admitted) => Verdict::Admitted(Box::new(admitted)),
             Err(violation) => Verdict::Violation(violation, asked),
         };

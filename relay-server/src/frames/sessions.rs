@@ -1,56 +1,103 @@
 //! Whose a session is: where what the daemon says in it goes.
 //!
-//! An answer to a key exchange gives the session to whoever asked. A relay that restarted knows of no session;
-//! so the first who speaks in one that nobody owns becomes its owner, and as long as a client here owns it, no
-//! other may speak in it.
+//! An answer to a key exchange gives the session to whoever asked. A relay that restarted knows of no session; so
+//! the first who speaks in one that nobody owns becomes its owner. As long as it is somebody's who has a name, no
+//! other client here speaks in it, whether or not its owner is connected at the moment: a session's id is no secret.
 //!
-//! What other relays pass on was judged by them in the same way, and a relay does not learn when another's client
-//! goes. Clients do move: a redirect tells them to. So a session that lives at other relays may come here or
-//! appear at a third one; for a while its frames then go to both places. A stranger who knows the session's id
-//! gains frames that are sealed, and cannot keep them from their owner.
+//! What other relays pass on was judged by them in the same way; who spoke there they do not say, and a relay does
+//! not learn when another's client goes. Clients do move: a redirect tells them to. So a session that lives at
+//! another relay may come here, and for a while its frames go to both places. It goes to another relay only once it
+//! was unused for a while where it was. A stranger who knows the session's id gains frames that are sealed at most,
+//! and cannot keep them from their owner.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::Name;
 use super::recent::Recent;
-use super::requests::{Asker, SocketId};
+use super::requests::SocketId;
 
 /// Sessions of a pair (contract: frames).
 pub const MAX_SESSIONS: usize = 4096;
 /// Unused for so long, a session is nobody's any more (contract: frames).
 pub const SESSION_LIFE: Duration = Duration::from_secs(30 * 60);
-/// After so long without a word from there, a session that is used here lives at that other relay no longer.
+/// After so long without a word from its client where it is, a session may be used by way of another relay; and
+/// one that is used here lives at that other relay no longer.
 const MOVED: Duration = Duration::from_secs(60);
+
+/// Who speaks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Speaker {
+    /// A socket here, by its number and the name of its client.
+    Socket(SocketId, Option<Name>),
+    /// Somebody at another relay.
+    Relay(Arc<str>),
+}
 
 /// Where a session's client is.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Place {
     /// A socket here. It may have gone.
     pub socket: Option<SocketId>,
-    /// Other relays.
-    pub elsewhere: Option<Elsewhere>,
+    /// Another relay.
+    pub elsewhere: Option<Arc<str>>,
 }
 
-/// At other relays.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Elsewhere {
-    /// At this one.
-    Relay(Arc<str>),
-    /// At several, or while it moves.
-    Several,
+/// The client here.
+struct Here {
+    socket: SocketId,
+    name: Option<Name>,
+    used: Instant,
+}
+
+/// A client at another relay.
+struct There {
+    relay: Arc<str>,
+    used: Instant,
 }
 
 #[derive(Default)]
 struct Owner {
-    socket: Option<SocketId>,
-    elsewhere: Option<(Elsewhere, Instant)>,
+    here: Option<Here>,
+    there: Option<There>,
 }
 
 impl Owner {
-    fn of(asker: Asker, now: Instant) -> Self {
-        match asker {
-            Asker::Socket(id) => Self { socket: Some(id), elsewhere: None },
-            Asker::Relay(relay) => Self { socket: None, elsewhere: Some((Elsewhere::Relay(relay), now)) },
+    fn of(speaker: Speaker, now: Instant) -> Self {
+        let mut owner = Self::default();
+        owner.is_used_by(speaker, now);
+        owner
+    }
+
+    fn is_used_by(&mut self, speaker: Speaker, now: Instant) {
+        match speaker {
+            Speaker::Socket(socket, name) => {
+                self.here = Some(Here { socket, name, used: now });
+                self.there.take_if(|there| now >= there.used + MOVED);
+            }
+            Speaker::Relay(relay) => self.there = Some(There { relay, used: now }),
+        }
+    }
+
+    /// Whether it is somebody else's. `connected` tells whether a socket still is.
+    fn bars(&self, speaker: &Speaker, now: Instant, connected: impl Fn(SocketId) -> bool) -> bool {
+        match (speaker, &self.here, &self.there) {
+            (Speaker::Socket(socket, name), Some(here), _) => match &here.name {
+                _ if here.socket == *socket => false,
+                Some(owner) => name.as_ref() != Some(owner),
+                // Nobody can be shown to be the same: it is free when its socket has gone.
+                None => connected(here.socket),
+            },
+            (Speaker::Socket(..), None, _) => false,
+            (Speaker::Relay(relay), _, Some(there)) if *relay == there.relay => false,
+            // No relay says who speaks there.
+            (Speaker::Relay(_), here, there) => {
+                let is_used = there.as_ref().is_some_and(|there| now < there.used + MOVED);
+                let is_here = here.as_ref().is_some_and(|here| {
+                    connected(here.socket) || (here.name.is_some() && now < here.used + MOVED)
+                });
+                is_used || is_here
+            }
         }
     }
 }
@@ -66,49 +113,26 @@ impl Default for Sessions {
 
 impl Sessions {
     /// The daemon gave the session to whoever asked for it, whosever it was.
-    pub fn give(&mut self, session: &str, to: Asker, now: Instant) {
+    pub fn give(&mut self, session: &str, to: Speaker, now: Instant) {
         self.0.put(session, Owner::of(to, now), now);
     }
 
-    /// Somebody speaks in the session. False when it is somebody else's. `bars` tells whether the owner here is
-    /// still connected and another client than the one that speaks.
+    /// Somebody speaks in the session. False when it is somebody else's. `connected` tells whether a socket here
+    /// still is.
     pub fn claim(
         &mut self,
         session: &str,
-        speaker: &Asker,
+        speaker: Speaker,
         now: Instant,
-        bars: impl Fn(SocketId) -> bool,
+        connected: impl Fn(SocketId) -> bool,
     ) -> bool {
-        let Some(owner) = self.0.get(session, now) else {
-            self.0.put(session, Owner::of(speaker.clone(), now), now);
-            return true;
-        };
-        // A client here owns it alone, unless it came from another relay.
-        let barred = match speaker {
-            Asker::Socket(id) => owner.socket.is_some_and(|other| other != *id && bars(other)),
-            Asker::Relay(_) => owner.elsewhere.is_none() && owner.socket.is_some_and(&bars),
-        };
-        if barred {
-            return false;
-        }
-        let Some(owner) = self.0.renew(session, now) else { return false };
-        match speaker {
-            Asker::Socket(id) => {
-                owner.socket = Some(*id);
-                if owner.elsewhere.as_ref().is_some_and(|(_, used)| now >= *used + MOVED) {
-                    owner.elsewhere = None;
+        match self.0.get(session, now) {
+            None => self.give(session, speaker, now),
+            Some(owner) if owner.bars(&speaker, now, connected) => return false,
+            Some(_) => {
+                if let Some(owner) = self.0.renew(session, now) {
+                    owner.is_used_by(speaker, now);
                 }
-            }
-            Asker::Relay(relay) => {
-                owner.socket = owner.socket.filter(|socket| bars(*socket));
-                let place = match owner.elsewhere.take() {
-                    Some((Elsewhere::Relay(other), used)) if other != *relay && now < used + MOVED => {
-                        Elsewhere::Several
-                    }
-                    Some((Elsewhere::Several, used)) if now < used + MOVED => Elsewhere::Several,
-                    _ => Elsewhere::Relay(relay.clone()),
-                };
-                owner.elsewhere = Some((place, now));
             }
         }
         true
@@ -118,8 +142,8 @@ impl Sessions {
     pub fn place(&mut self, session: &str, now: Instant) -> Option<Place> {
         let owner = self.0.renew(session, now)?;
         Some(Place {
-            socket: owner.socket,
-            elsewhere: owner.elsewhere.as_ref().map(|(place, _)| place.clone()),
+            socket: owner.here.as_ref().map(|here| here.socket),
+            elsewhere: owner.there.as_ref().map(|there| there.relay.clone()),
         })
     }
 }
@@ -128,83 +152,130 @@ impl Sessions {
 mod tests {
     use super::*;
 
-    const A: Asker = Asker::Socket(1);
-    const B: Asker = Asker::Socket(2);
+    const A: Speaker = Speaker::Socket(1, None);
+    const B: Speaker = Speaker::Socket(2, None);
 
-    fn relay(name: &str) -> Asker {
-        Asker::Relay(name.into())
+    fn relay(name: &str) -> Speaker {
+        Speaker::Relay(name.into())
     }
 
-    fn at(name: &str) -> Option<Elsewhere> {
-        Some(Elsewhere::Relay(name.into()))
+    fn named(socket: SocketId, user: Option<&str>, client: Option<&str>) -> Speaker {
+        Speaker::Socket(socket, Some(Name { user: user.map(Into::into), client: client.map(Into::into) }))
     }
 
-    fn place(socket: Option<SocketId>, elsewhere: Option<Elsewhere>) -> Option<Place> {
-        Some(Place { socket, elsewhere })
+    fn place(socket: Option<SocketId>, elsewhere: Option<&str>) -> Option<Place> {
+        Some(Place { socket, elsewhere: elsewhere.map(Into::into) })
     }
 
     #[test]
-    fn an_answer_overrides_and_the_first_who_speaks_owns() {
+    fn who_speaks_first_owns_it_until_it_goes_or_the_daemon_says_otherwise() {
         let (mut sessions, now) = (Sessions::default(), Instant::now());
         assert_eq!(sessions.place("s", now), None);
-        assert!(sessions.claim("s", &A, now, |_| true));
+        assert!(sessions.claim("s", A, now, |_| true));
         assert_eq!(sessions.place("s", now), place(Some(1), None));
-        assert!(!sessions.claim("s", &B, now, |_| true));
-        assert!(!sessions.claim("s", &relay("b"), now, |_| true));
-        assert!(sessions.claim("s", &A, now, |_| true), "its own");
+        assert!(!sessions.claim("s", B, now, |_| true));
+        assert!(!sessions.claim("s", relay("b"), now, |_| true));
+        assert!(sessions.claim("s", A, now, |_| true), "its own");
         sessions.give("s", B, now);
         assert_eq!(sessions.place("s", now), place(Some(2), None));
-        assert!(!sessions.claim("s", &A, now, |_| true));
-        sessions.give("s", relay("b"), now);
-        assert_eq!(sessions.place("s", now), place(None, at("b")));
+        assert!(!sessions.claim("s", A, now, |_| true));
+        sessions.give("s", relay("c"), now);
+        assert_eq!(sessions.place("s", now), place(None, Some("c")));
     }
 
     #[test]
-    fn what_its_owner_left_is_free() {
+    fn what_somebody_without_a_name_left_is_free() {
         let (mut sessions, now) = (Sessions::default(), Instant::now());
-        assert!(sessions.claim("s", &A, now, |_| true));
-        assert!(sessions.claim("s", &B, now, |_| false));
+        assert!(sessions.claim("s", A, now, |_| true));
+        assert!(sessions.claim("s", B, now, |_| false));
         assert_eq!(sessions.place("s", now), place(Some(2), None));
-        assert!(sessions.claim("s", &relay("b"), now, |_| false));
-        assert_eq!(sessions.place("s", now), place(None, at("b")));
+        assert!(sessions.claim("s", relay("b"), now, |_| false));
+        assert_eq!(sessions.place("s", now).unwrap().elsewhere.as_deref(), Some("b"));
     }
 
     #[test]
-    fn sessions_move_between_relays_and_nobody_is_cut_off() {
+    fn what_somebody_with_a_name_left_is_theirs_alone() {
+        let owner = || named(1, Some("u"), Some("c"));
+        for (other, same) in [
+            (named(2, Some("u"), Some("c")), true),
+            (named(2, Some("v"), Some("c")), false),
+            (named(2, None, Some("c")), false),
+            (named(2, Some("u"), Some("d")), false),
+            (named(2, Some("u"), None), false),
+            (Speaker::Socket(2, None), false),
+            (relay("b"), false),
+        ] {
+            for connected in [true, false] {
+                let (mut sessions, now) = (Sessions::default(), Instant::now());
+                assert!(sessions.claim("s", owner(), now, |_| true));
+                assert_eq!(sessions.claim("s", other.clone(), now, |_| connected), same, "{other:?}");
+                let late = now + SESSION_LIFE;
+                assert!(sessions.claim("s", other.clone(), late, |_| false), "it was nobody's any more");
+            }
+        }
+    }
+
+    #[test]
+    fn a_client_that_comes_by_another_relay_waits_and_keeps_nothing_from_the_owner() {
         let (mut sessions, now) = (Sessions::default(), Instant::now());
-        assert!(sessions.claim("s", &relay("b"), now, |_| true));
-        // It comes here. Until b has been silent for a minute both are served.
-        assert!(sessions.claim("s", &A, now, |_| true));
-        assert_eq!(sessions.place("s", now), place(Some(1), at("b")));
-        assert!(!sessions.claim("s", &B, now, |_| true), "here it has one owner all the same");
-        assert!(sessions.claim("s", &relay("b"), now, |_| true));
+        let owner = || named(1, None, Some("c"));
+        assert!(sessions.claim("s", owner(), now, |_| true));
         let later = now + MOVED;
-        assert!(sessions.claim("s", &A, later, |_| true));
+        assert!(!sessions.claim("s", relay("b"), later, |_| true), "it is connected");
+        assert!(sessions.claim("s", relay("b"), later, |_| false));
+        assert_eq!(sessions.place("s", later), place(Some(1), Some("b")));
+        assert!(
+            !sessions.claim("s", named(2, None, Some("d")), later, |_| false),
+            "here it is still the owner's"
+        );
+        assert!(sessions.claim("s", named(3, None, Some("c")), later, |_| false));
+        assert_eq!(sessions.place("s", later), place(Some(3), Some("b")));
+    }
+
+    #[test]
+    fn a_session_moves_between_relays() {
+        let (mut sessions, now) = (Sessions::default(), Instant::now());
+        assert!(sessions.claim("s", relay("b"), now, |_| true));
+        // It comes here: for a while it is at both places.
+        assert!(sessions.claim("s", A, now, |_| true));
+        assert_eq!(sessions.place("s", now), place(Some(1), Some("b")));
+        assert!(!sessions.claim("s", B, now, |_| true), "here it has one owner all the same");
+        assert!(sessions.claim("s", relay("b"), now, |_| true));
+        let later = now + MOVED;
+        assert!(sessions.claim("s", A, later, |_| true));
         assert_eq!(sessions.place("s", later), place(Some(1), None));
-        assert!(!sessions.claim("s", &relay("b"), later, |_| true));
-        // From one relay to another.
-        sessions.give("t", relay("b"), now);
-        assert!(sessions.claim("t", &relay("c"), now, |_| true));
-        assert_eq!(sessions.place("t", now), place(None, Some(Elsewhere::Several)));
-        assert!(sessions.claim("t", &relay("c"), later, |_| true));
-        assert_eq!(sessions.place("t", later), place(None, at("c")));
+        assert!(!sessions.claim("s", relay("b"), later, |_| true));
+    }
+
+    #[test]
+    fn a_second_relay_has_no_part_in_a_session_that_is_used_at_another_one() {
+        let (mut sessions, now) = (Sessions::default(), Instant::now());
+        sessions.give("s", relay("b"), now);
+        let just = now + MOVED - Duration::from_millis(1);
+        assert!(!sessions.claim("s", relay("c"), just, |_| true));
+        assert!(sessions.claim("s", relay("b"), just, |_| true));
+        assert!(!sessions.claim("s", relay("c"), now + MOVED, |_| true), "used again since");
+        assert_eq!(sessions.place("s", just), place(None, Some("b")));
+        assert!(sessions.claim("s", relay("c"), just + MOVED, |_| true));
+        assert_eq!(sessions.place("s", just + MOVED), place(None, Some("c")));
+        assert!(!sessions.claim("s", relay("b"), just + MOVED, |_| true));
     }
 
     #[test]
     fn ownership_lives_half_an_hour_after_its_last_use_and_the_oldest_goes() {
         let (mut sessions, now) = (Sessions::default(), Instant::now());
         let most = SESSION_LIFE - Duration::from_millis(1);
-        assert!(sessions.claim("s", &A, now, |_| true));
+        assert!(sessions.claim("s", A, now, |_| true));
         assert!(sessions.place("s", now + most).is_some());
-        assert!(sessions.claim("s", &A, now + most * 2, |_| true));
-        assert!(!sessions.claim("s", &B, now + most * 3, |_| true));
+        assert!(sessions.claim("s", A, now + most * 2, |_| true));
+        assert!(!sessions.claim("s", B, now + most * 3, |_| true));
         assert_eq!(sessions.place("s", now + most * 2 + SESSION_LIFE), None, "a try of another is no use");
         let now = now + SESSION_LIFE * 10;
-        assert!(sessions.claim("first", &A, now, |_| true));
-        assert!(sessions.claim("second", &A, now, |_| true));
+        assert!(sessions.claim("first", A, now, |_| true));
+        assert!(sessions.claim("second", A, now, |_| true));
         assert!(sessions.place("first", now).is_some());
         for n in 0..MAX_SESSIONS - 1 {
-            assert!(sessions.claim(&n.to_string(), &A, now, |_| true));
+            assert!(sessions.claim(&n.to_string(), A, now, |_| true));
         }
         assert_eq!(sessions.0.len(), MAX_SESSIONS);
         assert_eq!(sessions.place("second", now), None, "unused for longest");

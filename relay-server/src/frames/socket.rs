@@ -47,12 +47,17 @@ const FAREWELL: Duration = Duration::from_secs(5);
 /// What is still read, and thrown away, after a close: enough for a frame that was on its way.
 const DISCARD: u64 = 32 * 1024 * 1024;
 
+/// Pings, and pongs that nobody asked for, within a second. Who keeps a connection open needs one in many.
+const PINGS: u32 = 10;
+
 /// No sign of life.
 const SILENT: Close = Close::policy("no answer to a ping");
 /// Takes nothing of what is sent.
 const STUCK: Close = Close::policy("reads too slowly");
-/// Nothing was said.
-const IDLE: Close = Close::policy("idle for too long");
+/// Pings instead of frames.
+const PINGING: Close = Close::policy("too many pings");
+/// Nothing was said, and nothing was wrong.
+const IDLE: Close = Close { code: 1000, reason: "idle for too long" };
 /// The relay ends.
 const DRAIN: Close = Close { code: GOING_AWAY, reason: "the relay is restarting" };
 
@@ -240,6 +245,8 @@ struct State {
     writing: AtomicBool,
     ping: Notify,
     pings: AtomicU64,
+    /// The last ping that was answered.
+    ponged: AtomicU64,
     /// Who waits for the pong of which ping.
     probes: Mutex<Vec<(u64, oneshot::Sender<bool>)>>,
 }
@@ -255,6 +262,7 @@ impl State {
             writing: AtomicBool::new(false),
             ping: Notify::new(),
             pings: AtomicU64::new(0),
+            ponged: AtomicU64::new(0),
             probes: Mutex::default(),
         }
     }
@@ -271,16 +279,17 @@ impl State {
     }
 
     /// A pong for this ping answers those before it too: only the last one has to be answered (RFC 6455
-    /// section 5.5.3).
-    fn pong(&self, payload: &[u8]) {
-        let Ok(number) = payload.try_into().map(u64::from_be_bytes) else { return };
+    /// section 5.5.3). False when it answers nothing.
+    fn pong(&self, payload: &[u8]) -> bool {
+        let Ok(number) = payload.try_into().map(u64::from_be_bytes) else { return false };
         if number > self.pings.load(Ordering::Relaxed) {
-            return;
+            return false;
         }
         let mut probes = self.probes.lock();
         for (_, answer) in probes.extract_if(.., |(asked, _)| *asked <= number) {
             let _ = answer.send(true);
         }
+        self.ponged.fetch_max(number, Ordering::Relaxed) < number
     }
 
     async fn write<T>(&self, sink: &mut SplitSink<WebSocketStream<T>, Message>, pending: &mut Pending) -> End
@@ -334,6 +343,7 @@ impl State {
     where
         T: AsyncRead + AsyncWrite + Unpin,
     {
+        let mut pings = Pings::default();
         loop {
             let routed = match stream.next().await {
                 Some(Ok(Message::Text(text))) => {
@@ -343,13 +353,16 @@ impl State {
                     self.routing.store(false, Ordering::Relaxed);
                     routed
                 }
-                Some(Ok(Message::Binary(_))) => attached.not_text(),
-                Some(Ok(Message::Pong(payload))) => {
-                    self.pong(&payload);
+                Some(Ok(Message::Binary(_))) => {
+                    self.routing.store(true, Ordering::Relaxed);
+                    attached.not_text().await;
+                    self.routing.store(false, Ordering::Relaxed);
                     Ok(())
                 }
+                Some(Ok(Message::Pong(payload))) if self.pong(&payload) => Ok(()),
                 // Pings are answered by the library.
-                Some(Ok(Message::Ping(_) | Message::Frame(_))) => Ok(()),
+                Some(Ok(Message::Ping(_) | Message::Pong(_))) => pings.one_more(Instant::now()),
+                Some(Ok(Message::Frame(_))) => Ok(()),
                 Some(Ok(Message::Close(_))) => return End::Gone(Reason::Peer),
                 None => return End::Gone(Reason::Lost),
                 Some(Err(error)) => return broken(&error),
@@ -417,6 +430,23 @@ fn broken(error: &Error) -> End {
         ) => End::Gone(Reason::Lost),
         Error::Protocol(_) => End::of(Close { code: 1002, reason: "no WebSocket message" }),
         _ => End::Gone(Reason::Lost),
+    }
+}
+
+/// Counts what keeps a connection busy and says nothing.
+#[derive(Default)]
+struct Pings {
+    since: Option<Instant>,
+    count: u32,
+}
+
+impl Pings {
+    fn one_more(&mut self, now: Instant) -> Result<(), Close> {
+        if self.since.is_none_or(|since| now >= since + Duration::from_secs(1)) {
+            (self.since, self.count) = (Some(now), 0);
+        }
+        self.count += 1;
+        if self.count > PINGS { Err(PINGING) } else { Ok(()) }
     }
 }
 

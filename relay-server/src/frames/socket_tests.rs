@@ -45,6 +45,7 @@ async fn open(setup: Setup) -> Open {
         machine: None,
         channels: vec![],
         generation: 0,
+        address: crate::http::client_addr::RateKey::of([203, 0, 113, 1].into()),
     };
     let shutdown = Shutdown::default();
     let task = tokio::spawn({
@@ -80,7 +81,7 @@ async fn a_daemon_that_answers_pings_stays_and_a_client_that_says_nothing_does_n
     for (role, ends) in [(Role::Daemon, None), (Role::Client, Some(Reason::Idle))] {
         let Open { mut peer, task, .. } = open(Setup { role, ..Setup::default() }).await;
         let closed = timeout(Duration::from_secs(3600), closed(&mut peer)).await;
-        assert_eq!(closed.ok(), ends.map(|_| Some(POLICY)), "{role:?}");
+        assert_eq!(closed.ok(), ends.map(|_| Some(1000)), "{role:?}");
         match ends {
             Some(reason) => assert_eq!(task.await.unwrap(), reason),
             None => {
@@ -145,6 +146,29 @@ async fn what_is_no_websocket_ends_the_socket_alone() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn pings_and_pongs_that_nobody_asked_for_are_bounded() {
+    let control = |n: u8| match n % 2 {
+        0 => Message::Ping(Bytes::copy_from_slice(&[n])),
+        _ => Message::Pong(Bytes::copy_from_slice(&[n])),
+    };
+    let Open { mut peer, task, .. } = open(Setup { role: Role::Daemon, ..Setup::default() }).await;
+    // Ten a second are nobody's harm.
+    for _ in 0..20 {
+        for n in 0..10 {
+            peer.send(control(n)).await.unwrap();
+        }
+        sleep(Duration::from_secs(1)).await;
+    }
+    assert!(!task.is_finished());
+    for n in 0..11 {
+        peer.send(control(n)).await.unwrap();
+    }
+    assert_eq!(closed(&mut peer).await, Some(POLICY));
+    drop(peer);
+    assert_eq!(task.await.unwrap(), Reason::Policy);
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_drain_says_going_away() {
     let Open { mut peer, task, shutdown } = open(Setup::default()).await;
     shutdown.drain();
@@ -198,16 +222,17 @@ async fn a_probe_is_answered_by_its_own_pong_or_a_later_one() {
     };
     let ((first, mut first_answer), (second, mut second_answer)) = (ask(), ask());
     for forged in [&b""[..], b"x", b"123456789", &99_u64.to_be_bytes(), &0_u64.to_be_bytes()] {
-        state.pong(forged);
+        assert!(!state.pong(forged), "{forged:?}");
         assert!(first_answer.try_recv().is_err(), "{forged:?}");
     }
-    state.pong(&first);
+    assert!(state.pong(&first));
+    assert!(!state.pong(&first), "it was answered");
     assert_eq!(first_answer.try_recv(), Ok(true));
     assert!(second_answer.try_recv().is_err());
     let (third, mut third_answer) = ask();
-    state.pong(&third);
+    assert!(state.pong(&third));
     assert_eq!((second_answer.try_recv(), third_answer.try_recv()), (Ok(true), Ok(true)));
-    state.pong(&second);
+    assert!(!state.pong(&second));
     assert!(state.probes.lock().is_empty());
 }
 

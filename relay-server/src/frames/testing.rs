@@ -9,12 +9,15 @@ use serde_json::{Value, json};
 use super::{Admitted, Attached, Broker, Close, Command, Pair, Pending, Profile, Role, Scope, outbox};
 use crate::config::frames::Frames;
 use crate::config::relays::{Mode, Relays};
+use crate::http::client_addr::RateKey;
 
 /// The defaults.
 pub fn limits() -> Frames {
     Frames {
         dev: false,
         jwks_url: None,
+        jwks_issuer: None,
+        jwks_audience: None,
         validate_url: None,
         max_frame_bytes: 1 << 20,
         max_pending_bytes: 4 << 20,
@@ -63,6 +66,7 @@ pub fn who(role: Role) -> Admitted {
         machine: Some("m".into()),
         channels: Vec::new(),
         generation: 0,
+        address: RateKey::of([203, 0, 113, 1].into()),
     }
 }
 
@@ -74,6 +78,11 @@ pub fn client(scope: Scope) -> Admitted {
 /// A client that the platform knows by this name.
 pub fn named(name: &str) -> Admitted {
     Admitted { client_id: Some(name.into()), ..who(Role::Client) }
+}
+
+/// The same somebody as seen from another address.
+pub fn at(address: u8, who: Admitted) -> Admitted {
+    Admitted { address: RateKey::of([203, 0, 113, address].into()), ..who }
 }
 
 /// Somebody of whom a profile is expected.

@@ -6,11 +6,12 @@ use tokio_tungstenite::tungstenite::Utf8Bytes;
 /// Whether the path lies below the prefix, however it is written.
 ///
 /// The daemon reads the path again with a decoder of its own. So what two decoders read differently (a second
-/// layer of escapes, backslashes, empty segments, control characters) lies below nothing.
+/// layer of escapes, backslashes, empty segments, control characters, parameters behind a `;`, which servlets take
+/// off before they read the dots, and dots that are more than two) lies below nothing.
 pub fn lies_below(path: &str, prefix: &str) -> bool {
     let path = path.split(['?', '#']).next().unwrap_or_default();
     let Some(path) = decode(path) else { return false };
-    if path.contains(['%', '\\', '?', '#']) || path.chars().any(char::is_control) {
+    if path.contains(['%', '\\', '?', '#', ';']) || path.chars().any(char::is_control) {
         return false;
     }
     let Some(rest) = path.strip_prefix('/') else { return false };
@@ -21,6 +22,7 @@ pub fn lies_below(path: &str, prefix: &str) -> bool {
             "." => {}
             ".." => drop(normal.pop()),
             "" if segments.peek().is_some() => return false,
+            _ if segment.starts_with('.') => return false,
             "" => {}
             _ => normal.push(segment),
         }
@@ -102,6 +104,15 @@ mod tests {
             ("/jobs/%252e%252e/x", false),
             ("/jobs/..\\x", false),
             ("/jobs/%5c..", false),
+            ("/jobs/..;/x", false),
+            ("/jobs/..;a=b/x", false),
+            ("/jobs/.;/x", false),
+            ("/jobs/1;v=2", false),
+            ("/jobs/%3b", false),
+            ("/jobs/.../x", false),
+            ("/jobs/.. /x", false),
+            ("/jobs/.hidden", false),
+            ("/jobs/a.b..", true),
             ("/jobs//../x", false),
             ("/jobs//1", false),
             ("//jobs/1", false),

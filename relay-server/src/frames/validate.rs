@@ -6,9 +6,10 @@
 //! was revoked.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use http::StatusCode;
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use tokio::sync::Semaphore;
@@ -28,6 +29,9 @@ const BOUNDS: Bounds = Bounds { within: Duration::from_secs(2), max_bytes: 256 *
 /// Questions to the platform at once. With an answer within 50 ms that is 5,000 upgrades a second; a platform that
 /// hangs is not buried under connections.
 const AT_ONCE: usize = 256;
+
+/// How often the log says that the platform went away or came back: tokens may be what makes it fail.
+const SAID_EVERY: Duration = Duration::from_secs(60);
 
 /// Why a token opens nothing.
 #[derive(Debug, thiserror::Error)]
@@ -51,10 +55,35 @@ impl Denied {
     pub fn is_bad_token(&self) -> bool {
         match self {
             Denied::Key(JwksError::Bad(_)) | Denied::Refused => true,
-            // A platform may say no by its status.
-            Denied::Platform(CallError::Status(status)) => status.is_client_error(),
+            // A platform may say no by its status; but not that there is nobody to ask at this address.
+            Denied::Platform(CallError::Status(status)) => {
+                status.is_client_error() && !is_wrong_address(*status)
+            }
             Denied::NotConfigured | Denied::Key(JwksError::Unavailable(_)) | Denied::Platform(_) => false,
         }
+    }
+}
+
+/// What a wrong RELAY_VALIDATE_URL is answered.
+fn is_wrong_address(status: StatusCode) -> bool {
+    matches!(status, StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED)
+}
+
+/// What the log was told last.
+#[derive(Default)]
+struct Said {
+    away: bool,
+    at: Option<Instant>,
+}
+
+impl Said {
+    /// Whether this is news, and not too much of it.
+    fn tells(&mut self, away: bool, now: Instant) -> bool {
+        let tells = away != self.away && self.at.is_none_or(|at| now >= at + SAID_EVERY);
+        if tells {
+            *self = Self { away, at: Some(now) };
+        }
+        tells
     }
 }
 
@@ -64,8 +93,8 @@ pub struct Validate {
     platform: Option<(Url, SecretText)>,
     client: Client,
     at_once: Semaphore,
-    /// Whether the last question found nobody to ask or no answer, so that the log says it once.
-    away: AtomicBool,
+    rules: Rules,
+    said: Mutex<Said>,
 }
 
 #[derive(Serialize)]
@@ -94,7 +123,12 @@ impl Validate {
                 "nobody is admitted to /ws: set RELAY_JWKS_URL, or RELAY_VALIDATE_URL or SERVER_URL"
             );
         }
-        Self { keys, platform, client, at_once: Semaphore::new(AT_ONCE), away: AtomicBool::new(false) }
+        let rules = Rules {
+            issuer: frames.jwks_issuer.clone(),
+            audience: frames.jwks_audience.clone(),
+            leeway_seconds: LEEWAY.unsigned_abs() as u32,
+        };
+        Self { keys, platform, client, at_once: Semaphore::new(AT_ONCE), rules, said: Mutex::default() }
     }
 
     /// What a good token claims.
@@ -108,10 +142,7 @@ impl Validate {
         metrics: &Sockets,
     ) -> Result<Map<String, Value>, Denied> {
         let signed = match &self.keys {
-            Some(keys) => {
-                let rules = Rules { leeway_seconds: LEEWAY.unsigned_abs() as u32, ..Rules::default() };
-                Some(keys.verify(token.reveal(), &rules).await?)
-            }
+            Some(keys) => Some(keys.verify(token.reveal(), &self.rules).await?),
             None => None,
         };
         match (&self.platform, signed) {
@@ -125,7 +156,7 @@ impl Validate {
             }
             (None, Some(claims)) => Ok(claims),
             (None, None) => {
-                if !self.away.swap(true, Ordering::Relaxed) {
+                if self.said.lock().tells(true, Instant::now()) {
                     tracing::warn!(
                         "nobody is admitted to /ws: set RELAY_JWKS_URL, RELAY_VALIDATE_URL or SERVER_URL, so that \
                          tokens can be checked"
@@ -163,16 +194,57 @@ impl Validate {
     fn note(&self, answer: &Result<Answer, CallError>) {
         let failed = match answer {
             Ok(_) => None,
-            Err(CallError::Status(status)) if status.is_client_error() && *status != 403 => None,
+            Err(CallError::Status(status))
+                if status.is_client_error()
+                    && *status != StatusCode::FORBIDDEN
+                    && !is_wrong_address(*status) =>
+            {
+                None
+            }
             Err(error) => Some(error),
         };
-        let was_away = self.away.swap(failed.is_some(), Ordering::Relaxed);
+        if !self.said.lock().tells(failed.is_some(), Instant::now()) {
+            return;
+        }
         match failed {
-            Some(error) if !was_away => {
+            Some(error) => {
                 tracing::warn!(%error, "the platform does not say whether tokens are good; nobody is admitted to /ws");
             }
-            None if was_away => tracing::info!("the platform answers again"),
-            _ => {}
+            None => tracing::info!("the platform answers again"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_log_hears_of_each_change_and_not_of_every_flip() {
+        let (mut said, now) = (Said::default(), Instant::now());
+        let at = |seconds| now + Duration::from_secs(seconds);
+        for (away, seconds, tells) in [
+            (false, 0, false),
+            (true, 1, true),
+            (true, 2, false),
+            (false, 3, false),
+            (true, 30, false),
+            (false, 60, false),
+            (false, 61, true),
+            (true, 62, false),
+            (true, 121, true),
+        ] {
+            assert_eq!(said.tells(away, at(seconds)), tells, "{away} {seconds}");
+        }
+    }
+
+    #[test]
+    fn whose_fault_a_refusal_is() {
+        for (status, bad) in [(400, true), (401, true), (403, true), (404, false), (405, false), (500, false)]
+        {
+            let status = StatusCode::from_u16(status).unwrap();
+            assert_eq!(Denied::Platform(CallError::Status(status)).is_bad_token(), bad, "{status}");
+        }
+        assert!(Denied::Refused.is_bad_token() && !Denied::NotConfigured.is_bad_token());
     }
 }

@@ -14,6 +14,7 @@ use crate::limits::{AddrGuard, Open, Rate};
 /// Upgrades and look-ups of every address.
 pub struct Guards {
     upgrades: Rate,
+    ws_attempts: Rate,
     bad_tokens: Rate,
     open: Open,
     look_ups: Rate,
@@ -23,6 +24,7 @@ pub struct Guards {
 /// How often each said no.
 struct Refused {
     upgrades: Counter,
+    ws_attempts: Counter,
     bad_tokens: Counter,
     open: Counter,
     look_ups: Counter,
@@ -33,11 +35,13 @@ impl Guards {
     pub fn new(limits: &Limits) -> Self {
         Self {
             upgrades: Rate::per_minute(limits.upgrade_rate_per_minute),
+            ws_attempts: Rate::per_minute(limits.upgrade_rate_per_minute),
             bad_tokens: Rate::per_minute(limits.upgrade_rate_per_minute),
             open: Open::new(limits.max_connections_per_ip),
             look_ups: Rate::per_minute(limits.api_rate_per_minute),
             refused: Refused {
                 upgrades: refused("upgrade_rate"),
+                ws_attempts: refused("ws_attempt_rate"),
                 bad_tokens: refused("bad_token_rate"),
                 open: refused("connections_per_ip"),
                 look_ups: refused("look_up_rate"),
@@ -58,6 +62,22 @@ impl Guards {
         Err(Refusal::new(
             Code::RateLimited,
             "Too many bad tokens came from this address within a minute. Wait a little.",
+        ))
+    }
+
+    /// Somebody has shown a token at `/ws` that is not judged yet, which costs whoever judges it. Counted apart:
+    /// any web page can make its visitor's browser try, and must not use up what that person's tunnels need.
+    ///
+    /// # Errors
+    /// `rate_limited`.
+    pub fn ws_attempt(&self, addr: IpAddr) -> Result<(), Refusal> {
+        if self.ws_attempts.check(RateKey::of(addr)) {
+            return Ok(());
+        }
+        self.refused.ws_attempts.increment(1);
+        Err(Refusal::new(
+            Code::RateLimited,
+            "Too many sockets were asked for from this address within a minute. Wait a little.",
         ))
     }
 

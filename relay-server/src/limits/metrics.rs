@@ -6,7 +6,7 @@ use crate::telemetry::metrics::Metric;
 
 const REFUSED: Metric = Metric::counter(
     "relay_limits_refused_total",
-    "limit=api_rate|upgrade_rate|bad_token_rate|look_up_rate|connections_per_ip|admin_guesses",
+    "limit=api_rate|upgrade_rate|ws_attempt_rate|bad_token_rate|look_up_rate|connections_per_ip|admin_guesses",
     "Requests that one address had too many of",
 );
 

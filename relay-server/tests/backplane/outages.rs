@@ -85,7 +85,33 @@ async fn what_two_relays_hold_after_an_outage_is_settled() {
         c.is_unavailable(&daemon).await;
         b.open(&daemon, 2);
         world.restart().await;
-        a.loses(old).await;
+        assert!(a.loses(old).await, "to a higher generation");
+        c.finds(&daemon, Some("b")).await;
+    }
+}
+
+/// Two daemons that both live: the first one that is found alive stays, and the other one hears it twice.
+#[tokio::test]
+async fn of_two_that_live_the_first_one_stays() {
+    for world in [World::redis().await, World::postgres().await] {
+        let (mut a, mut b, c) = (world.peer("a").await, world.peer("b").await, world.peer("c").await);
+        let daemon = pair("daemon");
+        let first = a.open(&daemon, 1);
+        c.finds(&daemon, Some("a")).await;
+        let second = b.open(&daemon, 1);
+        c.finds(&daemon, Some("b")).await;
+        assert!(!a.loses(first).await);
+        a.confirm(&daemon, first);
+        c.finds(&daemon, Some("a")).await;
+        assert!(!b.loses(second).await);
+        b.confirm(&daemon, second);
+        assert!(!b.loses(second).await, "although it lives");
+        let third = b.open(&daemon, 1);
+        assert!(!b.loses(third).await, "at once");
+        c.finds(&daemon, Some("a")).await;
+        a.lost_nothing();
+        // When the first one ends the way is free.
+        a.backplane.daemon_closed(&daemon, first);
         c.finds(&daemon, Some("b")).await;
     }
 }

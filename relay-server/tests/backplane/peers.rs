@@ -71,6 +71,19 @@ impl Peer {
         connection
     }
 
+    /// It was probed, and lives.
+    pub fn confirm(&self, pair: &Pair, connection: Uuid) {
+        let daemon = Daemon { connection, machine: Some(Arc::from("machine-1")), generation: 1 };
+        self.backplane.daemon_confirmed(pair, daemon);
+    }
+
+    /// Nothing but frames happened so far.
+    pub fn lost_nothing(&mut self) {
+        while let Ok(event) = self.events.try_recv() {
+            assert!(matches!(event, Event::Frame(_)), "{event:?}");
+        }
+    }
+
     /// Waits until it is told that this relay (or none) holds the daemon.
     pub async fn finds(&self, pair: &Pair, relay: Option<&str>) -> Option<Holder> {
         let mut found = None;
@@ -143,12 +156,12 @@ impl Peer {
         }
     }
 
-    /// Waits until it is told that it lost this daemon.
-    pub async fn loses(&mut self, lost: Uuid) {
+    /// Waits until it is told that it lost this daemon; whether to a higher generation.
+    pub async fn loses(&mut self, lost: Uuid) -> bool {
         loop {
-            if let Event::Superseded { connection, .. } = self.event().await {
+            if let Event::Superseded { connection, higher_generation, .. } = self.event().await {
                 assert_eq!(connection, lost);
-                return;
+                return higher_generation;
             }
         }
     }

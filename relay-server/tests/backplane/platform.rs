@@ -47,14 +47,21 @@ async fn frames_that_are_none_spoil_no_others() {
 async fn a_daemon_that_moved_is_not_taken_back() {
     let mut platform = StandIn::start().await;
     let settings = platform.settings();
-    let (mut a, b) = (Peer::start("a", &settings).await, Peer::start("b", &settings).await);
+    let (mut a, mut b) = (Peer::start("a", &settings).await, Peer::start("b", &settings).await);
     let c = Peer::start("c", &settings).await;
     let daemon = pair("daemon");
     let old = a.open(&daemon, 1);
     c.finds(&daemon, Some("a")).await;
-    b.open(&daemon, 1);
+    let new = b.open(&daemon, 2);
+    assert!(!b.loses(new).await, "nothing is written over what was not looked at");
+    b.confirm(&daemon, new);
     c.finds(&daemon, Some("b")).await;
-    a.loses(old).await;
+    assert!(!a.loses(old).await, "the platform knows no generations");
+    // What was lost is not given up a second time.
+    a.backplane.daemon_closed(&daemon, old);
+    let after = pair("after");
+    a.open(&after, 1);
+    c.finds(&after, Some("a")).await;
     c.finds(&daemon, Some("b")).await;
     platform.kill().await;
 }

@@ -47,6 +47,30 @@ async fn hosts_are_found_in_the_relays_own_database() {
     store.tunnel_closed("a", tunnel, host).await.unwrap();
 }
 
+/// Whoever can write to the tables and has no key takes no daemon away.
+#[tokio::test]
+async fn what_no_relay_sealed_takes_no_daemon_away() {
+    let postgres = Postgres::start().await;
+    let url = postgres.database("own").await;
+    let (mut a, c) = (Peer::start("a", &settings(&url)).await, Peer::start("c", &settings(&url)).await);
+    let daemon = pair("daemon");
+    a.open(&daemon, 1);
+    c.finds(&daemon, Some("a")).await;
+    for record in
+        [r#"replace(record, '"relay":"a"', '"relay":"x"')"#, "'nothing'", "repeat('x', 100000)", "null"]
+    {
+        let forge = format!(
+            "update relay.workspace_relay_presences set relay_id = 'x', connection_id = gen_random_uuid(), \
+             generation = 9223372036854775807, seen_at = now() + interval '1 day', record = {record}"
+        );
+        postgres.execute("own", &forge).await;
+        until("nobody is led astray", async || c.backplane.daemon(&daemon).await == Ok(None)).await;
+        a.open(&daemon, 1);
+        c.finds(&daemon, Some("a")).await;
+        a.lost_nothing();
+    }
+}
+
 /// Who may not have the tables is told so, and is not held up; as soon as they are there they are used.
 #[tokio::test]
 async fn without_a_schema_nothing_is_known_until_there_is_one() {
@@ -73,12 +97,34 @@ async fn large_frames_go_through_the_table() {
     a.reaches(&mut b, Some("b")).await;
     let frames = pair("large");
     for number in 0..6 {
-        a.send(&frames, Some("b"), &format!("{number}{}", "x".repeat(900_000))).unwrap();
+        // One pair may not have all of them waiting at once.
+        until("there is room", async || {
+            a.send(&frames, Some("b"), &format!("{number}{}", "x".repeat(900_000))).is_ok()
+        })
+        .await;
     }
     for number in 0..6 {
         let frame = b.frame_of(&frames).await;
         assert!(frame.payload.len() == 900_001 && frame.payload.starts_with(&number.to_string()));
     }
+}
+
+/// The table is emptied and its numbers begin anew while everybody is connected.
+#[tokio::test]
+async fn numbers_that_begin_anew_make_nobody_deaf() {
+    let postgres = Postgres::start().await;
+    let url = postgres.database("own").await;
+    let (a, mut b) = (Peer::start("a", &settings(&url)).await, Peer::start("b", &settings(&url)).await);
+    a.reaches(&mut b, Some("b")).await;
+    // More than are sent while the way is tried.
+    for number in 0..500 {
+        a.send(&pair("many"), Some("b"), &number.to_string()).unwrap();
+    }
+    for _ in 0..500 {
+        b.frame().await;
+    }
+    postgres.execute("own", "truncate relay.relay_bus_frames restart identity").await;
+    a.reaches(&mut b, Some("b")).await;
 }
 
 /// Frames of many relays at once: nobody's is missed because another's got a higher number first.

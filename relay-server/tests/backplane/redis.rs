@@ -96,6 +96,66 @@ async fn the_higher_generation_wins_and_of_equal_ones_the_newer() {
     c.finds(&daemon, Some("a")).await;
 }
 
+/// Whoever can write to Redis and has no key takes no daemon away, whatever is written.
+#[tokio::test]
+async fn what_no_relay_sealed_takes_no_daemon_away() {
+    let redis = Redis::start().await;
+    let settings = settings(&redis.url());
+    let (mut a, c) = (Peer::start("a", &settings).await, Peer::start("c", &settings).await);
+    let other = pair("other");
+    a.open(&other, 9);
+    c.finds(&other, Some("a")).await;
+    let (key, sealed) =
+        ("relay:daemon:6:daemon:rt:1", redis.cli(&["get", "relay:daemon:5:other:rt:1"]).await);
+    let greatest = "99999999999999999999";
+    let of_another_relay = sealed.replace("\"relay\":\"a\"", "\"relay\":\"x\"");
+    assert_ne!(sealed, of_another_relay);
+    let long = "x".repeat(100_000);
+    let forged: [&[&str]; 7] = [
+        &[
+            "hset",
+            key,
+            "relay",
+            "x",
+            "connection",
+            "z",
+            "generation",
+            greatest,
+            "since",
+            "0",
+            "record",
+            &sealed,
+        ],
+        &["hset", key, "relay", "x"],
+        &["set", key, &of_another_relay],
+        &["set", key, &sealed],
+        &["set", key, "\u{7f}nothing"],
+        &["set", key, &long],
+        &["rpush", key, "x"],
+    ];
+    let daemon = pair("daemon");
+    for forged in forged {
+        redis.cli(forged).await;
+        assert_eq!(c.backplane.daemon(&daemon).await, Ok(None), "{:?}", &forged[..2]);
+        let connection = a.open(&daemon, 1);
+        c.finds(&daemon, Some("a")).await;
+        a.lost_nothing();
+        a.backplane.daemon_closed(&daemon, connection);
+        until("it is let go", async || redis.cli(&["exists", key]).await == "0").await;
+        c.finds(&daemon, None).await;
+    }
+
+    // Neither are the rosters poisoned.
+    let host = Uuid::new_v4();
+    redis.cli(&["set", &format!("relay:host:{host}"), "x"]).await;
+    assert_eq!(c.backplane.host(host, true).await, Ok(Vec::new()));
+    a.backplane.host_opened(host, Uuid::new_v4());
+    until("the host is at a", async || {
+        c.backplane.host(host, true).await.is_ok_and(|found| found.len() == 1)
+    })
+    .await;
+}
+
 /// Pairs whose ids would be one text when they are joined.
 #[tokio::test]
 async fn ids_with_colons_are_not_mixed_up() {
@@ -152,6 +212,20 @@ async fn hosts_and_relays_are_found_while_they_are_there() {
     redis.cli(&["hset", &key, "evil", &forged]).await;
     a.backplane.host_opened(host, one);
     until("a has it", async || at().await == ["a"]).await;
+}
+
+/// A relay is gone, and what it wrote still stands: who sends a frame there hears it with the next one.
+#[tokio::test]
+async fn where_nobody_listens_nobody_is() {
+    let redis = Redis::start().await;
+    let settings = settings(&redis.url());
+    let (a, b) = (Peer::start("a", &settings).await, Peer::start("b", &settings).await);
+    let daemon = pair("daemon");
+    a.open(&daemon, 1);
+    b.finds(&daemon, Some("a")).await;
+    b.send(&daemon, Some("gone"), "{}").unwrap();
+    b.is_unavailable(&daemon).await;
+    b.finds(&daemon, Some("a")).await;
 }
 
 /// Everything in Redis ends by itself, under the prefix that was set.

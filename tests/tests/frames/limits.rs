@@ -1,5 +1,6 @@
 //! Every limit of `/ws`: what is over it is refused or dropped, and what is under it goes on.
 
+use http::Method;
 use relay_protocol::problem::Code;
 use serde_json::{Value, json};
 use system_tests::broker::frames::{
@@ -45,6 +46,35 @@ async fn upgrades_of_one_address() {
     }
     assert_eq!(world.client_dial(json!({})).refused(world.addr()).await, Code::RateLimited);
     assert_eq!(world.platform.asked(Call::Validate).len(), 3, "the platform is not asked about what is over");
+}
+
+/// Any web page can make its visitor's browser ask for sockets. That uses up neither what the visitor's tunnels
+/// need nor, while the page has nothing that could be a token, what their sockets need.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_strangers_ask_for_uses_up_nobodys_upgrades() {
+    let world = World::with(with("RELAY_UPGRADE_RATE_PER_MINUTE", 3)).await;
+    let mut bare = world.client_dial(json!({}));
+    bare.token = None;
+    let mut nonsense = world.client_dial(json!({}));
+    nonsense.query.retain(|(name, _)| name != "workspaceId");
+    for _ in 0..10 {
+        assert_eq!(bare.refused(world.addr()).await, Code::Unauthorized);
+        assert_eq!(nonsense.refused(world.addr()).await, Code::BadRequest);
+    }
+    // Two of three attempts, and a third that is good.
+    let bad = Dial::new("client", WORKSPACE, Some(TARGET), "a-bad-token");
+    assert_eq!(bad.refused(world.addr()).await, Code::Unauthorized);
+    assert_eq!(bad.refused(world.addr()).await, Code::Unauthorized);
+    let _client = world.client().await;
+    assert_eq!(bad.refused(world.addr()).await, Code::RateLimited);
+    assert_eq!(world.platform.asked(Call::Validate).len(), 3, "the platform is not asked about what is over");
+    assert_eq!(bare.refused(world.addr()).await, Code::Unauthorized, "the query and the token come first");
+    // The tunnels' upgrades: only the one good socket was charged to them.
+    let token = world.relay.user_with_token("ann@example.org").await;
+    for code in [Code::UpgradeRequired, Code::UpgradeRequired, Code::RateLimited] {
+        let connect = "/v1/relay/connect?machine_id=m&name=n";
+        world.relay.api(Method::GET, connect, &token).await.is_problem(code);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -98,14 +128,16 @@ async fn clients_and_workers_of_one_pair() {
 async fn key_exchanges_and_pairing_frames_of_one_client() {
     let options = with("RELAY_KEX_INIT_RATE_PER_MINUTE", 5).env("RELAY_PAIRING_RATE_PER_MINUTE", 4);
     let world = World::with(options).await;
-    let (mut daemon, mut client) = world.pair().await;
+    let mut daemon = world.daemon().await;
+    let mut client = world.client_with(json!({"clientId": "one"})).await;
+    super::meet(&mut daemon, &mut client, "met").await;
     let inits = (0..20).map(|n| key_exchange_init(&format!("r{n}")));
     let count = arrived(&mut client, &mut daemon, inits, &e2ee("met", 99)).await;
     assert!((5..20).contains(&count), "{count}");
     let status = client.status("RATE_LIMITED").await;
     assert_eq!(status["retryable"], json!(true));
     // Another client has a budget of its own, also by the same address.
-    let mut other = world.client().await;
+    let mut other = world.client_with(json!({"clientId": "other"})).await;
     super::meet(&mut daemon, &mut other, "other").await;
     other.send(&key_exchange_init("another")).await;
     daemon.expect(&key_exchange_init("another")).await;
@@ -166,23 +198,23 @@ async fn other_frames_of_one_client_and_of_a_workspace() {
     let mut arrived_of = Vec::new();
     // Each may send 100 a minute, and both together 140.
     for session in ["s1", "s2"] {
-        let mut client = world.client().await;
+        let mut client = world.client_with(json!({"clientId": session})).await;
         super::meet(&mut daemon, &mut client, session).await;
-        let frames = (1..=200).map(|seq| e2ee(session, seq));
+        let frames = (1..=125).map(|seq| e2ee(session, seq));
         // The last is charged as a key exchange.
         let last = key_exchange_init(session);
         arrived_of.push(arrived(&mut client, &mut daemon, frames, &last).await);
         client.until(|frame| frame["code"] == json!("RATE_LIMITED")).await;
     }
     let [first, second] = arrived_of[..] else { panic!("{arrived_of:?}") };
-    assert!(first < 200 && second < first, "{first}, {second}");
+    assert!(first < 125 && second < first, "{first}, {second}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_flood_of_nonsense_is_charged_to_its_sender_alone() {
     let world = World::with(with("RELAY_RUNTIME_RATE_PER_MINUTE", 30)).await;
     let (mut daemon, mut client) = world.pair().await;
-    let mut fool = world.client().await;
+    let mut fool = world.client_with(json!({"userId": "fool"})).await;
     for n in 0..200 {
         match n % 3 {
             0 => fool.send_text("{\"type\":\"nonsense\"}").await,

@@ -77,7 +77,7 @@ async fn clients_and_workers_that_say_nothing_are_closed_and_daemons_and_listene
     let mut worker = world.dial("worker", Some(TARGET), json!({})).connect(world.addr()).await;
     for socket in [&mut quiet, &mut worker] {
         let (code, reason) = socket.closed().await;
-        assert_eq!((code, reason.as_str()), (4008, "idle for too long"));
+        assert_eq!((code, reason.as_str()), (1000, "idle for too long"));
     }
     daemon.send(&event(&name, 1)).await;
     listener.expect(&event(&name, 1)).await;

@@ -67,6 +67,32 @@ async fn the_key_set_alone() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_key_set_that_serves_others_too_opens_to_its_tokens_for_the_relay_alone() {
+    let platform = Platform::start().await;
+    let options = RelayOptions::default()
+        .env("RELAY_JWKS_URL", platform.jwks_url())
+        .env("RELAY_JWKS_ISSUER", "https://issuer.example.com")
+        .env("RELAY_JWKS_AUDIENCE", "relay");
+    let relay = Relay::start(options).await;
+    for (more, good) in [
+        (json!({"iss": "https://issuer.example.com", "aud": "relay"}), true),
+        (json!({"iss": "https://issuer.example.com", "aud": ["other", "relay"]}), true),
+        (json!({"iss": "https://issuer.example.com", "aud": "other"}), false),
+        (json!({"iss": "https://issuer.example.com"}), false),
+        (json!({"iss": "https://issuer.example.com/", "aud": "relay"}), false),
+        (json!({"aud": "relay"}), false),
+        (json!({}), false),
+    ] {
+        let token = platform.keys().sign(Algorithm::ES256, &signed_claims(more.clone()));
+        if good {
+            client(&token).connect(relay.addr).await;
+        } else {
+            assert_eq!(client(&token).refused(relay.addr).await, Code::Unauthorized, "{more}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn keys_and_platform_both_have_to_agree_and_the_claims_are_the_platforms() {
     let platform = Platform::start().await;
     let options = platform.relay(RelayOptions::default().env("RELAY_JWKS_URL", platform.jwks_url()));

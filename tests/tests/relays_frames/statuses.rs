@@ -7,7 +7,7 @@ use system_tests::{POLL, Relay};
 use crate::world::World;
 use crate::{meet, on_each};
 
-on_each!(no_relay_has_the_daemon, the_daemon_goes_and_comes);
+on_each!(no_relay_has_the_daemon, the_daemon_goes_and_comes, clients_are_sent_to_allowed_relays_alone);
 
 async fn no_relay_has_the_daemon(world: World) {
     let (a, b) = tokio::join!(world.relay("a"), world.relay("b"));
@@ -72,8 +72,6 @@ async fn redirects(
     told.retain(|frame| frame["code"] == json!("RELAY_REDIRECT"));
     told
 }
-
-on_each!(clients_are_sent_to_allowed_relays_alone);
 
 async fn clients_are_sent_to_allowed_relays_alone(world: World) {
     let public = |id: &str, url: &str| world.options(id).env("RELAY_PUBLIC_WS_BASE_URL", url);

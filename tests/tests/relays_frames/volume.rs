@@ -34,6 +34,13 @@ async fn a_thousand_frames_keep_their_order(world: World) {
     let (a, b) = tokio::join!(world.relay("a"), world.relay("b"));
     let (mut daemon, mut client) = (world.daemon(&a).await, world.client(&b).await);
     meet(&mut daemon, &mut client, "s").await;
+    // Alike and at once, as events may be: each of them counts.
+    for _ in 0..20 {
+        client.send(&e2ee("s", 1)).await;
+    }
+    for _ in 0..20 {
+        daemon.expect(&e2ee("s", 1)).await;
+    }
     if world.is_platform() {
         portions(&mut client, &mut daemon, "s").await;
         portions(&mut daemon, &mut client, "s").await;
@@ -143,7 +150,7 @@ async fn a_senders_limits_hold_across_relays(world: World) {
     };
     let (a, b) = tokio::join!(Relay::start(limited("a")), Relay::start(limited("b")));
     let (mut daemon, mut greedy) = (world.daemon(&a).await, world.client(&b).await);
-    let mut modest = world.client(&b).await;
+    let mut modest = world.client_with(&b, json!({"clientId": "modest"})).await;
     meet(&mut daemon, &mut greedy, "greedy").await;
     for seq in 1..=3000 {
         greedy.send(&e2ee("greedy", seq)).await;

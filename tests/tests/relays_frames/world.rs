@@ -11,14 +11,14 @@ use system_tests::platform::Platform;
 use system_tests::postgres::Postgres;
 use system_tests::redis::Redis;
 use system_tests::throttle::{Rate, Throttle};
-use system_tests::{Relay, RelayOptions, tokens};
+use system_tests::{Relay, RelayOptions, SOON, eventually, tokens};
 
 /// The workspace of every test; its runtime targets tell pairs apart.
 pub const WORKSPACE: &str = "workspace-1";
 /// The runtime target of most.
 pub const TARGET: &str = "target-1";
 /// What the relays sign with.
-pub const KEY: &str = "the key that the relays of these tests share";
+pub const KEY: &str = "the-key-that-the-relays-of-these-tests-share";
 /// The database of the bus.
 const BUS: &str = "bus";
 
@@ -97,7 +97,7 @@ impl World {
             Back::Postgres(postgres) => mode(options, "server", &postgres.url_as("postgres", BUS)),
             Back::OwnPostgres(postgres) => options
                 .env("RELAY_BACKPLANE_MODE", "server")
-                // The other tests' secrets are made where the database is alone.
+                // With a database of their own relays make none.
                 .env("RELAY_JWT_SECRET", tokens::SECRET)
                 .database(&postgres.url_as("postgres", BUS)),
             Back::Platform(_, link) => mode(options, "server", &link.url()),
@@ -175,6 +175,12 @@ impl World {
             }
             Back::Postgres(postgres) | Back::OwnPostgres(postgres) => {
                 let text = |frame: &Value, field: &str| frame[field].as_str().map(str::to_owned);
+                // The relays make it.
+                let there = "select to_regclass('relay.relay_bus_frames')::text";
+                eventually("the table is there", SOON, || async {
+                    !postgres.text(BUS, there).await.is_empty()
+                })
+                .await;
                 let mut connection = postgres.connect(BUS).await;
                 // As relays do it: whoever has read up to a number has missed none below it.
                 for some in frames.chunks(500) {

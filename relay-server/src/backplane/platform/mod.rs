@@ -1,8 +1,10 @@
 //! The common knowledge at the platform, by its HTTP interface (contract: frames, "Several relays").
 //!
 //! The platform knows one entry per daemon and neither connections nor generations: the newest daemon is the one
-//! that was told last. So an entry is looked at before it is renewed or given up, and one that is another relay's is
-//! left alone. There is no call that deletes: an entry of ours is written with `daemonConnected` false.
+//! that was told last. So an entry is looked at before it is written or given up, and one that is another relay's is
+//! left alone, unless our daemon was probed and lives. There is no call that deletes: an entry of ours is written with
+//! `daemonConnected` false. Nor is there one that looks and writes in one step, so what was written is looked at again
+//! soon: a relay that gave up the same daemon in that moment may have written over it.
 
 mod publish;
 mod pull;
@@ -14,6 +16,7 @@ use http::StatusCode;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use url::Url;
+use uuid::Uuid;
 
 use super::envelope::is_relay_id;
 use super::health::{DEADLINE, Failure, Health};
@@ -92,22 +95,28 @@ impl Platform {
         Self { health: Health::new("the platform", metrics.clone()), client, base, key, me, metrics }
     }
 
-    /// Holds a daemon. A renewal leaves another relay's entry alone.
-    pub(super) async fn claim(&self, pair: &Pair, fact: &Fact, renewal: bool) -> Result<Written, Failure> {
-        if renewal {
-            let found = self.resolve(pair).await?;
-            if found.is_some_and(|found| found.live() && found.relay_id.as_deref() != Some(&self.me.relay)) {
-                return Ok(Written::Lost);
-            }
+    /// Holds a daemon. Another relay's entry is written over only if this one `contests` it.
+    pub(super) async fn claim(&self, pair: &Pair, fact: &Fact, contests: bool) -> Result<Written, Failure> {
+        let found = self.resolve(pair).await?.filter(Resolved::live);
+        let ours = found.as_ref().map(|found| found.relay_id.as_deref() == Some(&self.me.relay));
+        match ours {
+            Some(false) if !fact.confirmed => return Ok(Written::Lost { higher_generation: false }),
+            Some(false) if !contests => return Ok(Written::Left),
+            _ => {}
         }
-        self.upsert(pair, fact.machine.as_deref(), true).await
+        self.upsert(pair, fact.machine.as_deref(), true).await?;
+        Ok(if ours == Some(true) { Written::Held } else { Written::Unsure })
     }
 
-    /// Lets go a daemon, if it is still ours.
-    pub(super) async fn release(&self, pair: &Pair) -> Result<Written, Failure> {
+    /// Lets go a daemon, if it is still ours. Of one that was lost to another relay nothing is written.
+    pub(super) async fn release(&self, pair: &Pair, told: &[Uuid]) -> Result<Written, Failure> {
+        if told.is_empty() {
+            return Ok(Written::Held);
+        }
         match self.resolve(pair).await? {
             Some(found) if found.live() && found.relay_id.as_deref() == Some(&self.me.relay) => {
-                self.upsert(pair, found.machine_id.as_deref(), false).await
+                self.upsert(pair, found.machine_id.as_deref(), false).await?;
+                Ok(Written::Held)
             }
             _ => Ok(Written::Held),
         }
@@ -132,7 +141,7 @@ impl Platform {
         if found.ok { Ok(Some(found)) } else { Err(said_no("presence/resolve")) }
     }
 
-    async fn upsert(&self, pair: &Pair, machine: Option<&str>, connected: bool) -> Result<Written, Failure> {
+    async fn upsert(&self, pair: &Pair, machine: Option<&str>, connected: bool) -> Result<(), Failure> {
         let entry = Upsert {
             workspace_id: &pair.workspace,
             runtime_target_id: pair.target.as_deref(),
@@ -142,7 +151,7 @@ impl Platform {
             daemon_connected: connected,
         };
         let done: Done = self.post("presence/upsert", &entry).await.map_err(failure)?;
-        if done.ok { Ok(Written::Held) } else { Err(said_no("presence/upsert")) }
+        if done.ok { Ok(()) } else { Err(said_no("presence/upsert")) }
     }
 
     async fn post<T: DeserializeOwned>(&self, call: &str, body: &impl Serialize) -> Result<T, CallError> {
@@ -165,18 +174,15 @@ fn said_no(call: &str) -> Failure {
 
 fn failure(error: CallError) -> Failure {
     match error {
-        CallError::Status(status)
-            if status.is_client_error()
-                && !matches!(
-                    status,
-                    StatusCode::UNAUTHORIZED
-                        | StatusCode::FORBIDDEN
-                        | StatusCode::REQUEST_TIMEOUT
-                        | StatusCode::TOO_MANY_REQUESTS
-                ) =>
-        {
-            Failure::Refused(error.to_string())
-        }
+        // About the key between us, the moment, or the platform; or about the one thing that was asked.
+        CallError::Status(
+            StatusCode::UNAUTHORIZED
+            | StatusCode::FORBIDDEN
+            | StatusCode::REQUEST_TIMEOUT
+            | StatusCode::TOO_MANY_REQUESTS,
+        ) => Failure::Unwell(error.to_string()),
+        CallError::Status(status) if status.is_client_error() => Failure::Refused(error.to_string()),
+        CallError::Status(_) => Failure::Unwell(error.to_string()),
         _ => Failure::Away(error.to_string()),
     }
 }

@@ -6,22 +6,20 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::{Done, Platform, failure, said_no};
 use crate::backplane::health::Failure;
 use crate::backplane::metrics::Unpublished;
-use crate::backplane::outbox::{Outgoing, Sealer, batch};
-use crate::backplane::queue::Held;
+use crate::backplane::outbox::{Outbox, Outgoing, Sealer};
 
 impl Platform {
-    /// Passes frames on until there are no more.
+    /// Passes frames on until `stop`.
     pub(in crate::backplane) async fn publish(
         self: Arc<Self>,
         sealer: Sealer,
-        mut queue: mpsc::Receiver<Held<Outgoing>>,
+        outbox: Arc<Outbox>,
         stop: CancellationToken,
     ) {
         let sealer = Arc::new(Mutex::new(sealer));
@@ -29,9 +27,9 @@ impl Platform {
             let frames = tokio::select! {
                 biased;
                 () = stop.cancelled() => return,
-                frames = batch(&mut queue) => match frames { Some(frames) => frames, None => return },
+                frames = outbox.batch() => frames,
             };
-            for step in steps(frames, |held: &Held<Outgoing>| held.item.to.clone()) {
+            for step in steps(frames, |held: &Outgoing| held.to.clone()) {
                 // Each lane is one relay's.
                 let mut lanes = JoinSet::new();
                 for lane in step {
@@ -51,8 +49,8 @@ impl Platform {
         }
     }
 
-    async fn publish_one(&self, sealer: &Mutex<Sealer>, held: Held<Outgoing>) {
-        let Some(envelope) = sealer.lock().seal(&held.item) else { return };
+    async fn publish_one(&self, sealer: &Mutex<Sealer>, held: Outgoing) {
+        let Some(envelope) = sealer.lock().seal(&held) else { return };
         let work = async {
             let done: Done = self.post("bus/publish", &envelope).await.map_err(failure)?;
             if done.ok { Ok(()) } else { Err(said_no("bus/publish")) }

@@ -29,6 +29,11 @@ const IDLE_PACE: Duration = Duration::from_millis(250);
 /// Beyond this leap the frames that follow are not tried at full speed any more.
 const FARTHEST: i64 = 1 << 16;
 
+/// The greatest number that everybody who reads JSON can tell from the next one.
+const GREATEST: i64 = (1 << 53) - 1;
+/// A leap beyond this is no number that the platform counted to: believing it would make us deaf to all that follow.
+const LONGEST_LEAP: i64 = 1 << 32;
+
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Pull<'a> {
@@ -83,6 +88,12 @@ impl Position {
     /// Where to ask from.
     fn asks(&self) -> i64 {
         self.since.saturating_add(self.ahead)
+    }
+
+    /// Whether a frame may have this number. Where the numbers are is not known before the first one.
+    fn believes(&self, id: i64) -> bool {
+        let from = self.asks();
+        (0..=GREATEST).contains(&id) && (self.since == 0 || id.saturating_sub(from) <= LONGEST_LEAP)
     }
 
     /// An answer with these frames came. When there are none behind a leap, it may have gone too far, or whatever
@@ -180,10 +191,11 @@ impl Platform {
         let mut known = Vec::with_capacity(frames.len());
         for frame in &frames {
             match numbered(frame) {
-                // One that was not asked for is had already.
-                Some(number) if number.id > position.asks() => known.push(number),
-                Some(_) => continue,
-                None => {
+                // One that was not asked for is had already. Whether a number is believed depends on those before this
+                // answer: in it they have any order.
+                Some(number) if number.id <= position.asks() => continue,
+                Some(number) if position.believes(number.id) => known.push(number),
+                _ => {
                     inbox.malformed();
                     continue;
                 }
@@ -257,6 +269,28 @@ mod tests {
         position.too_long();
         position.went_on(&[frame(11, 130)]);
         assert_eq!((position.asks(), position.limit), (11, 2));
+    }
+
+    #[test]
+    fn a_number_that_nobody_counted_to_is_not_believed() {
+        let mut position = Position::new();
+        for (id, expected) in
+            [(0, true), (1 << 40, true), (GREATEST, true), (GREATEST + 1, false), (i64::MAX, false)]
+        {
+            assert_eq!(position.believes(id), expected, "at first, {id}");
+        }
+        position.went_on(&[frame(1 << 40, 100)]);
+        let since = 1i64 << 40;
+        for (id, expected) in [
+            (since + 1, true),
+            (since + LONGEST_LEAP, true),
+            (since + LONGEST_LEAP + 1, false),
+            (GREATEST, false),
+            (i64::MAX, false),
+            (-1, false),
+        ] {
+            assert_eq!(position.believes(id), expected, "{id}");
+        }
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //!
 //! | key or channel, after the prefix | what it is |
 //! | --- | --- |
-//! | `daemon:<n>:<workspace>[:<target>]` | a hash: who holds the daemon; `n` is the length of the workspace's id, which may hold colons itself |
+//! | `daemon:<n>:<workspace>[:<target>]` | a text: who holds the daemon, sealed; `n` is the length of the workspace's id, which may hold colons itself |
 //! | `host:<uuid>` | a hash: the relays with tunnels of the host, a field for each process |
 //! | `relays` | a hash: the relays that live, likewise |
 //! | `bus:all`, `bus:relay:<id>` | channels: frames for every relay, and for one |
@@ -21,27 +21,30 @@ use std::time::Duration;
 use futures_util::StreamExt as _;
 use redis::aio::PubSub;
 use redis::{AsyncCommands as _, Pipeline, RedisResult};
-use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 pub(super) use self::connection::SetupError;
 use self::connection::{Connections, Lease};
-use self::scripts::{Scripts, ordered};
+use self::scripts::Scripts;
 use super::address;
+use super::asked::Daemons;
 use super::backoff::Backoff;
 use super::envelope::{Key, is_relay_id};
 use super::health::{DEADLINE, Failure, Health};
-use super::inbox::Inbox;
+use super::holding::{Judge, Verdict};
+use super::inbox::{Inbox, now_ms};
 use super::metrics::{Metrics, Unpublished};
-use super::outbox::{Outgoing, Sealer, batch};
+use super::outbox::{Outbox, Sealer};
 use super::presence::{Fact, VOID, Written};
-use super::queue::Held;
 use super::{Holder, Pair};
 
 /// How often the connection that listens is asked for a sign of life. A server that froze says nothing otherwise.
 const PROBE: Duration = Duration::from_secs(5);
+
+/// How often what is there may change between looking and writing. Each time another relay wrote.
+const SWAPS: usize = 4;
 
 /// Redis, as this relay uses it.
 pub(super) struct Redis {
@@ -50,8 +53,7 @@ pub(super) struct Redis {
     scripts: Scripts,
     prefix: String,
     me: Holder,
-    /// What others are told of this relay.
-    record: String,
+    /// What records are sealed with.
     records: Key,
     metrics: Arc<Metrics>,
 }
@@ -71,7 +73,6 @@ impl Redis {
             connections: Connections::new(place, ca)?,
             scripts: Scripts::new(),
             prefix: prefix.to_owned(),
-            record: address::write(&me, &records),
             me,
             records,
             metrics,
@@ -79,45 +80,53 @@ impl Redis {
     }
 
     /// Holds a daemon.
-    pub(super) async fn claim(&self, pair: &Pair, fact: &Fact, told: &[Uuid]) -> Result<Written, Failure> {
-        let mut call = self.scripts.claim.key(self.daemon_key(pair));
-        call.arg(&*self.me.relay)
-            .arg(fact.connection.to_string())
-            .arg(ordered(fact.generation))
-            .arg(millis(fact.since.elapsed()))
-            .arg(millis(VOID))
-            .arg(&self.record);
-        for earlier in told {
-            call.arg(earlier.to_string());
+    pub(super) async fn claim(&self, pair: &Pair, fact: &Fact) -> Result<Written, Failure> {
+        for _ in 0..SWAPS {
+            let (kept_ms, there) = self.look(pair).await?;
+            match self.judge().claim(&there, pair, fact, kept_ms) {
+                Verdict::Leave(written) => return Ok(written),
+                Verdict::Write(text) if self.swap(pair, &there, &text).await? => return Ok(Written::Held),
+                Verdict::Write(_) => {}
+            }
         }
-        let mut lease = self.connections.lease().await?;
-        let result: RedisResult<Option<String>> = call.invoke_async(&mut lease.connection).await;
-        Ok(match self.checked(&lease, result).await? {
-            None => Written::Held,
-            Some(_) => Written::Lost,
-        })
+        Err(Failure::Refused("others write the same all the time".to_owned()))
     }
 
     /// Lets go a daemon, if it is still ours.
     pub(super) async fn release(&self, pair: &Pair, told: &[Uuid]) -> Result<Written, Failure> {
-        let mut call = self.scripts.release.key(self.daemon_key(pair));
-        call.arg(&*self.me.relay);
-        for earlier in told {
-            call.arg(earlier.to_string());
+        for _ in 0..SWAPS {
+            let (_, there) = self.look(pair).await?;
+            if !self.judge().is_ours(&there, pair, told) || self.swap(pair, &there, "").await? {
+                return Ok(Written::Held);
+            }
         }
-        let mut lease = self.connections.lease().await?;
-        let result: RedisResult<i64> = call.invoke_async(&mut lease.connection).await;
-        self.checked(&lease, result).await.map(|_| Written::Held)
+        Err(Failure::Refused("others write the same all the time".to_owned()))
     }
 
     /// Which other relay holds a daemon.
     pub(super) async fn daemon(&self, pair: &Pair) -> Result<Option<Holder>, Failure> {
-        let mut lease = self.connections.lease().await?;
-        let result: RedisResult<Option<String>> =
-            lease.connection.hget(self.daemon_key(pair), "record").await;
-        let record = self.checked(&lease, result).await?;
-        let holder = record.and_then(|record| address::read(&record, &self.records));
+        let (_, there) = self.look(pair).await?;
+        let holder = self.judge().read(&there, pair).map(|held| held.holder);
         Ok(holder.filter(|holder| holder.relay != self.me.relay))
+    }
+
+    fn judge(&self) -> Judge<'_> {
+        Judge { me: &self.me, key: &self.records, now_ms: now_ms() }
+    }
+
+    async fn look(&self, pair: &Pair) -> Result<(i64, Vec<u8>), Failure> {
+        let mut lease = self.connections.lease().await?;
+        let call = self.scripts.look.key(self.daemon_key(pair));
+        let result: RedisResult<(i64, Vec<u8>)> = call.invoke_async(&mut lease.connection).await;
+        self.checked(&lease, result).await
+    }
+
+    async fn swap(&self, pair: &Pair, there: &[u8], text: &str) -> Result<bool, Failure> {
+        let mut lease = self.connections.lease().await?;
+        let mut call = self.scripts.swap.key(self.daemon_key(pair));
+        call.arg(there).arg(text).arg(millis(VOID));
+        let result: RedisResult<bool> = call.invoke_async(&mut lease.connection).await;
+        self.checked(&lease, result).await
     }
 
     /// A host has tunnels here, or has them no longer.
@@ -127,25 +136,31 @@ impl Redis {
         now: Option<&Fact>,
         told: &[Uuid],
     ) -> Result<Written, Failure> {
-        self.member(self.host_key(host), now, told).await
+        self.member(self.host_key(host), &address::of_host(host), now, told).await
     }
 
     /// This relay lives, or no longer.
     pub(super) async fn relay(&self, now: Option<&Fact>, told: &[Uuid]) -> Result<Written, Failure> {
-        self.member(self.relays_key(), now, told).await
+        self.member(self.relays_key(), address::RELAY, now, told).await
     }
 
     /// Which other relays have tunnels of a host, the newest first.
     pub(super) async fn holders(&self, host: Uuid) -> Result<Vec<Holder>, Failure> {
-        self.roster(self.host_key(host)).await
+        self.roster(self.host_key(host), &address::of_host(host)).await
     }
 
     /// Which other relays live.
     pub(super) async fn others(&self) -> Result<Vec<Holder>, Failure> {
-        self.roster(self.relays_key()).await
+        self.roster(self.relays_key(), address::RELAY).await
     }
 
-    async fn member(&self, key: String, now: Option<&Fact>, told: &[Uuid]) -> Result<Written, Failure> {
+    async fn member(
+        &self,
+        key: String,
+        about: &str,
+        now: Option<&Fact>,
+        told: &[Uuid],
+    ) -> Result<Written, Failure> {
         let mut lease = self.connections.lease().await?;
         let result: RedisResult<i64> = match now {
             Some(fact) => {
@@ -153,7 +168,7 @@ impl Redis {
                 call.arg(fact.connection.to_string())
                     .arg(millis(fact.since.elapsed()))
                     .arg(millis(VOID))
-                    .arg(&self.record);
+                    .arg(address::write(&self.me, about, now_ms(), &self.records));
                 call.invoke_async(&mut lease.connection).await
             }
             None if told.is_empty() => return Ok(Written::Held),
@@ -165,16 +180,18 @@ impl Redis {
         self.checked(&lease, result).await.map(|_| Written::Held)
     }
 
-    async fn roster(&self, key: String) -> Result<Vec<Holder>, Failure> {
+    async fn roster(&self, key: String, about: &str) -> Result<Vec<Holder>, Failure> {
         let mut lease = self.connections.lease().await?;
-        let result: RedisResult<Vec<String>> =
+        // Bytes: what is no text says nothing of the server's health.
+        let result: RedisResult<Vec<Vec<u8>>> =
             self.scripts.roster.key(key).invoke_async(&mut lease.connection).await;
         let mut members = self.checked(&lease, result).await?;
         members.sort_unstable_by(|left, right| right.cmp(left));
         let mut holders: Vec<Holder> = Vec::new();
         for member in members {
             let record = member.split_at_checked(SINCE_DIGITS).map(|(_, record)| record);
-            if let Some(holder) = record.and_then(|record| address::read(record, &self.records))
+            if let Some(holder) =
+                record.and_then(|record| address::read(record, about, now_ms(), &self.records))
                 && holder.relay != self.me.relay
                 && holders.iter().all(|known| known.relay != holder.relay)
             {
@@ -191,30 +208,32 @@ impl Redis {
         }
     }
 
-    /// Passes frames on, in order, until there are no more.
+    /// Passes frames on, in order, until `stop`.
     pub(super) async fn publish(
         self: Arc<Self>,
         mut sealer: Sealer,
-        mut queue: mpsc::Receiver<Held<Outgoing>>,
+        outbox: Arc<Outbox>,
+        daemons: Arc<Daemons>,
         stop: CancellationToken,
     ) {
         loop {
             let frames = tokio::select! {
                 biased;
                 () = stop.cancelled() => return,
-                frames = batch(&mut queue) => match frames { Some(frames) => frames, None => return },
+                frames = outbox.batch() => frames,
             };
             let mut pipeline = Pipeline::with_capacity(frames.len());
-            let mut count = 0;
+            let mut sent = Vec::with_capacity(frames.len());
             for held in &frames {
-                let Some(envelope) = sealer.seal(&held.item) else { continue };
+                let Some(envelope) = sealer.seal(held) else { continue };
                 let Ok(text) = serde_json::to_vec(&envelope) else { continue };
-                pipeline.publish(self.channel(held.item.to.as_deref()), text);
-                count += 1;
+                pipeline.publish(self.channel(held.to.as_deref()), text);
+                sent.push(held);
             }
-            if count == 0 {
+            if sent.is_empty() {
                 continue;
             }
+            let count = sent.len() as u64;
             let work = async {
                 let mut lease = self.connections.lease().await?;
                 let result: RedisResult<Vec<u64>> = pipeline.query_async(&mut lease.connection).await;
@@ -222,6 +241,12 @@ impl Redis {
             };
             match self.health.ask("publish", work).await {
                 Ok(listeners) => {
+                    // Who was to hear it is not there any more, whatever was said of where a daemon is.
+                    for (frame, listeners) in sent.iter().zip(&listeners) {
+                        if *listeners == 0 && frame.to.is_some() {
+                            daemons.doubt(&frame.pair);
+                        }
+                    }
                     let nobody = listeners.iter().filter(|listeners| **listeners == 0).count() as u64;
                     self.metrics.published.increment(count - nobody.min(count));
                     self.metrics.unpublished(Unpublished::Nobody, nobody);
@@ -274,8 +299,14 @@ impl Redis {
                     }
                 },
                 _ = probe.tick() => {
-                    // Frames wait meanwhile, in the order in which they came.
-                    let alive = tokio::time::timeout(DEADLINE, sink.ping::<redis::Value>()).await;
+                    // Frames are taken meanwhile: the library keeps without bound what is not.
+                    let mut alive = std::pin::pin!(tokio::time::timeout(DEADLINE, sink.ping::<redis::Value>()));
+                    let alive = loop {
+                        tokio::select! {
+                            alive = &mut alive => break alive,
+                            Some(frame) = frames.next() => inbox.take_text(frame.get_payload_bytes()),
+                        }
+                    };
                     if !matches!(alive, Ok(Ok(_))) {
                         self.connections.forget().await;
                         return Failure::Away("the connection that listens does not answer".to_owned());

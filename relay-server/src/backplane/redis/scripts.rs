@@ -1,16 +1,18 @@
 //! What Redis does in one step. Times are the server's; numbers that are compared have twenty digits, so that
-//! comparing the texts compares the numbers. Each script touches one key.
+//! comparing the texts compares the numbers. Each script touches one key, and none stumbles over what somebody else put
+//! there.
 
 use redis::Script;
 
+use crate::backplane::address::MAX_RECORD;
+
 /// The scripts, hashed once.
 pub(super) struct Scripts {
-    /// Holds a daemon unless another has the better right. Returns the id of the relay that has it, or nothing.
-    ///
-    /// ARGV: relay, connection, generation, age in ms, life in ms, record, and our own earlier connections.
-    pub(super) claim: Script,
-    /// Lets go what is ours. ARGV: relay, connections.
-    pub(super) release: Script,
+    /// What is written of a daemon, as bytes, after the time in ms. What cannot be such a thing is as nothing.
+    pub(super) look: Script,
+    /// Replaces what `look` found. ARGV: what was found, what comes instead (nothing: it is removed), life in ms.
+    /// Returns whether that was still there.
+    pub(super) swap: Script,
     /// Puts a member into a roster. ARGV: member, age in ms, life in ms, record.
     pub(super) enlist: Script,
     /// The members of a roster that live: records, each after twenty digits of its beginning.
@@ -19,58 +21,43 @@ pub(super) struct Scripts {
 
 impl Scripts {
     pub(super) fn new() -> Self {
+        let there = THERE.replace("LONGEST", &MAX_RECORD.to_string());
         Self {
-            claim: Script::new(CLAIM),
-            release: Script::new(RELEASE),
+            look: Script::new(&format!("{there}{LOOK}")),
+            swap: Script::new(&format!("{there}{SWAP}")),
             enlist: Script::new(ENLIST),
             roster: Script::new(ROSTER),
         }
     }
 }
 
-const CLAIM: &str = r"
-local time = redis.call('TIME')
-local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
-local since = string.format('%020d', math.max(0, now - tonumber(ARGV[4])))
-local held = redis.call('HMGET', KEYS[1], 'relay', 'connection', 'generation', 'since')
-if held[1] then
-  local ours = false
-  if held[1] == ARGV[1] then
-    if held[2] == ARGV[2] then
-      ours = true
-      since = held[4]
-    end
-    for i = 7, #ARGV do
-      if held[2] == ARGV[i] then ours = true end
-    end
-  end
-  if not ours then
-    local better = held[3] > ARGV[3]
-    if held[3] == ARGV[3] then
-      better = held[4] > since or (held[4] == since and held[2] > ARGV[2])
-    end
-    if better then return held[1] end
-  end
+/// Whoever can write to Redis may have put anything there, of any type and length.
+const THERE: &str = r"
+local there = ''
+if redis.call('TYPE', KEYS[1]).ok == 'string' and redis.call('STRLEN', KEYS[1]) <= LONGEST then
+  there = redis.call('GET', KEYS[1])
 end
-redis.call('HSET', KEYS[1], 'relay', ARGV[1], 'connection', ARGV[2], 'generation', ARGV[3],
-  'since', since, 'record', ARGV[6])
-redis.call('PEXPIRE', KEYS[1], ARGV[5])
-return false
 ";
 
-const RELEASE: &str = r"
-local held = redis.call('HMGET', KEYS[1], 'relay', 'connection')
-if held[1] == ARGV[1] then
-  for i = 2, #ARGV do
-    if held[2] == ARGV[i] then return redis.call('DEL', KEYS[1]) end
-  end
+const LOOK: &str = r"
+local time = redis.call('TIME')
+return {tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000), there}
+";
+
+const SWAP: &str = r"
+if there ~= ARGV[1] then return 0 end
+if ARGV[2] == '' then
+  redis.call('DEL', KEYS[1])
+else
+  redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
 end
-return 0
+return 1
 ";
 
 const ENLIST: &str = r"
 local time = redis.call('TIME')
 local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
+if redis.call('TYPE', KEYS[1]).ok ~= 'hash' then redis.call('DEL', KEYS[1]) end
 local all = redis.call('HGETALL', KEYS[1])
 for i = 1, #all, 2 do
   if (tonumber(string.sub(all[i + 1], 1, 20)) or 0) <= now then redis.call('HDEL', KEYS[1], all[i]) end
@@ -86,34 +73,9 @@ const ROSTER: &str = r"
 local time = redis.call('TIME')
 local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
 local live = {}
+if redis.call('TYPE', KEYS[1]).ok ~= 'hash' then return live end
 for _, value in ipairs(redis.call('HVALS', KEYS[1])) do
   if (tonumber(string.sub(value, 1, 20)) or 0) > now then live[#live + 1] = string.sub(value, 21) end
 end
 return live
 ";
-
-/// A number as text that compares as the number does.
-pub(super) fn ordered(number: i64) -> String {
-    let shifted = i128::from(number) - i128::from(i64::MIN);
-    format!("{shifted:020}")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    proptest! {
-        #[test]
-        fn texts_compare_as_their_numbers(left in any::<i64>(), right in any::<i64>()) {
-            prop_assert_eq!(ordered(left).cmp(&ordered(right)), left.cmp(&right));
-        }
-    }
-
-    #[test]
-    fn they_all_have_twenty_digits() {
-        for number in [i64::MIN, -1, 0, 1, i64::MAX] {
-            assert_eq!(ordered(number).len(), 20);
-        }
-    }
-}
