@@ -142,13 +142,13 @@ async fn every_metric_moves_and_what_opened_closes() {
     }
     fetch(relay.addr, get("/v1/relay/hosts")).await.is_problem(Code::Unauthorized);
     let codes = flood(&relay, "203.0.113.2", 650, || "/nobody".to_owned()).await;
-    assert_eq!(codes.last(), Some(&Code::RateLimited));
+    assert!(codes.contains(&Code::RateLimited));
     let unknown = || format!("/v1/relay/h/{host}/s/{}/", uuid::Uuid::new_v4());
     let codes = flood(&relay, "203.0.113.3", 650, unknown).await;
-    assert_eq!((codes.first(), codes.last()), (Some(&Code::SessionExpired), Some(&Code::RateLimited)));
+    assert!(codes.contains(&Code::SessionExpired) && codes.contains(&Code::RateLimited));
     let connect = "/v1/relay/connect?machine_id=m&name=n";
     let codes = flood(&relay, "203.0.113.4", 25, || connect.to_owned()).await;
-    assert_eq!((codes.first(), codes.last()), (Some(&Code::Unauthorized), Some(&Code::RateLimited)));
+    assert!(codes.contains(&Code::Unauthorized) && codes.contains(&Code::RateLimited));
     for n in 0..25 {
         let authorized =
             bearer(Method::GET, connect, &token).header("x-forwarded-for", "203.0.113.5").body(empty());

@@ -55,15 +55,17 @@ async fn redirects(
     daemon: &mut system_tests::broker::Socket,
 ) -> Vec<Value> {
     let mut client = world.client_of(relay, target).await;
-    let mut told = meet(daemon, &mut client, target).await;
+    // A session of its own at each relay: one that was just used at another one is not taken over.
+    let session = &format!("{target}-{}", relay.addr.port());
+    let mut told = meet(daemon, &mut client, session).await;
     // Frames go on over the bus, and it is not told again.
     for seq in 1..5 {
-        client.send(&e2ee(target, seq)).await;
-        daemon.expect(&e2ee(target, seq)).await;
-        daemon.send(&e2ee(target, 10 + seq)).await;
+        client.send(&e2ee(session, seq)).await;
+        daemon.expect(&e2ee(session, seq)).await;
+        daemon.send(&e2ee(session, 10 + seq)).await;
         loop {
             let frame = client.frame().await;
-            if frame == e2ee(target, 10 + seq) {
+            if frame == e2ee(session, 10 + seq) {
                 break;
             }
             told.push(frame);
