@@ -23,7 +23,7 @@ pub const MAX_SESSIONS: usize = 4096;
 pub const SESSION_LIFE: Duration = Duration::from_secs(30 * 60);
 /// After so long without a word from its client where it is, a session may be used by way of another relay; and
 /// one that is used here lives at that other relay no longer.
-const MOVED: Duration = Duration::from_secs(60);
+const MOVED: Duration = Duration::from_secs(5);
 
 /// Who speaks.
 #[derive(Debug, Clone, PartialEq, Eq)]

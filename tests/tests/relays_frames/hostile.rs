@@ -103,7 +103,7 @@ async fn nothing_counts_twice(world: World) {
     let mut b = world.relay("b").await;
     let mut daemon = world.daemon(&b).await;
     let frame = |source: &str, to: Option<&str>, issued: i64, seq: u64| {
-        // A session of its own: one that was used at a relay is not taken over at another for a minute.
+        // A session of its own: one that was used at a relay is not taken over at another for some seconds.
         signed(bus_frame(source, to, TO_DAEMON, issued, &e2ee(&format!("s-{source}"), seq)), KEY)
     };
     // Until the relay listens.
