@@ -53,6 +53,7 @@ use url::Url;
 use uuid::Uuid;
 
 use self::asked::{Answer, Asked, Daemons};
+pub use self::envelope::{MAX_ID, is_id};
 use self::link::Links;
 use self::metrics::{Metrics, Unpublished};
 use self::outbox::{Outbox, Outgoing};

@@ -12,9 +12,8 @@ use url::form_urlencoded;
 use zeroize::Zeroizing;
 
 use super::{Role, role_name};
+use crate::backplane::is_id;
 
-/// Characters of an id at the most.
-pub const MAX_ID: usize = 128;
 /// Characters of a token: shorter ones can be guessed, longer ones are no token of anybody's.
 const TOKEN: std::ops::RangeInclusive<usize> = 10..=4096;
 /// What the sub-protocol that carries a token begins with.
@@ -68,12 +67,6 @@ impl std::fmt::Debug for Token {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str("Token(***)")
     }
-}
-
-/// Whether this is an id of the contract.
-pub fn is_id(text: &str) -> bool {
-    let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b':' | b'-');
-    (1..=MAX_ID).contains(&text.len()) && text.bytes().all(allowed)
 }
 
 /// Reads the query.
@@ -167,6 +160,7 @@ fn is_token_byte(b: u8) -> bool {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::backplane::MAX_ID;
     use proptest::prelude::*;
 
     fn headers(list: &[(&'static str, &str)]) -> HeaderMap {
