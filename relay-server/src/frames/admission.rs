@@ -119,7 +119,9 @@ pub fn token(headers: &HeaderMap, query: &str, dev: bool) -> Result<Token, Fault
     Token::new(&in_query.ok_or(none)?)
 }
 
-/// The text after `Bearer`. Other schemes are somebody else's business, such as a proxy's.
+/// The text after `Bearer`. Other schemes are somebody else's business, such as a proxy's. One that is empty or has
+/// blanks in it is a token too, to be refused: `auth::credential::bearer_value` would say that there is none, and
+/// another place's would be taken instead.
 fn bearer(value: &HeaderValue) -> Option<&str> {
     let (scheme, token) = value.to_str().ok()?.split_once(' ')?;
     scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
@@ -241,6 +243,8 @@ mod tests {
             (vec![("authorization", bearer(A)), ("authorization", bearer(B))], "", false, None),
             (vec![("sec-websocket-protocol", format!("{}, {}", auth(A), auth(B)))], "", false, None),
             (vec![("authorization", bearer("short")), ("sec-websocket-protocol", auth(B))], "", false, None),
+            (vec![("authorization", bearer("aaaaa aaaaa")), ("sec-websocket-protocol", auth(B))], "", false, None),
+            (vec![("authorization", bearer("")), ("sec-websocket-protocol", auth(B))], "", false, None),
             (vec![("authorization", bearer("123456789"))], "", false, None),
             (vec![("authorization", bearer("aaaaa aaaaa"))], "", false, None),
             (vec![("authorization", bearer(&long))], "", false, Some(&*long)),
