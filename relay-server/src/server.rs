@@ -34,13 +34,11 @@ use crate::shutdown::{Hold, Shutdown};
 use crate::store::{Store, StoreError};
 use crate::telemetry::{self, Shown};
 use crate::tunnel::Registry;
-use crate::tunnel::connect::{Connect, DRAIN_SECONDS};
+use crate::tunnel::connect::{self, Connect, DRAIN_SECONDS};
 use crate::tunnel::metrics::Tunnels;
 use crate::tunnel::others::Others;
 use crate::tunnel::presence::Presence;
 
-/// The path on which agents connect.
-const CONNECT_PATH: &str = "/v1/relay/connect";
 /// How often the tokens of open tunnels are checked anew. With the query itself a revocation is felt
 /// within five seconds.
 const CHECK_TUNNELS: Duration = Duration::from_secs(4);
@@ -117,7 +115,7 @@ impl App {
             frames::serve::PATH => {
                 return Box::pin(self.frames.handle(request, context.client.addr)).await;
             }
-            CONNECT_PATH => Box::pin(self.connect(request, &context))
+            connect::PATH => Box::pin(self.connect(request, &context))
                 .await
                 .inspect_err(|refusal| self.connect.metrics.refused.count(refusal.0.code)),
             path => {

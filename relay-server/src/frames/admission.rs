@@ -243,7 +243,12 @@ mod tests {
             (vec![("authorization", bearer(A)), ("authorization", bearer(B))], "", false, None),
             (vec![("sec-websocket-protocol", format!("{}, {}", auth(A), auth(B)))], "", false, None),
             (vec![("authorization", bearer("short")), ("sec-websocket-protocol", auth(B))], "", false, None),
-            (vec![("authorization", bearer("aaaaa aaaaa")), ("sec-websocket-protocol", auth(B))], "", false, None),
+            (
+                vec![("authorization", bearer("aaaaa aaaaa")), ("sec-websocket-protocol", auth(B))],
+                "",
+                false,
+                None,
+            ),
             (vec![("authorization", bearer("")), ("sec-websocket-protocol", auth(B))], "", false, None),
             (vec![("authorization", bearer("123456789"))], "", false, None),
             (vec![("authorization", bearer("aaaaa aaaaa"))], "", false, None),

@@ -32,6 +32,8 @@ use crate::http::routes::of_store;
 use crate::limits::AddrGuard;
 use crate::store::Store;
 
+/// The path.
+pub const PATH: &str = "/v1/relay/connect";
 /// Characters of a machine id, a name or a version at the most.
 const MAX_TEXT: usize = 200;
 /// Seconds that agents are given to reconnect when the relay drains.
