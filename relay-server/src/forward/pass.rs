@@ -22,7 +22,7 @@ use super::arrival::now_ms;
 use super::body::Kept;
 use super::envelope::{Envelope, Nonce};
 use super::key::Key;
-use super::metrics::{Sent, Upgraded};
+use super::metrics::Sent;
 use super::on_the_way::{OnTheWay, Passing};
 use super::redirect::Rules;
 use super::relays::{Relay, Relays};
@@ -39,6 +39,7 @@ use crate::proxy::body::{Consent, RequestBody};
 use crate::proxy::send::{
     Failed, Sending, Way, allow_on_continue, expects_continue, frame_body, sender_broke_off,
 };
+use crate::telemetry::metrics::Opened;
 use crate::telemetry::seldom::Seldom;
 
 /// The other relay keeps the same times and tells what happened: this one waits a little longer.
@@ -390,8 +391,8 @@ impl Forwarder {
     }
 
     /// Counts an upgraded connection until it is dropped.
-    pub fn upgraded(&self) -> Upgraded {
-        Upgraded::begin(&self.metrics)
+    pub fn upgraded(&self) -> Opened {
+        self.metrics.upgrade()
     }
 }
 
