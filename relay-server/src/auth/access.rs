@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::metrics;
+use crate::clock::millis;
 use crate::store::{BrowserSession, Store, StoreError};
 
 /// How often the entries in use are renewed.
@@ -125,7 +126,7 @@ impl Sessions {
     }
 
     fn now(&self) -> u64 {
-        u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX)
+        millis(self.start.elapsed())
     }
 
     /// The session, without a query while it is warm. `admit` is asked before a query is made, so that
@@ -335,10 +336,6 @@ pub fn expires_at(created_at: i64, lifetime: Duration) -> i64 {
 fn end(session: &Session) {
     session.revoked.store(true, Relaxed);
     session.ended.cancel();
-}
-
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Seconds since 1970.

@@ -24,11 +24,12 @@ use super::backoff::Backoff;
 use super::envelope::{Envelope, Key};
 use super::health::{DEADLINE, Failure, Health};
 use super::holding::{Judge, Verdict};
-use super::inbox::{Inbox, now_ms};
+use super::inbox::Inbox;
 use super::metrics::{Metrics, Unpublished};
 use super::outbox::{Outbox, Sealer};
 use super::presence::{Fact, Written};
 use super::{Direction, Holder, Pair};
+use crate::clock::unix_ms_i64;
 use crate::store::postgres::{Lease, prepare};
 
 /// Connections: questions, presence and frames are short, and wait for each other no longer than that.
@@ -295,7 +296,7 @@ impl Tables {
     }
 
     fn judge(&self) -> Judge<'_> {
-        Judge { me: &self.me, key: &self.records, now_ms: now_ms() }
+        Judge { me: &self.me, key: &self.records, now_ms: unix_ms_i64() }
     }
 
     /// Which other relays have tunnels of a host, the newest first.
@@ -320,7 +321,7 @@ impl Tables {
     pub(super) async fn relay(&self, here: bool) -> Result<Written, Failure> {
         let mut lease = self.lease().await?;
         let Record { relay, public_ws, internal, seal } =
-            Record::seal(&self.me, address::RELAY, now_ms(), &self.records);
+            Record::seal(&self.me, address::RELAY, unix_ms_i64(), &self.records);
         let query = if here {
             sqlx::query(ANNOUNCE).bind(relay).bind(public_ws).bind(internal).bind(seal)
         } else {
@@ -335,7 +336,7 @@ impl Tables {
         let (relay, public_ws, internal, seal) = row;
         Record { relay, public_ws: public_ws?, internal: internal?, seal: seal? }.open(
             address::RELAY,
-            now_ms(),
+            unix_ms_i64(),
             &self.records,
         )
     }

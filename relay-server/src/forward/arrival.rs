@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use http::header::{self, HeaderMap, HeaderValue};
 use http::{Request, Response};
@@ -12,6 +11,7 @@ use super::key::Key;
 use super::metrics::Arrived;
 use super::replay::Seen;
 use super::{FORWARDED, FRESH, Word};
+use crate::clock::{millis, unix_ms};
 use crate::config::Config;
 use crate::http::client_addr::ClientInfo;
 use crate::http::request_id::RequestId;
@@ -46,7 +46,7 @@ impl Door {
         Self {
             key: config.relays.hmac_key.as_ref().and_then(Key::derive),
             relay_id: relay_id.into(),
-            started: now_ms(),
+            started: unix_ms(),
             seen: Seen::default(),
             metrics: Arrived::new(),
             warned: AtomicU64::new(0),
@@ -61,7 +61,7 @@ impl Door {
         if !request.headers().contains_key(&FORWARDED) {
             return Ok(None);
         }
-        match self.check(request, now_ms()) {
+        match self.check(request, unix_ms()) {
             Ok(envelope) => {
                 self.metrics.taken.increment(1);
                 let headers = request.headers_mut();
@@ -74,7 +74,7 @@ impl Door {
             }
             Err(fault) => {
                 self.metrics.refused(fault);
-                self.tell(fault, now_ms());
+                self.tell(fault, unix_ms());
                 Err(fault)
             }
         }
@@ -96,7 +96,7 @@ impl Door {
         if envelope.to != *self.relay_id || envelope.from == *self.relay_id {
             return Err(Fault::Misdirected);
         }
-        let fresh = u64::try_from(FRESH.as_millis()).unwrap_or(u64::MAX);
+        let fresh = millis(FRESH);
         // What was taken before this relay's start is forgotten.
         if envelope.at.abs_diff(now) > fresh || envelope.at < self.started {
             return Err(Fault::Stale);
@@ -138,12 +138,6 @@ fn only(headers: &HeaderMap) -> Result<&HeaderValue, Fault> {
 pub fn mark<B>(response: &mut Response<B>) {
     let word = response.extensions_mut().remove::<Word>().unwrap_or(Word::Answered);
     response.headers_mut().insert(FORWARDED, HeaderValue::from_static(word.as_str()));
-}
-
-/// This relay's clock in Unix milliseconds.
-pub(super) fn now_ms() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

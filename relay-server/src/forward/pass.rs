@@ -18,7 +18,6 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::arrival::now_ms;
 use super::body::Kept;
 use super::envelope::{Envelope, Nonce};
 use super::key::Key;
@@ -29,6 +28,7 @@ use super::relays::{Relay, Relays};
 use super::{FORWARDED, Word};
 use crate::auth::access::{Exchange, Refused};
 use crate::backplane::{Backplane, Holder};
+use crate::clock::unix_ms;
 use crate::config::Config;
 use crate::http::client_addr::ClientInfo;
 use crate::http::problem::Refusal;
@@ -432,7 +432,7 @@ impl Way for To<'_> {
         let envelope = Envelope {
             from: forwarder.relay_id.clone(),
             to: self.holder.relay.as_ref().to_owned(),
-            at: now_ms(),
+            at: unix_ms(),
             nonce: Nonce { life: forwarder.life, count: forwarder.count.fetch_add(1, Relaxed) + 1 },
             client: self.call.client.clone(),
             expects: self.prepared.expects,
