@@ -4,6 +4,11 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+/// Unix seconds.
+pub fn unix_now() -> i64 {
+    i64::try_from(since_1970().as_secs()).unwrap_or(i64::MAX)
+}
+
 /// Unix milliseconds.
 pub fn unix_ms() -> u64 {
     millis(since_1970())

@@ -13,11 +13,12 @@ use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
 use crate::admin::{self, Admin};
-use crate::auth::access::{Sessions, unix_now};
+use crate::auth::access::Sessions;
 use crate::auth::bearer::Bearers;
 use crate::auth::oidc::Provider;
 use crate::auth::token::Verifier;
 use crate::backplane::Backplane;
+use crate::clock::unix_now;
 use crate::config::Config;
 use crate::forward::Forwarder;
 use crate::frames::{self, Broker};
