@@ -74,9 +74,9 @@ impl Backplane {
             let (backplane, events) = Self::single();
             return Ok((backplane, events, tasks));
         }
-        let secret = relays.hmac_key.as_ref().ok_or(StartError::Key)?.reveal().as_bytes();
-        let key = Key::new(secret).ok_or(StartError::Key)?;
-        let records = address::key(secret).ok_or(StartError::Key)?;
+        let shared = relays.hmac_key.as_ref().ok_or(StartError::Key)?;
+        let key = Key::new(shared.reveal().as_bytes()).ok_or(StartError::Key)?;
+        let records = address::key(shared).ok_or(StartError::Key)?;
         let metrics = Arc::new(Metrics::new());
         let me = Holder {
             relay: Arc::from(relay_id),
