@@ -1,7 +1,6 @@
 //! Requests that another relay passed on, or that claim it: checked before anything else is read of them.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use http::header::{self, HeaderMap, HeaderValue};
 use http::{Request, Response};
@@ -16,9 +15,7 @@ use crate::config::Config;
 use crate::http::client_addr::ClientInfo;
 use crate::http::request_id::RequestId;
 use crate::proxy::path;
-
-/// How often the log is told that a request was refused.
-const WARN_EVERY_MS: u64 = 60_000;
+use crate::telemetry::seldom::Seldom;
 
 /// What is known of a request that another relay passed on.
 #[derive(Debug, Clone)]
@@ -36,8 +33,7 @@ pub struct Door {
     started: u64,
     seen: Seen,
     metrics: Arrived,
-    /// When the log was told, in Unix milliseconds.
-    warned: AtomicU64,
+    said: Seldom<()>,
 }
 
 impl Door {
@@ -49,7 +45,7 @@ impl Door {
             started: unix_ms(),
             seen: Seen::default(),
             metrics: Arrived::new(),
-            warned: AtomicU64::new(0),
+            said: Seldom::default(),
         }
     }
 
@@ -74,7 +70,7 @@ impl Door {
             }
             Err(fault) => {
                 self.metrics.refused(fault);
-                self.tell(fault, unix_ms());
+                self.tell(fault);
                 Err(fault)
             }
         }
@@ -107,10 +103,8 @@ impl Door {
 
     /// Strangers may send the header as often as they like; relays that disagree about the secret are worth a word
     /// now and then.
-    fn tell(&self, fault: Fault, now: u64) {
-        let due = now.saturating_sub(self.warned.load(Relaxed)) >= WARN_EVERY_MS;
-        if fault != Fault::Unwanted && due {
-            self.warned.store(now, Relaxed);
+    fn tell(&self, fault: Fault) {
+        if fault != Fault::Unwanted && self.said.is_due(()) {
             tracing::warn!(
                 reason = fault.as_str(),
                 "a request that claims to come from another relay was refused: give all relays the same RELAY_BUS_HMAC_KEY, \
