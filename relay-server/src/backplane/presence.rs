@@ -1,8 +1,8 @@
 //! Who is here, as the others are to know it: daemons, tunnels' hosts, this relay itself.
 //!
 //! What is true is kept here and changes at once; what of it is to be written next, the one task that writes it asks
-//! ([`super::writer`]). Of one subject only the newest truth is written, never two writes at once. A write that failed is tried again: when
-//! the other side is away all of them wait, when it refuses one subject that one alone does.
+//! ([`super::writer`]). Of one subject only the newest truth is written, never two writes at once. A write that failed
+//! is tried again: when the other side is away all of them wait, when it refuses one subject that one alone does.
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap, VecDeque};
