@@ -17,7 +17,7 @@
 //! | `start` | all of it put together from the configuration |
 //! | `envelope`, `replay` | a frame's signature; which frames are news (pure) |
 //! | `inbox`, `outbox`, `queue`, `lanes` | what comes and what goes, bounded |
-//! | `presence` | what is true here, and the one task that writes it |
+//! | `presence`, `writer` | what is true here; the one task that writes it |
 //! | `asked`, `health`, `backoff` | answers that are remembered for a moment; deadlines and pauses |
 //! | `link` | the three other sides by one name |
 //! | `redis`, `postgres`, `platform` | the three other sides |
@@ -42,6 +42,7 @@ mod queue;
 mod redis;
 mod replay;
 mod start;
+mod writer;
 
 use std::sync::Arc;
 
@@ -53,6 +54,7 @@ use url::Url;
 use uuid::Uuid;
 
 use self::asked::{Answer, Asked, Daemons};
+pub use self::envelope::{MAX_ID, is_id};
 use self::link::Links;
 use self::metrics::{Metrics, Unpublished};
 use self::outbox::{Outbox, Outgoing};

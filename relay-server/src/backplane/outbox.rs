@@ -16,11 +16,11 @@ use tokio::time::{Instant, timeout_at};
 
 use super::envelope::{Envelope, Key, is_id, is_machine, is_relay_id};
 use super::health::DEADLINE;
-use super::inbox::now_ms;
 use super::lanes::{Bounds, Full, Lanes};
 use super::metrics::{Metrics, Unpublished};
 use super::replay::WINDOW_MS;
 use super::{Direction, Pair};
+use crate::clock::unix_ms_i64;
 use crate::limits::Tries;
 
 /// Frames that may wait.
@@ -201,7 +201,7 @@ impl Sealer {
             target_relay_id: frame.to.as_deref().map(str::to_owned),
             direction: frame.direction,
             payload: frame.payload.to_string(),
-            issued_at_ms: self.stamp(now_ms()),
+            issued_at_ms: self.stamp(unix_ms_i64()),
             signature: String::new(),
         };
         envelope.sign(&self.key)

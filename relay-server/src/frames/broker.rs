@@ -277,13 +277,6 @@ impl Broker {
         snapshot
     }
 
-    /// Closes every socket.
-    pub fn close_all(&self, close: Close) {
-        for entry in self.pairs.read().values() {
-            entry.state.lock().members().for_each(|member| member.out.close(close));
-        }
-    }
-
     /// Routes what other relays pass on, until told to stop.
     pub async fn run_bus(
         self: Arc<Self>,

@@ -14,6 +14,7 @@ mod attached;
 mod broker;
 mod bus;
 pub mod claims;
+mod fields;
 pub mod frame;
 mod limits;
 pub mod metrics;

@@ -140,11 +140,6 @@ impl State {
         self.clients.len()
     }
 
-    /// Everybody here.
-    pub fn members(&self) -> impl Iterator<Item = &Arc<Member>> {
-        self.daemon.iter().map(|present| &present.member).chain(self.clients.values())
-    }
-
     /// Whether nobody is here.
     pub fn is_empty(&self) -> bool {
         self.daemon.is_none() && self.clients.is_empty()

@@ -268,7 +268,7 @@ impl State {
     }
 
     fn speaks(&self) {
-        let now = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let now = crate::clock::millis(self.began.elapsed());
         self.spoke.store(now, Ordering::Relaxed);
     }
 
