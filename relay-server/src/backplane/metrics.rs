@@ -2,12 +2,17 @@
 
 use std::time::Duration;
 
+use parking_lot::Mutex;
+
 use ::metrics::{Counter, Gauge};
 
 use crate::telemetry::metrics::Metric;
 
-const UP: Metric =
-    Metric::gauge("relay_backplane_up", "", "1 while what keeps the relays' common knowledge answers");
+const UP: Metric = Metric::gauge(
+    "relay_backplane_up",
+    "",
+    "1 while everything that keeps the relays' common knowledge answers",
+);
 const PUBLISHED: Metric =
     Metric::counter("relay_backplane_published_total", "", "Frames that were passed on to other relays");
 const UNPUBLISHED: Metric = Metric::counter(
@@ -73,7 +78,9 @@ pub(super) enum Refused {
 
 /// The handles.
 pub(super) struct Metrics {
-    pub(super) up: Gauge,
+    up: Gauge,
+    /// Of what keeps it, how many do not answer: daemons and hosts may be in different places.
+    away: Mutex<u32>,
     pub(super) published: Counter,
     pub(super) received: Counter,
     pub(super) presence_ok: Counter,
@@ -85,12 +92,20 @@ impl Metrics {
     pub(super) fn new() -> Self {
         Self {
             up: UP.level(),
+            away: Mutex::default(),
             published: PUBLISHED.count(),
             received: RECEIVED.count(),
             presence_ok: PRESENCE.count_of("result", "ok"),
             presence_lost: PRESENCE.count_of("result", "lost"),
             presence_failed: PRESENCE.count_of("result", "failed"),
         }
+    }
+
+    /// One place answered or did not, after it did not or did before.
+    pub(super) fn away(&self, before: bool, now: bool) {
+        let mut away = self.away.lock();
+        *away = away.saturating_sub(u32::from(before)).saturating_add(u32::from(now));
+        self.up.set(if *away == 0 { 1.0 } else { 0.0 });
     }
 
     pub(super) fn unpublished(&self, reason: Unpublished, frames: u64) {

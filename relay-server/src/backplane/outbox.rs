@@ -19,7 +19,7 @@ use super::health::DEADLINE;
 use super::lanes::{Bounds, Full, Lanes};
 use super::metrics::{Metrics, Unpublished};
 use super::replay::WINDOW_MS;
-use super::{Direction, Pair};
+use super::{Direction, Pair, Sender};
 use crate::clock::unix_ms_i64;
 use crate::limits::Tries;
 
@@ -49,6 +49,7 @@ pub(super) struct Outgoing {
     pub(super) to: Option<Arc<str>>,
     pub(super) direction: Direction,
     pub(super) payload: Arc<str>,
+    pub(super) sender: Option<Arc<dyn Sender>>,
     pub(super) queued: Instant,
 }
 
@@ -58,6 +59,13 @@ impl Outgoing {
         is_id(&self.pair.workspace)
             && self.pair.target.as_deref().is_none_or(is_id)
             && self.to.as_deref().is_none_or(is_relay_id)
+    }
+
+    /// It did not arrive.
+    pub(super) fn lost(&self) {
+        if let Some(sender) = &self.sender {
+            sender.lost();
+        }
     }
 }
 
@@ -191,6 +199,7 @@ impl Sealer {
     pub(super) fn seal(&mut self, frame: &Outgoing) -> Option<Envelope> {
         if frame.queued.elapsed() > TOO_OLD {
             self.metrics.unpublished(Unpublished::TooOld, 1);
+            frame.lost();
             return None;
         }
         let envelope = Envelope {
@@ -239,6 +248,7 @@ mod tests {
             to: to.map(Into::into),
             direction: Direction::DaemonToClients,
             payload: payload.into(),
+            sender: None,
             queued: Instant::now(),
         }
     }

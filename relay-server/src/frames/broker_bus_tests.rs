@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 use url::Url;
 
 use super::*;
+use crate::backplane::PublishError;
 use crate::frames::bus::scripted::Scripted;
 use crate::frames::testing::*;
 use crate::frames::{Command, POLICY, Profile, Scope};
@@ -112,6 +113,22 @@ async fn a_frame_that_cannot_be_brought_there_is_said_so() {
         two.send(&key_init("r")).await;
         assert_eq!(relay.published().len(), 1, "{code}");
     }
+}
+
+#[tokio::test]
+async fn what_is_lost_after_it_was_taken_is_said_too() {
+    let relay = Relay::plain("a");
+    *relay.script.loses.lock() = true;
+    relay.daemon_at("b");
+    let mut one = Socket::attach(&relay.broker, named("one")).await;
+    one.send(&key_init("r")).await;
+    assert_eq!(one.statuses(), ["BACKPLANE_UNAVAILABLE"]);
+    let mut daemon = Socket::attach(&relay.broker, daemon(1)).await;
+    daemon.send(&event("agent-session:1")).await;
+    assert_eq!(daemon.statuses(), ["BACKPLANE_UNAVAILABLE"]);
+    // Nobody is told who has gone.
+    drop(one);
+    daemon.send(&event("agent-session:1")).await;
 }
 
 #[tokio::test]

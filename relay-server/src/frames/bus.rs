@@ -1,11 +1,12 @@
 //! The broker's side of the backplane: the calls that it makes, and nothing else of it. Tests put a scripted one
 //! in its place.
 
+#[cfg(test)]
 use std::sync::Arc;
 
 use uuid::Uuid;
 
-use crate::backplane::{Backplane, Daemon, Direction, Holder, Pair, PublishError, Unavailable};
+use crate::backplane::{Backplane, Daemon, Holder, Pair, Parcel, PublishError, Unavailable};
 
 /// The way to the other relays.
 #[derive(Clone)]
@@ -64,18 +65,11 @@ impl Bus {
     }
 
     /// See [`Backplane::publish`].
-    pub async fn publish(
-        &self,
-        pair: &Pair,
-        machine: Option<&Arc<str>>,
-        to: Option<&Arc<str>>,
-        direction: Direction,
-        payload: Arc<str>,
-    ) -> Result<(), PublishError> {
+    pub async fn publish(&self, parcel: Parcel<'_>) -> Result<(), PublishError> {
         match self {
-            Self::Relays(backplane) => backplane.publish(pair, machine, to, direction, payload).await,
+            Self::Relays(backplane) => backplane.publish(parcel).await,
             #[cfg(test)]
-            Self::Scripted(script) => script.publish(pair, machine, to, direction, payload),
+            Self::Scripted(script) => script.publish(parcel),
         }
     }
 }
@@ -93,6 +87,8 @@ pub mod scripted {
         pub holder: Mutex<Result<Option<Holder>, Unavailable>>,
         /// The answer to what is published.
         pub refuse: Mutex<Option<PublishError>>,
+        /// What is taken is lost after that.
+        pub loses: Mutex<bool>,
         /// What was published and not refused, with the relay that it is for.
         pub published: Mutex<Vec<(Option<Arc<str>>, BusFrame)>>,
         /// Connections that opened (`true`) and closed.
@@ -109,6 +105,7 @@ pub mod scripted {
             Arc::new(Self {
                 holder: Mutex::new(Ok(None)),
                 refuse: Mutex::default(),
+                loses: Mutex::default(),
                 published: Mutex::default(),
                 presence: Mutex::default(),
                 confirmed: Mutex::default(),
@@ -116,26 +113,25 @@ pub mod scripted {
             })
         }
 
-        pub(super) fn publish(
-            &self,
-            pair: &Pair,
-            machine: Option<&Arc<str>>,
-            to: Option<&Arc<str>>,
-            direction: Direction,
-            payload: Arc<str>,
-        ) -> Result<(), PublishError> {
+        pub(super) fn publish(&self, parcel: Parcel<'_>) -> Result<(), PublishError> {
             if let Some(error) = *self.refuse.lock() {
                 return Err(error);
             }
+            if *self.loses.lock() {
+                if let Some(sender) = parcel.sender {
+                    sender.lost();
+                }
+                return Ok(());
+            }
             let frame = BusFrame {
-                pair: pair.clone(),
-                machine: machine.cloned(),
+                pair: parcel.pair.clone(),
+                machine: parcel.machine.cloned(),
                 source: self.own.clone(),
-                targeted: to.is_some(),
-                direction,
-                payload,
+                targeted: parcel.to.is_some(),
+                direction: parcel.direction,
+                payload: parcel.payload,
             };
-            self.published.lock().push((to.cloned(), frame));
+            self.published.lock().push((parcel.to.cloned(), frame));
             Ok(())
         }
 

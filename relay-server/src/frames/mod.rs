@@ -19,6 +19,7 @@ pub mod frame;
 mod limits;
 pub mod metrics;
 pub mod metrics_ws;
+mod onward;
 mod outbox;
 mod pair;
 mod policy;

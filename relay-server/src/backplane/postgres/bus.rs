@@ -18,7 +18,7 @@ use crate::backplane::envelope::Envelope;
 use crate::backplane::health::{DEADLINE, Failure};
 use crate::backplane::inbox::Inbox;
 use crate::backplane::metrics::Unpublished;
-use crate::backplane::outbox::{Outbox, Sealer};
+use crate::backplane::outbox::{Outbox, Outgoing, Sealer};
 
 /// How often new frames are looked for without having been told of.
 const POLL: Duration = Duration::from_secs(1);
@@ -58,16 +58,18 @@ impl Tables {
                 () = stop.cancelled() => return,
                 frames = outbox.batch() => frames,
             };
-            let frames: Vec<Envelope> = frames.iter().filter_map(|held| sealer.seal(held)).collect();
-            if frames.is_empty() {
+            let sealed = frames.iter().filter_map(|held| Some((held, sealer.seal(held)?)));
+            let (sent, envelopes): (Vec<&Outgoing>, Vec<Envelope>) = sealed.unzip();
+            if sent.is_empty() {
                 continue;
             }
-            let count = frames.len() as u64;
-            match self.health.ask("publish", self.insert(frames)).await {
+            let count = sent.len() as u64;
+            match self.health.ask("publish", self.insert(envelopes)).await {
                 Ok(()) => self.metrics.published.increment(count),
                 Err(failure) => {
                     tracing::debug!(%failure, frames = count, "frames could not be passed on");
                     self.metrics.unpublished(Unpublished::Away, count);
+                    sent.iter().for_each(|frame| frame.lost());
                 }
             }
         }

@@ -246,6 +246,7 @@ impl Redis {
                     for (frame, listeners) in sent.iter().zip(&listeners) {
                         if *listeners == 0 && frame.to.is_some() {
                             daemons.doubt(&frame.pair);
+                            frame.lost();
                         }
                     }
                     let nobody = listeners.iter().filter(|listeners| **listeners == 0).count() as u64;
@@ -255,6 +256,7 @@ impl Redis {
                 Err(failure) => {
                     tracing::debug!(%failure, frames = count, "frames could not be passed on");
                     self.metrics.unpublished(Unpublished::Away, count);
+                    sent.iter().for_each(|frame| frame.lost());
                 }
             }
         }
