@@ -249,6 +249,13 @@ impl Backplane {
         several.counted("daemon", answer)
     }
 
+    /// The relay that was said to hold this daemon does not: it is asked anew.
+    pub fn forget_daemon(&self, pair: &Pair) {
+        if let Some(several) = self.several() {
+            several.daemons.forget(pair);
+        }
+    }
+
     /// Passes a frame on: to one relay, or (`None`) to all of them. Returns at once; frames of one pair and
     /// direction arrive in the order in which they were given.
     ///

@@ -63,6 +63,15 @@ impl Bus {
         }
     }
 
+    /// See [`Backplane::forget_daemon`].
+    pub fn forget_daemon(&self, pair: &Pair) {
+        match self {
+            Self::Relays(backplane) => backplane.forget_daemon(pair),
+            #[cfg(test)]
+            Self::Scripted(script) => script.forgotten.lock().push(pair.clone()),
+        }
+    }
+
     /// See [`Backplane::publish`].
     pub fn publish(
         &self,
@@ -99,6 +108,8 @@ pub mod scripted {
         pub presence: Mutex<Vec<(Uuid, bool)>>,
         /// Daemons that were seen to live.
         pub confirmed: Mutex<Vec<Daemon>>,
+        /// Pairs of which it is to be asked anew who holds their daemon.
+        pub forgotten: Mutex<Vec<Pair>>,
         /// Our own id.
         pub own: Arc<str>,
     }
@@ -112,6 +123,7 @@ pub mod scripted {
                 published: Mutex::default(),
                 presence: Mutex::default(),
                 confirmed: Mutex::default(),
+                forgotten: Mutex::default(),
                 own: own.into(),
             })
         }
