@@ -9,6 +9,7 @@ mod broker;
 mod client;
 mod compare;
 mod contestants;
+mod forwarded;
 mod idle;
 mod load;
 mod origin;
@@ -89,6 +90,9 @@ enum Command {
     /// Frames through `/ws`, on one relay and across two; prints a table. The programs are found in
     /// the folder that SYSTEM_TESTS_BIN_DIR names.
     Broker(broker::Args),
+    /// Requests to a tunnel of the relay that is asked, and of another one; prints a table. The programs are found
+    /// likewise.
+    Forwarded(forwarded::Args),
     /// Everything, side by side, and the tables.
     Compare(compare::Args),
 }
@@ -130,10 +134,8 @@ async fn run(command: Command) -> anyhow::Result<()> {
         Command::Stall { url, readers } => load::stall(&client::Target::parse(&url)?, readers).await,
         Command::Protected(args) => print(&protected::run(&args).await?),
         Command::Idle(args) => print(&idle::run(&args).await?),
-        Command::Broker(args) => {
-            use std::io::Write as _;
-            Ok(std::io::stdout().write_all(broker::run(&args).await?.as_bytes())?)
-        }
+        Command::Broker(args) => print_table(&broker::run(&args).await?),
+        Command::Forwarded(args) => print_table(&forwarded::run(&args).await?),
         Command::Compare(args) => compare::run(args).await,
     }
 }
@@ -145,6 +147,12 @@ fn print<T: serde::Serialize>(value: &T) -> anyhow::Result<()> {
     writeln!(out, "{}", serde_json::to_string(value)?)?;
     out.flush()?;
     Ok(())
+}
+
+/// A table in Markdown.
+fn print_table(table: &str) -> anyhow::Result<()> {
+    use std::io::Write as _;
+    Ok(std::io::stdout().write_all(table.as_bytes())?)
 }
 
 /// A path that must exist, made absolute.

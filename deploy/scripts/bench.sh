@@ -14,11 +14,18 @@ fail() { printf 'bench: %s\n' "$*" >&2; exit 1; }
 
 [ "$(uname -s)" = Linux ] || fail "memory and CPU are read from Linux's /proc"
 have cargo || fail "cargo is needed: https://rustup.rs"
-if ! have nginx; then
+have_postgres() { have postgres || compgen -G '/usr/lib/postgresql/*/bin/postgres' >/dev/null; }
+packages=$(
+  have nginx || echo nginx
+  have redis-server || echo redis-server
+  have_postgres || echo postgresql
+)
+if [ -n "$packages" ]; then
   if [ "$(id -u)" = 0 ] && have apt-get; then
-    apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends nginx
+    # shellcheck disable=SC2086 # one word each
+    apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends $packages
   else
-    fail "nginx is needed (Debian's package nginx)"
+    fail "needed, by the names of Debian's packages: ${packages//$'\n'/ }"
   fi
 fi
 have npm || fail "Node.js 20.19 or newer with npm is needed: https://nodejs.org"
@@ -53,8 +60,12 @@ notes=()
   --protected-mib "${BENCH_PROTECTED_MIB:-512}" --idle "${BENCH_IDLE:-1000,10000}" --commit "$commit" --date "$(date -u +%F)" \
   "${notes[@]}" --out "${BENCH_OUT:-benches/RESULTS.md}"
 
-# The same machine in the same minute, with the SDK in a real browser as the client.
+# The same machine in the same minute: several relays, and the SDK in a real browser as the client.
 {
+  export SYSTEM_TESTS_BIN_DIR=$target/release
+  for table in broker forwarded; do
+    "$target/release/benches" "$table" --rounds "${BENCH_ROUNDS:-3}" --seconds "${BENCH_SECONDS:-5}"
+  done
   echo
   BENCH_ROUNDS=${BENCH_ROUNDS:-3} BENCH_SECONDS=${BENCH_SECONDS:-5} npm --silent --prefix browser-pairing run bench
 } >>"${BENCH_OUT:-benches/RESULTS.md}"

@@ -41,15 +41,19 @@ impl<K: Clone + Eq + Hash, T> Lanes<K, T> {
         Self { bounds, lanes: HashMap::new(), turns: VecDeque::new(), count: 0, bytes: 0 }
     }
 
-    /// Puts it at the end of its lane.
-    pub(super) fn put(&mut self, lane: &K, thing: T, bytes: usize) -> Result<(), Full> {
+    /// Whether a thing of so many bytes can be put into the lane now.
+    pub(super) fn has_room(&self, lane: &K, bytes: usize) -> bool {
         let Bounds { count, bytes: all, lane_count, lane_bytes } = self.bounds;
         let (waiting, theirs) = self.lanes.get(lane).map_or((0, 0), |lane| (lane.things.len(), lane.bytes));
-        let room = self.count < count
+        self.count < count
             && waiting < lane_count
             && self.bytes.saturating_add(bytes) <= all
-            && theirs.saturating_add(bytes) <= lane_bytes;
-        if !room {
+            && theirs.saturating_add(bytes) <= lane_bytes
+    }
+
+    /// Puts it at the end of its lane.
+    pub(super) fn put(&mut self, lane: &K, thing: T, bytes: usize) -> Result<(), Full> {
+        if !self.has_room(lane, bytes) {
             return Err(Full);
         }
         self.count += 1;

@@ -9,7 +9,7 @@
 //!
 //! What comes from the bus was written by anybody who can reach it: a frame counts only with a good signature.
 //! Nothing here waits for the other side on the way of local traffic: presence is written by tasks of its own,
-//! in order, and publishing puts into bounded queues. When the other side is away, the questions say so
+//! in order, and publishing puts into bounded queues, one for each pair. When the other side is away, the questions say so
 //! ([`Unavailable`]) and everything heals by itself.
 //!
 //! | file | what it holds |
@@ -256,12 +256,13 @@ impl Backplane {
         }
     }
 
-    /// Passes a frame on: to one relay, or (`None`) to all of them. Returns at once; frames of one pair and
-    /// direction arrive in the order in which they were given.
+    /// Passes a frame on: to one relay, or (`None`) to all of them. Returns as soon as it is queued; when the pair's
+    /// queue is full and the other side takes frames, it waits two seconds at most for room. Frames of one pair and
+    /// direction arrive in the order in which they were queued.
     ///
     /// # Errors
     /// [`PublishError`].
-    pub fn publish(
+    pub async fn publish(
         &self,
         pair: &Pair,
         machine: Option<&Arc<str>>,
@@ -270,14 +271,15 @@ impl Backplane {
         payload: Arc<str>,
     ) -> Result<(), PublishError> {
         let several = self.several().ok_or(PublishError::Unavailable)?;
-        several.publish(Outgoing {
+        let frame = Outgoing {
             pair: pair.clone(),
             machine: machine.cloned(),
             to: to.cloned(),
             direction,
             payload,
             queued: Instant::now(),
-        })
+        };
+        several.publish(frame).await
     }
 
     /// A tunnel of this host is open here.
@@ -317,7 +319,7 @@ impl Backplane {
 }
 
 impl Several {
-    fn publish(&self, frame: Outgoing) -> Result<(), PublishError> {
+    async fn publish(&self, frame: Outgoing) -> Result<(), PublishError> {
         let bytes = frame.payload.len();
         if bytes > self.max_payload || envelope::json_length(&frame.payload) > self.max_payload_json {
             self.metrics.unpublished(Unpublished::TooLarge, 1);
@@ -325,11 +327,10 @@ impl Several {
         }
         // Nothing that was admitted is unsound; PostgreSQL takes no NUL, and JSON has none.
         let sound = frame.is_sound() && !frame.payload.contains('\0');
-        if !sound || self.links.daemons.health().paused() {
-            self.metrics.unpublished(Unpublished::Away, 1);
-            return Err(PublishError::Unavailable);
-        }
-        self.outbox.put(frame).map_err(|reason| {
+        let health = self.links.daemons.health();
+        let put =
+            if sound { self.outbox.put(frame, || health.paused()).await } else { Err(Unpublished::Away) };
+        put.map_err(|reason| {
             self.metrics.unpublished(reason, 1);
             PublishError::Unavailable
         })

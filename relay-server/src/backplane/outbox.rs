@@ -1,5 +1,8 @@
 //! What goes to the bus: bounded queues that take turns, one for each pair, and the signing where the order is fixed.
 //!
+//! Whoever finds its pair's queue full waits a moment for room, and reads nothing from its socket meanwhile: so a burst
+//! is slowed down to what the bus takes instead of losing frames in the middle, and delays nobody of another pair.
+//!
 //! A frame for all relays costs each of them something. What a pair may send to all is limited besides, so that a daemon
 //! that talks of sessions which nobody knows does not fill the bus.
 
@@ -9,9 +12,10 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use sha2::{Digest as _, Sha256};
 use tokio::sync::Notify;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 
 use super::envelope::{Envelope, Key, is_id, is_machine, is_relay_id};
+use super::health::DEADLINE;
 use super::inbox::now_ms;
 use super::lanes::{Bounds, Full, Lanes};
 use super::metrics::{Metrics, Unpublished};
@@ -23,8 +27,11 @@ use crate::limits::Tries;
 const WAITING: usize = 4096;
 /// Bytes of them.
 const WAITING_BYTES: usize = 16 << 20;
-/// What one pair may have of either: one part in so many.
+/// What one pair may have of either at most: one part in so many.
 const SHARE: usize = 8;
+/// How long a frame waits for room in the queue: as long as a call that hangs takes to be given up, after which the
+/// queue empties.
+const ROOM: Duration = DEADLINE;
 /// How far the times that are given may run ahead of the clock, less than what receivers bear. Reached only by more
 /// than a thousand frames per second, for that long.
 const LEAD_MS: i64 = WINDOW_MS / 3;
@@ -54,15 +61,23 @@ impl Outgoing {
     }
 }
 
-/// How many frames for all relays a pair may send at once, and how long it takes until it may send one more.
+/// What a pair may have of the other side.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Allowance(u32, Duration);
+pub(super) struct Allowance {
+    /// Frames for all relays at once.
+    to_all: u32,
+    /// How long it takes until it may send one more to all.
+    each: Duration,
+    /// Frames that may wait: no more than go out in [`TOO_OLD`] when the other side is slow.
+    waiting: usize,
+}
 
 impl Allowance {
-    /// At the platform each of them is a call of its own, one after the other: 20 per second.
-    pub(super) const PLATFORM: Self = Self(100, Duration::from_millis(50));
-    /// Redis and PostgreSQL take many in one go: 200 per second, five times what a daemon may say.
-    pub(super) const OTHERS: Self = Self(1000, Duration::from_millis(5));
+    /// At the platform each frame is a call of its own, one after the other: 20 per second may go to all.
+    pub(super) const PLATFORM: Self = Self { to_all: 100, each: Duration::from_millis(50), waiting: 64 };
+    /// Redis and PostgreSQL take many in one go: 200 per second may go to all, five times what a daemon may say.
+    pub(super) const OTHERS: Self =
+        Self { to_all: 1000, each: Duration::from_millis(5), waiting: WAITING / SHARE };
 }
 
 /// What waits for the bus.
@@ -70,25 +85,54 @@ pub(super) struct Outbox {
     lanes: Mutex<Lanes<Pair, Outgoing>>,
     /// Something was put in.
     news: Notify,
+    /// Something was taken out.
+    room: Notify,
     to_all: Tries<[u8; 16]>,
 }
 
 impl Outbox {
     /// A payload has `max_payload` bytes at most: of one there is room in every case.
-    pub(super) fn new(max_payload: usize, Allowance(at_once, each): Allowance) -> Self {
+    pub(super) fn new(max_payload: usize, allowance: Allowance) -> Self {
         let bytes = WAITING_BYTES.max(2 * max_payload);
         let lane_bytes = (bytes / SHARE).max(max_payload);
-        let bounds = Bounds { count: WAITING, bytes, lane_count: WAITING / SHARE, lane_bytes };
-        Self { lanes: Mutex::new(Lanes::new(bounds)), news: Notify::new(), to_all: Tries::new(at_once, each) }
+        let bounds = Bounds { count: WAITING, bytes, lane_count: allowance.waiting, lane_bytes };
+        Self {
+            lanes: Mutex::new(Lanes::new(bounds)),
+            news: Notify::new(),
+            room: Notify::new(),
+            to_all: Tries::new(allowance.to_all, allowance.each),
+        }
     }
 
-    /// Puts it in, or says at once why not.
-    pub(super) fn put(&self, frame: Outgoing) -> Result<(), Unpublished> {
+    /// Puts it in, as soon as there is room; or says why not. `away` tells that nothing goes out at the moment: then
+    /// nobody waits.
+    pub(super) async fn put(&self, frame: Outgoing, away: impl Fn() -> bool) -> Result<(), Unpublished> {
+        let (until, bytes) = (Instant::now() + ROOM, frame.payload.len());
+        loop {
+            // Made before looking: what is taken out after that wakes it.
+            let room = self.room.notified();
+            if away() {
+                return Err(Unpublished::Away);
+            }
+            {
+                let mut lanes = self.lanes.lock();
+                if lanes.has_room(&frame.pair, bytes) {
+                    return self.put_now(&mut lanes, frame);
+                }
+            }
+            if timeout_at(until, room).await.is_err() {
+                return Err(Unpublished::QueueFull);
+            }
+        }
+    }
+
+    fn put_now(&self, lanes: &mut Lanes<Pair, Outgoing>, mut frame: Outgoing) -> Result<(), Unpublished> {
         if frame.to.is_none() && !self.to_all.take(short(&frame.pair), Instant::now().into_std()) {
             return Err(Unpublished::TooMany);
         }
+        frame.queued = Instant::now();
         let (pair, bytes) = (frame.pair.clone(), frame.payload.len());
-        self.lanes.lock().put(&pair, frame, bytes).map_err(|Full| Unpublished::QueueFull)?;
+        lanes.put(&pair, frame, bytes).map_err(|Full| Unpublished::QueueFull)?;
         self.news.notify_one();
         Ok(())
     }
@@ -111,6 +155,10 @@ impl Outbox {
             let Some((frame, bytes)) = lanes.take() else { break };
             sum += bytes;
             batch.push(frame);
+        }
+        drop(lanes);
+        if !batch.is_empty() {
+            self.room.notify_waiters();
         }
         batch
     }
@@ -175,6 +223,8 @@ impl Sealer {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt as _;
+
     use super::*;
 
     fn sealer() -> Sealer {
@@ -216,14 +266,20 @@ mod tests {
         }
     }
 
+    /// Puts it in if that needs no waiting.
+    fn put(outbox: &Outbox, frame: Outgoing) -> Option<Result<(), Unpublished>> {
+        outbox.put(frame, || false).now_or_never()
+    }
+
     #[tokio::test(start_paused = true)]
     async fn one_daemon_neither_fills_the_queue_nor_has_all_the_turns() {
         let outbox = Outbox::new(1 << 20, Allowance::OTHERS);
-        let loud = (0..WAITING).filter(|_| outbox.put(frame("loud", Some("b"), "{}")).is_ok()).count();
+        let taken = |frame| put(&outbox, frame) == Some(Ok(()));
+        let loud = (0..WAITING).filter(|_| taken(frame("loud", Some("b"), "{}"))).count();
         assert_eq!(loud, WAITING / SHARE);
-        assert_eq!(outbox.put(frame("loud", Some("b"), "{}")), Err(Unpublished::QueueFull));
+        assert_eq!(put(&outbox, frame("loud", Some("b"), "{}")), None);
         for number in 0..3 {
-            outbox.put(frame("quiet", Some("b"), &number.to_string())).unwrap();
+            assert!(taken(frame("quiet", Some("b"), &number.to_string())));
         }
         let batch = outbox.batch().await;
         assert_eq!(batch.len(), BATCH);
@@ -236,22 +292,64 @@ mod tests {
         assert_eq!(quiet, [(1, "0"), (3, "1"), (5, "2")]);
         // The largest has room, and not much more of it.
         let large = "x".repeat(1 << 20);
-        let many = (0..100).filter(|_| outbox.put(frame("large", Some("b"), &large)).is_ok()).count();
+        let many = (0..100).filter(|_| taken(frame("large", Some("b"), &large))).count();
         assert_eq!(many, WAITING_BYTES / SHARE / large.len());
-        assert_eq!(
-            Outbox::new(64 << 20, Allowance::OTHERS).put(frame("w", None, &"x".repeat(64 << 20))),
-            Ok(())
-        );
+        let huge = frame("w", None, &"x".repeat(64 << 20));
+        assert_eq!(put(&Outbox::new(64 << 20, Allowance::OTHERS), huge), Some(Ok(())));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_finds_the_queue_full_waits_for_room_and_keeps_its_order() {
+        let outbox = Arc::new(Outbox::new(1 << 20, Allowance::OTHERS));
+        let many = 3 * WAITING / SHARE;
+        let sender = tokio::spawn({
+            let outbox = outbox.clone();
+            async move {
+                for number in 0..many {
+                    outbox.put(frame("loud", Some("b"), &number.to_string()), || false).await.unwrap();
+                }
+            }
+        });
+        let mut numbers = Vec::new();
+        while numbers.len() < many {
+            numbers.extend(outbox.batch().await.iter().map(|frame| frame.payload.parse::<usize>().unwrap()));
+            tokio::time::advance(ROOM / 2).await;
+        }
+        sender.await.unwrap();
+        assert!(numbers.into_iter().eq(0..many));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn waiting_for_room_has_an_end() {
+        let outbox = Outbox::new(1 << 20, Allowance::OTHERS);
+        while put(&outbox, frame("loud", Some("b"), "{}")).is_some() {}
+        let began = Instant::now();
+        let waits = outbox.put(frame("loud", Some("b"), "{}"), || false);
+        assert_eq!(waits.await, Err(Unpublished::QueueFull));
+        assert_eq!(began.elapsed(), ROOM);
+        // Nor does anybody wait when nothing goes out, from the beginning or from now on.
+        let waits = outbox.put(frame("loud", Some("b"), "{}"), || true);
+        assert_eq!(waits.now_or_never(), Some(Err(Unpublished::Away)));
+        let away = std::sync::atomic::AtomicBool::new(false);
+        let waits =
+            outbox.put(frame("loud", Some("b"), "{}"), || away.load(std::sync::atomic::Ordering::Relaxed));
+        let goes_away = async {
+            away.store(true, std::sync::atomic::Ordering::Relaxed);
+            outbox.batch().await;
+        };
+        assert_eq!(tokio::join!(waits, goes_away).0, Err(Unpublished::Away));
     }
 
     #[tokio::test(start_paused = true)]
     async fn what_goes_to_all_is_limited_for_each_pair() {
-        let outbox = Outbox::new(1 << 20, Allowance::PLATFORM);
-        let sent =
-            |workspace: &str| (0..1000).filter(|_| outbox.put(frame(workspace, None, "{}")).is_ok()).count();
+        let outbox =
+            Outbox::new(1 << 20, Allowance { to_all: 100, each: Duration::from_millis(50), waiting: 200 });
+        let sent = |workspace: &str| {
+            (0..1000).filter(|_| put(&outbox, frame(workspace, None, "{}")) == Some(Ok(()))).count()
+        };
         assert_eq!(sent("loud"), 100);
-        assert_eq!(outbox.put(frame("loud", None, "{}")), Err(Unpublished::TooMany));
-        assert_eq!(outbox.put(frame("loud", Some("b"), "{}")), Ok(()), "to one relay");
+        assert_eq!(put(&outbox, frame("loud", None, "{}")), Some(Err(Unpublished::TooMany)));
+        assert_eq!(put(&outbox, frame("loud", Some("b"), "{}")), Some(Ok(())), "to one relay");
         assert_eq!(sent("other"), 100);
         tokio::time::advance(Duration::from_secs(1)).await;
         assert_eq!(sent("loud"), 20);

@@ -508,7 +508,7 @@ impl Broker {
     ) {
         match onward {
             Onward::ToClients(relay) => {
-                self.publish(member, relay.as_ref(), Direction::DaemonToClients, text);
+                self.publish(member, relay.as_ref(), Direction::DaemonToClients, text).await;
             }
             Onward::ToDaemon(request) => {
                 let reached = self.seek_daemon(entry, member, workspace, text).await;
@@ -538,7 +538,7 @@ impl Broker {
                     }
                 }
                 self.redirect(member, &holder);
-                return self.publish(member, Some(&holder.relay), Direction::ClientToDaemon, text);
+                return self.publish(member, Some(&holder.relay), Direction::ClientToDaemon, text).await;
             }
             Some(Ok(None)) => {
                 let mut state = entry.state.lock();
@@ -556,7 +556,7 @@ impl Broker {
         false
     }
 
-    fn publish(
+    async fn publish(
         &self,
         member: &Member,
         to: Option<&Arc<str>>,
@@ -564,7 +564,8 @@ impl Broker {
         text: &Utf8Bytes,
     ) -> bool {
         let who = &member.who;
-        let sent = self.bus.publish(&who.pair, who.machine.as_ref(), to, direction, text.as_str().into());
+        let sent =
+            self.bus.publish(&who.pair, who.machine.as_ref(), to, direction, text.as_str().into()).await;
         self.metrics.bus(if sent.is_ok() { Way::Out } else { Way::Refused });
         let code = match sent {
             Ok(()) => return true,

@@ -73,7 +73,7 @@ impl Bus {
     }
 
     /// See [`Backplane::publish`].
-    pub fn publish(
+    pub async fn publish(
         &self,
         pair: &Pair,
         machine: Option<&Arc<str>>,
@@ -82,7 +82,7 @@ impl Bus {
         payload: Arc<str>,
     ) -> Result<(), PublishError> {
         match self {
-            Self::Relays(backplane) => backplane.publish(pair, machine, to, direction, payload),
+            Self::Relays(backplane) => backplane.publish(pair, machine, to, direction, payload).await,
             #[cfg(test)]
             Self::Scripted(script) => script.publish(pair, machine, to, direction, payload),
         }

@@ -6,15 +6,17 @@
 //!
 //! Relays alone can say it: what a daemon's socket sends is no frame when it looks like this.
 
-use serde::{Deserialize, Serialize};
 use std::time::Instant;
+
+use futures_util::FutureExt as _;
+use serde::{Deserialize, Serialize};
 
 use super::Pair;
 use super::broker::Broker;
 use super::frame::Frame;
 use super::metrics::Way;
 use super::status::Code;
-use crate::backplane::{BusFrame, Direction};
+use crate::backplane::{BusFrame, Direction, PublishError};
 
 /// Longer than any: ids are bounded, and messages are fixed.
 const MAX: usize = 4096;
@@ -102,6 +104,8 @@ impl Broker {
         let Some(about) = About::of(frame) else { return };
         let (to, text) = (Some(&bus.source), about.say(&bus.pair).into());
         let sent = self.bus.publish(&bus.pair, None, to, Direction::DaemonToClients, text);
+        // What the bus brings does not wait for room on the way back.
+        let sent = sent.now_or_never().unwrap_or(Err(PublishError::Unavailable));
         self.metrics.bus(if sent.is_ok() { Way::Out } else { Way::Refused });
     }
 

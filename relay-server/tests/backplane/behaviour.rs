@@ -28,7 +28,7 @@ async fn frames_arrive_in_order_where_they_are_for(world: World) {
     let frames = pair("frames");
     for number in 0..60 {
         let to = (number % 10 != 0).then_some("b");
-        a.send(&frames, to, &format!("{{\"n\":{number},\"text\":\"\u{e9}\\n\\\"\"}}")).unwrap();
+        a.send(&frames, to, &format!("{{\"n\":{number},\"text\":\"\u{e9}\\n\\\"\"}}")).await.unwrap();
     }
     for number in 0..60 {
         let frame = b.frame_of(&frames).await;
@@ -44,7 +44,7 @@ async fn frames_arrive_in_order_where_they_are_for(world: World) {
         }
     }
     let long = "x".repeat(2 << 20);
-    assert_eq!(a.send(&frames, None, &long), Err(PublishError::TooLarge));
+    assert_eq!(a.send(&frames, None, &long).await, Err(PublishError::TooLarge));
 }
 
 async fn a_daemon_is_found_and_no_late_end_erases_its_successor(world: World) {

@@ -16,7 +16,7 @@ async fn goes_away_and_comes_back(mut world: World) {
 
     world.kill().await;
     b.is_unavailable(&daemon).await;
-    until("frames are refused at once", async || b.send(&daemon, Some("a"), "{}").is_err()).await;
+    until("frames are refused at once", async || b.send(&daemon, Some("a"), "{}").await.is_err()).await;
     // What changes meanwhile is written later.
     let other = pair("other");
     b.open(&other, 1);

@@ -110,7 +110,7 @@ impl Peer {
         loop {
             assert!(tokio::time::Instant::now() < deadline, "no frame passes");
             let hello = format!("{{\"hello\":\"{}\"}}", Uuid::new_v4());
-            let _ = self.send(&pair, to, &hello);
+            let _ = self.send(&pair, to, &hello).await;
             let arrives = async {
                 loop {
                     if let Event::Frame(frame) = other.event().await
@@ -126,9 +126,9 @@ impl Peer {
         }
     }
 
-    pub fn send(&self, pair: &Pair, to: Option<&str>, payload: &str) -> Result<(), PublishError> {
+    pub async fn send(&self, pair: &Pair, to: Option<&str>, payload: &str) -> Result<(), PublishError> {
         let to = to.map(Arc::from);
-        self.backplane.publish(pair, None, to.as_ref(), Direction::ClientToDaemon, Arc::from(payload))
+        self.backplane.publish(pair, None, to.as_ref(), Direction::ClientToDaemon, Arc::from(payload)).await
     }
 
     pub async fn event(&mut self) -> Event {

@@ -223,7 +223,7 @@ async fn where_nobody_listens_nobody_is() {
     let daemon = pair("daemon");
     a.open(&daemon, 1);
     b.finds(&daemon, Some("a")).await;
-    b.send(&daemon, Some("gone"), "{}").unwrap();
+    b.send(&daemon, Some("gone"), "{}").await.unwrap();
     b.is_unavailable(&daemon).await;
     b.finds(&daemon, Some("a")).await;
 }
