@@ -109,7 +109,7 @@ export function sessionsView(context: SignedIn): View {
             `End “${called}”?`,
             of.kind === "browser"
               ? "That browser has to sign in again."
-              : "An agent that uses it loses its connection within 5 seconds and has to sign in again.",
+              : `An agent that uses it loses its connection within 5 seconds and has to sign in again.${of.kind === "token" ? " If it came from your sign-in provider, end it there too: whoever can get a new token from the provider comes back with it." : ""}`,
             "End it",
             () => context.api.endAuthSession(of.id),
             () => reload(`“${called}” was ended.`),
