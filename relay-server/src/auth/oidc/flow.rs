@@ -126,7 +126,9 @@ pub fn from_another_site(headers: &HeaderMap, own_origin: impl Fn(&HeaderValue) 
     }
     match headers.get("sec-fetch-site") {
         Some(site) => site != "same-origin" && site != "none",
-        None if headers.contains_key(header::REFERER) => !referer(headers).is_some_and(|page| own_origin(&page)),
+        None if headers.contains_key(header::REFERER) => {
+            !referer(headers).is_some_and(|page| own_origin(&page))
+        }
         None => false,
     }
 }
