@@ -3,6 +3,8 @@
 
 #[path = "relays_frames/exchange.rs"]
 mod exchange;
+#[path = "relays_frames/gone.rs"]
+mod gone;
 #[path = "relays_frames/hostile.rs"]
 mod hostile;
 #[path = "relays_frames/moves.rs"]

@@ -273,6 +273,13 @@ impl Backplane {
         several.counted("daemon", answer)
     }
 
+    /// The relay that was said to hold this daemon does not: it is asked anew.
+    pub fn forget_daemon(&self, pair: &Pair) {
+        if let Some(several) = self.several() {
+            several.daemons.forget(pair);
+        }
+    }
+
     /// Passes a frame on: to one relay, or (`None`) to all of them. Returns as soon as it is queued; when the pair's
     /// queue is full and the other side takes frames, it waits two seconds at most for room. Frames of one pair and
     /// direction arrive in the order in which they were queued. What is lost after that is told to its sender.

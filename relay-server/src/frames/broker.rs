@@ -254,7 +254,7 @@ impl Broker {
         }
     }
 
-    fn find(&self, pair: &Pair) -> Option<Arc<Entry>> {
+    pub(super) fn find(&self, pair: &Pair) -> Option<Arc<Entry>> {
         self.pairs.read().get(pair).cloned()
     }
 
@@ -358,6 +358,7 @@ impl Broker {
         }
         let frame = match Frame::parse(payload) {
             Ok(frame) => frame,
+            Err(_) if self.word_came_back(bus, started) => return,
             Err(unfit) => return self.metrics.dropped(unfit.into()),
         };
         let kind = frame.kind();
@@ -381,7 +382,7 @@ impl Broker {
             if bus.targeted {
                 self.metrics.dropped(Reason::NoOwner);
             }
-            return;
+            return self.send_word_back(bus, &frame);
         }
         let text = Utf8Bytes::from(payload);
         if let Some(entry) = entry {
@@ -390,6 +391,9 @@ impl Broker {
                 outcome.dropped = None;
             }
             self.count(kind, &outcome);
+            if outcome.dropped == Some(Reason::NoDaemon) {
+                self.send_word_back(bus, &frame);
+            }
         }
         self.fan_out_around(around, &frame, &text);
         self.metrics.routed(started.elapsed());

@@ -64,6 +64,15 @@ impl Bus {
         }
     }
 
+    /// See [`Backplane::forget_daemon`].
+    pub fn forget_daemon(&self, pair: &Pair) {
+        match self {
+            Self::Relays(backplane) => backplane.forget_daemon(pair),
+            #[cfg(test)]
+            Self::Scripted(script) => script.forgotten.lock().push(pair.clone()),
+        }
+    }
+
     /// See [`Backplane::publish`].
     pub async fn publish(&self, parcel: Parcel<'_>) -> Result<(), PublishError> {
         match self {
@@ -95,6 +104,8 @@ pub mod scripted {
         pub presence: Mutex<Vec<(Uuid, bool)>>,
         /// Daemons that were seen to live.
         pub confirmed: Mutex<Vec<Daemon>>,
+        /// Pairs of which it is to be asked anew who holds their daemon.
+        pub forgotten: Mutex<Vec<Pair>>,
         /// Our own id.
         pub own: Arc<str>,
     }
@@ -109,6 +120,7 @@ pub mod scripted {
                 published: Mutex::default(),
                 presence: Mutex::default(),
                 confirmed: Mutex::default(),
+                forgotten: Mutex::default(),
                 own: own.into(),
             })
         }

@@ -14,10 +14,12 @@ use uuid::Uuid;
 
 use super::frame::{Frame, Verb};
 use super::metrics::Reason;
+use super::recent::Party;
 use super::requests::{Asked, Asker, Requests, SocketId};
 use super::sessions::{Place, Sessions, Speaker};
 use super::status::Gate;
 use super::subscriptions::{self, Subscriptions};
+use super::undelivered::About;
 use super::{Admitted, Outbox, Profile, Role, policy};
 use crate::backplane::Daemon;
 
@@ -177,6 +179,16 @@ impl State {
         self.requests.forget(id, now);
     }
 
+    /// A frame of a client here found no daemon at the relay where it should be: who sent it. A request is forgotten,
+    /// so that it may be made again.
+    pub fn undelivered(&mut self, about: &About, now: Instant) -> Option<Arc<Member>> {
+        let id = match about {
+            About::Request(request) => self.requests.forget_of_socket(request, now)?,
+            About::Session(session) => self.sessions.place(session, now)?.socket?,
+        };
+        self.clients.get(&id).cloned()
+    }
+
     /// Puts a client's frame into the daemon's queue, if it is here.
     pub fn reach_daemon(&self, text: &Utf8Bytes) -> bool {
         self.daemon.as_ref().is_some_and(|present| present.member.out.text(text.clone()))
@@ -199,11 +211,15 @@ impl State {
                     let answer = subscriptions::answer(*key, *verb, denied, channel, request.as_deref());
                     Outcome { answer: Some(answer), ..Outcome::default() }
                 }
-                _ => self.client_says(frame, text, &Asker::Socket(member.id), Some(member), now),
+                _ => {
+                    let sender = (Asker::Socket(member.id), member.who.party());
+                    self.client_says(frame, text, &sender, Some(member), now)
+                }
             },
             Origin::RelayOfClient(_) if self.daemon.is_none() => Outcome::dropped(Reason::NoDaemon),
             Origin::RelayOfClient(relay) => {
-                self.client_says(frame, text, &Asker::Relay(relay.clone()), None, now)
+                let sender = (Asker::Relay(relay.clone()), Party::Relay(relay.clone()));
+                self.client_says(frame, text, &sender, None, now)
             }
             Origin::Daemon => self.daemon_says(frame, text, true, now),
             Origin::RelayOfDaemon => self.daemon_says(frame, text, false, now),
@@ -214,7 +230,7 @@ impl State {
         &mut self,
         frame: &Frame<'_>,
         text: &Utf8Bytes,
-        sender: &Asker,
+        sender: &(Asker, Party),
         member: Option<&Member>,
         now: Instant,
     ) -> Outcome {
@@ -229,7 +245,7 @@ impl State {
         };
         let noted = match frame {
             Frame::Envelope { session, .. } => {
-                let speaker = speaker(sender, member);
+                let speaker = speaker(sender.clone());
                 let claimed = self.sessions.claim(session, speaker, now, |id| clients.contains_key(&id));
                 if claimed { Ok(None) } else { Err(Reason::NotOwner) }
             }
@@ -276,11 +292,7 @@ impl State {
             Frame::KeyResponse { request, session, .. } => {
                 let asker = self.requests.answer(request, Asked::KeyExchange, now);
                 if let Some(asker) = &asker {
-                    let member = match asker {
-                        Asker::Socket(id) => self.clients.get(id).map(|member| &**member),
-                        Asker::Relay(_) => None,
-                    };
-                    self.sessions.give(session, speaker(asker, member), now);
+                    self.sessions.give(session, speaker(asker.clone()), now);
                 }
                 asker
             }
@@ -290,7 +302,7 @@ impl State {
             Frame::TransportResponse { request } => self.requests.answer(request, Asked::Transport, now),
             _ => return Outcome::dropped(Reason::NotAllowed),
         };
-        match asker {
+        match asker.map(|(asker, _)| asker) {
             Some(Asker::Socket(id)) => {
                 let mut outcome = Outcome::default();
                 if !self.reach_client(id, text, frame.profile(), &mut outcome) {
@@ -353,10 +365,10 @@ impl State {
 }
 
 /// The sender of a frame, by what its sessions are known again.
-fn speaker(asker: &Asker, member: Option<&Member>) -> Speaker {
+fn speaker((asker, party): (Asker, Party)) -> Speaker {
     match asker {
-        Asker::Socket(id) => Speaker::Socket(*id, member.and_then(|member| member.who.name())),
-        Asker::Relay(relay) => Speaker::Relay(relay.clone()),
+        Asker::Socket(id) => Speaker::Socket(id, party),
+        Asker::Relay(relay) => Speaker::Relay(relay),
     }
 }
 

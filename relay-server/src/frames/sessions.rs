@@ -9,12 +9,14 @@
 //! another relay may come here, and for a while its frames go to both places. It goes to another relay only once it
 //! was unused for a while where it was. A stranger who knows the session's id gains frames that are sealed at most,
 //! and cannot keep them from their owner.
+//!
+//! Sessions are bounded. They count as those of their client here, else of the relay where they live; whoever speaks
+//! in more than there is room for pushes out their own (see [`super::recent`]).
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::Name;
-use super::recent::Recent;
+use super::recent::{Party, Recent};
 use super::requests::SocketId;
 
 /// Sessions of a pair (contract: frames).
@@ -28,10 +30,19 @@ const MOVED: Duration = Duration::from_secs(5);
 /// Who speaks.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Speaker {
-    /// A socket here, by its number and the name of its client.
-    Socket(SocketId, Option<Name>),
+    /// A socket here, by its number, and what its client is known by.
+    Socket(SocketId, Party),
     /// Somebody at another relay.
     Relay(Arc<str>),
+}
+
+impl Speaker {
+    fn party(&self) -> Party {
+        match self {
+            Self::Socket(_, party) => party.clone(),
+            Self::Relay(relay) => Party::Relay(relay.clone()),
+        }
+    }
 }
 
 /// Where a session's client is.
@@ -46,8 +57,14 @@ pub struct Place {
 /// The client here.
 struct Here {
     socket: SocketId,
-    name: Option<Name>,
+    party: Party,
     used: Instant,
+}
+
+impl Here {
+    fn has_name(&self) -> bool {
+        matches!(self.party, Party::Client(_))
+    }
 }
 
 /// A client at another relay.
@@ -71,8 +88,8 @@ impl Owner {
 
     fn is_used_by(&mut self, speaker: Speaker, now: Instant) {
         match speaker {
-            Speaker::Socket(socket, name) => {
-                self.here = Some(Here { socket, name, used: now });
+            Speaker::Socket(socket, party) => {
+                self.here = Some(Here { socket, party, used: now });
                 self.there.take_if(|there| now >= there.used + MOVED);
             }
             Speaker::Relay(relay) => self.there = Some(There { relay, used: now }),
@@ -82,19 +99,23 @@ impl Owner {
     /// Whether it is somebody else's. `connected` tells whether a socket still is.
     fn bars(&self, speaker: &Speaker, now: Instant, connected: impl Fn(SocketId) -> bool) -> bool {
         match (speaker, &self.here, &self.there) {
-            (Speaker::Socket(socket, name), Some(here), _) => match &here.name {
-                _ if here.socket == *socket => false,
-                Some(owner) => name.as_ref() != Some(owner),
-                // Nobody can be shown to be the same: it is free when its socket has gone.
-                None => connected(here.socket),
-            },
+            (Speaker::Socket(socket, party), Some(here), _) => {
+                if here.socket == *socket {
+                    false
+                } else if here.has_name() {
+                    *party != here.party
+                } else {
+                    // Nobody can be shown to be the same: it is free when its socket has gone.
+                    connected(here.socket)
+                }
+            }
             (Speaker::Socket(..), None, _) => false,
             (Speaker::Relay(relay), _, Some(there)) if *relay == there.relay => false,
             // No relay says who speaks there.
             (Speaker::Relay(_), here, there) => {
                 let is_used = there.as_ref().is_some_and(|there| now < there.used + MOVED);
                 let is_here = here.as_ref().is_some_and(|here| {
-                    connected(here.socket) || (here.name.is_some() && now < here.used + MOVED)
+                    connected(here.socket) || (here.has_name() && now < here.used + MOVED)
                 });
                 is_used || is_here
             }
@@ -114,7 +135,7 @@ impl Default for Sessions {
 impl Sessions {
     /// The daemon gave the session to whoever asked for it, whosever it was.
     pub fn give(&mut self, session: &str, to: Speaker, now: Instant) {
-        self.0.put(session, Owner::of(to, now), now);
+        self.0.put(session, to.party(), Owner::of(to, now), now);
     }
 
     /// Somebody speaks in the session. False when it is somebody else's. `connected` tells whether a socket here
@@ -130,8 +151,12 @@ impl Sessions {
             None => self.give(session, speaker, now),
             Some(owner) if owner.bars(&speaker, now, connected) => return false,
             Some(_) => {
+                let is_here = matches!(speaker, Speaker::Socket(..)).then(|| speaker.party());
                 if let Some(owner) = self.0.renew(session, now) {
                     owner.is_used_by(speaker, now);
+                }
+                if let Some(party) = is_here {
+                    self.0.belongs(session, &party);
                 }
             }
         }
@@ -151,16 +176,21 @@ impl Sessions {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::frames::Name;
+    use crate::http::client_addr::RateKey;
 
-    const A: Speaker = Speaker::Socket(1, None);
-    const B: Speaker = Speaker::Socket(2, None);
+    /// Somebody without a name.
+    fn nameless(socket: SocketId) -> Speaker {
+        Speaker::Socket(socket, Party::Address(RateKey::of([203, 0, 113, 1].into())))
+    }
 
     fn relay(name: &str) -> Speaker {
         Speaker::Relay(name.into())
     }
 
     fn named(socket: SocketId, user: Option<&str>, client: Option<&str>) -> Speaker {
-        Speaker::Socket(socket, Some(Name { user: user.map(Into::into), client: client.map(Into::into) }))
+        let name = Name { user: user.map(Into::into), client: client.map(Into::into) };
+        Speaker::Socket(socket, Party::Client(name))
     }
 
     fn place(socket: Option<SocketId>, elsewhere: Option<&str>) -> Option<Place> {
@@ -171,14 +201,14 @@ mod tests {
     fn who_speaks_first_owns_it_until_it_goes_or_the_daemon_says_otherwise() {
         let (mut sessions, now) = (Sessions::default(), Instant::now());
         assert_eq!(sessions.place("s", now), None);
-        assert!(sessions.claim("s", A, now, |_| true));
+        assert!(sessions.claim("s", nameless(1), now, |_| true));
         assert_eq!(sessions.place("s", now), place(Some(1), None));
-        assert!(!sessions.claim("s", B, now, |_| true));
+        assert!(!sessions.claim("s", nameless(2), now, |_| true));
         assert!(!sessions.claim("s", relay("b"), now, |_| true));
-        assert!(sessions.claim("s", A, now, |_| true), "its own");
-        sessions.give("s", B, now);
+        assert!(sessions.claim("s", nameless(1), now, |_| true), "its own");
+        sessions.give("s", nameless(2), now);
         assert_eq!(sessions.place("s", now), place(Some(2), None));
-        assert!(!sessions.claim("s", A, now, |_| true));
+        assert!(!sessions.claim("s", nameless(1), now, |_| true));
         sessions.give("s", relay("c"), now);
         assert_eq!(sessions.place("s", now), place(None, Some("c")));
     }
@@ -186,8 +216,8 @@ mod tests {
     #[test]
     fn what_somebody_without_a_name_left_is_free() {
         let (mut sessions, now) = (Sessions::default(), Instant::now());
-        assert!(sessions.claim("s", A, now, |_| true));
-        assert!(sessions.claim("s", B, now, |_| false));
+        assert!(sessions.claim("s", nameless(1), now, |_| true));
+        assert!(sessions.claim("s", nameless(2), now, |_| false));
         assert_eq!(sessions.place("s", now), place(Some(2), None));
         assert!(sessions.claim("s", relay("b"), now, |_| false));
         assert_eq!(sessions.place("s", now).unwrap().elsewhere.as_deref(), Some("b"));
@@ -202,7 +232,7 @@ mod tests {
             (named(2, None, Some("c")), false),
             (named(2, Some("u"), Some("d")), false),
             (named(2, Some("u"), None), false),
-            (Speaker::Socket(2, None), false),
+            (nameless(2), false),
             (relay("b"), false),
         ] {
             for connected in [true, false] {
@@ -237,12 +267,12 @@ mod tests {
         let (mut sessions, now) = (Sessions::default(), Instant::now());
         assert!(sessions.claim("s", relay("b"), now, |_| true));
         // It comes here: for a while it is at both places.
-        assert!(sessions.claim("s", A, now, |_| true));
+        assert!(sessions.claim("s", nameless(1), now, |_| true));
         assert_eq!(sessions.place("s", now), place(Some(1), Some("b")));
-        assert!(!sessions.claim("s", B, now, |_| true), "here it has one owner all the same");
+        assert!(!sessions.claim("s", nameless(2), now, |_| true), "here it has one owner all the same");
         assert!(sessions.claim("s", relay("b"), now, |_| true));
         let later = now + MOVED;
-        assert!(sessions.claim("s", A, later, |_| true));
+        assert!(sessions.claim("s", nameless(1), later, |_| true));
         assert_eq!(sessions.place("s", later), place(Some(1), None));
         assert!(!sessions.claim("s", relay("b"), later, |_| true));
     }
@@ -265,20 +295,44 @@ mod tests {
     fn ownership_lives_half_an_hour_after_its_last_use_and_the_oldest_goes() {
         let (mut sessions, now) = (Sessions::default(), Instant::now());
         let most = SESSION_LIFE - Duration::from_millis(1);
-        assert!(sessions.claim("s", A, now, |_| true));
+        assert!(sessions.claim("s", nameless(1), now, |_| true));
         assert!(sessions.place("s", now + most).is_some());
-        assert!(sessions.claim("s", A, now + most * 2, |_| true));
-        assert!(!sessions.claim("s", B, now + most * 3, |_| true));
+        assert!(sessions.claim("s", nameless(1), now + most * 2, |_| true));
+        assert!(!sessions.claim("s", nameless(2), now + most * 3, |_| true));
         assert_eq!(sessions.place("s", now + most * 2 + SESSION_LIFE), None, "a try of another is no use");
         let now = now + SESSION_LIFE * 10;
-        assert!(sessions.claim("first", A, now, |_| true));
-        assert!(sessions.claim("second", A, now, |_| true));
+        assert!(sessions.claim("first", nameless(1), now, |_| true));
+        assert!(sessions.claim("second", nameless(1), now, |_| true));
         assert!(sessions.place("first", now).is_some());
         for n in 0..MAX_SESSIONS - 1 {
-            assert!(sessions.claim(&n.to_string(), A, now, |_| true));
+            assert!(sessions.claim(&n.to_string(), nameless(1), now, |_| true));
         }
         assert_eq!(sessions.0.len(), MAX_SESSIONS);
         assert_eq!(sessions.place("second", now), None, "unused for longest");
         assert!(sessions.place("first", now).is_some());
+    }
+
+    #[test]
+    fn one_that_speaks_in_sessions_without_end_loses_its_own_alone() {
+        let (mut sessions, now) = (Sessions::default(), Instant::now());
+        let (quiet, loud) = (named(1, None, Some("quiet")), named(2, None, Some("loud")));
+        for session in ["first", "second"] {
+            assert!(sessions.claim(session, quiet.clone(), now, |_| true));
+        }
+        sessions.give("given", quiet, now);
+        // At another relay before it came here: it counts as the client's.
+        assert!(sessions.claim("moved", relay("b"), now, |_| true));
+        assert!(sessions.claim("moved", loud.clone(), now, |_| true));
+        for n in 0..3 * MAX_SESSIONS {
+            assert!(sessions.claim(&n.to_string(), loud.clone(), now, |_| true));
+        }
+        for n in 0..3 * MAX_SESSIONS {
+            assert!(sessions.claim(&format!("far {n}"), relay("b"), now, |_| true));
+        }
+        for session in ["first", "second", "given"] {
+            assert_eq!(sessions.place(session, now), place(Some(1), None), "{session}");
+        }
+        assert_eq!(sessions.place("moved", now), None);
+        assert_eq!(sessions.0.len(), MAX_SESSIONS);
     }
 }

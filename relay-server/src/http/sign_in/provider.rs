@@ -133,7 +133,7 @@ pub(super) async fn begin(
     headers: HeaderMap,
 ) -> Answer<Response<Body>> {
     let from = way(&api, &context)?;
-    if flow::from_another_site(&headers) {
+    if flow::from_another_site(&headers, |origin| api.policy.is_portal(origin, &context.client)) {
         return Err(Refusal::new(
             Code::CsrfRefused,
             "Signing in begins on the relay's own page. Open it, then try again.",
