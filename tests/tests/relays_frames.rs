@@ -5,6 +5,8 @@
 mod exchange;
 #[path = "relays_frames/hostile.rs"]
 mod hostile;
+#[path = "relays_frames/metrics.rs"]
+mod metrics;
 #[path = "relays_frames/moves.rs"]
 mod moves;
 #[path = "relays_frames/outages.rs"]
