@@ -7,6 +7,8 @@ mod exchange;
 mod gone;
 #[path = "relays_frames/hostile.rs"]
 mod hostile;
+#[path = "relays_frames/metrics.rs"]
+mod metrics;
 #[path = "relays_frames/moves.rs"]
 mod moves;
 #[path = "relays_frames/outages.rs"]
