@@ -20,7 +20,7 @@ use super::sessions::{Place, Sessions, Speaker};
 use super::status::Gate;
 use super::subscriptions::{self, Subscriptions};
 use super::undelivered::About;
-use super::{Admitted, Outbox, Profile, Role, policy};
+use super::{Admitted, Outbox, Profile, Role, Scope, policy};
 use crate::backplane::Daemon;
 
 /// A socket that takes part.
@@ -184,7 +184,7 @@ impl State {
     pub fn undelivered(&mut self, about: &About, now: Instant) -> Option<Arc<Member>> {
         let id = match about {
             About::Request(request) => self.requests.forget_of_socket(request, now)?,
-            About::Session(session) => self.sessions.place(session, now)?.socket?,
+            About::Session(session) => self.sessions.place(session, now)?.socket?.0,
         };
         self.clients.get(&id).cloned()
     }
@@ -302,16 +302,22 @@ impl State {
             Frame::TransportResponse { request } => self.requests.answer(request, Asked::Transport, now),
             _ => return Outcome::dropped(Reason::NotAllowed),
         };
-        match asker.map(|(asker, _)| asker) {
-            Some(Asker::Socket(id)) => {
+        match asker {
+            Some((Asker::Socket(id), party)) => {
                 let mut outcome = Outcome::default();
+                let right = |who: &Admitted| match frame {
+                    Frame::TransportResponse { .. } => who.role == Role::Worker,
+                    Frame::PairingResponse { .. } => who.scope == Some(Scope::Pairing),
+                    _ => who.scope == Some(Scope::Runtime),
+                };
+                let id = self.socket_of(id, &party, right);
                 if !self.reach_client(id, text, frame.profile(), &mut outcome) {
                     outcome.dropped = Some(Reason::NoOwner);
                 }
                 outcome
             }
-            Some(Asker::Relay(relay)) if here => Outcome::onward(Onward::ToClients(Some(relay))),
-            Some(Asker::Relay(_)) | None => Outcome::dropped(Reason::Unrequested),
+            Some((Asker::Relay(relay), _)) if here => Outcome::onward(Onward::ToClients(Some(relay))),
+            Some((Asker::Relay(_), _)) | None => Outcome::dropped(Reason::Unrequested),
         }
     }
 
@@ -324,7 +330,10 @@ impl State {
     ) -> Outcome {
         let mut outcome = Outcome::default();
         let Place { socket, elsewhere } = place.unwrap_or_default();
-        let reached = socket.is_some_and(|id| self.reach_client(id, text, profile, &mut outcome));
+        let reached = socket.is_some_and(|(id, party)| {
+            let id = self.socket_of(id, &party, |who| who.scope == Some(Scope::Runtime));
+            self.reach_client(id, text, profile, &mut outcome)
+        });
         match (here, elsewhere) {
             (true, Some(relay)) => outcome.onward = Some(Onward::ToClients(Some(relay))),
             // Nobody here, and nobody is known elsewhere: some relay may know.
@@ -333,6 +342,17 @@ impl State {
             _ => {}
         }
         outcome
+    }
+
+    /// The socket by which a client is reached: the one it spoke on, or, when that has gone and the client has a name,
+    /// the newest of its sockets with the right to hear this.
+    fn socket_of(&self, id: SocketId, party: &Party, right: impl Fn(&Admitted) -> bool) -> SocketId {
+        if self.clients.contains_key(&id) || !matches!(party, Party::Client(_)) {
+            return id;
+        }
+        let theirs =
+            self.clients.values().filter(|member| right(&member.who) && member.who.party() == *party);
+        theirs.map(|member| member.id).max().unwrap_or(id)
     }
 
     /// True if the client is still here, whether or not the frame gets into its queue.

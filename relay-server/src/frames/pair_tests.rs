@@ -102,6 +102,12 @@ impl World {
         self.seats.values().any(|(member, _)| member.id == id)
     }
 
+    /// The socket on which somebody is reached: their own, or when it has gone the one of the same name.
+    fn reached_on(&self, (id, seat): (SocketId, u8)) -> Option<SocketId> {
+        let own = Some(id).filter(|id| self.connected(*id));
+        own.or_else(|| self.seats.get(&seat).filter(|_| has_name(seat)).map(|(member, _)| member.id))
+    }
+
     /// Routes, and tells who got it: clients here by number.
     fn route(&mut self, frame: &serde_json::Value, from: Origin<'_>) -> (Outcome, Vec<SocketId>) {
         let text: Utf8Bytes = frame.to_string().into();
@@ -188,7 +194,7 @@ impl World {
                     None => assert_eq!((outcome.onward, reached.len()), (None, 0)),
                     Some((Asker::Socket(id), seat)) => {
                         assert_eq!(outcome.onward, None);
-                        assert_eq!(reached, if self.connected(id) { vec![id] } else { vec![] });
+                        assert_eq!(reached, Vec::from_iter(self.reached_on((id, seat))));
                         // Its name is known also of who has left.
                         self.owned.insert(session, Owned { here: Some((id, seat)), elsewhere: None });
                     }
@@ -203,7 +209,7 @@ impl World {
                 let from = if here { Origin::Daemon } else { Origin::RelayOfDaemon };
                 let (outcome, reached) = self.route(&envelope(&session.to_string(), 2), from);
                 let owned = self.owned.get(&session).cloned().unwrap_or_default();
-                let owner = owned.here.map(|(id, _)| id).filter(|id| self.connected(*id));
+                let owner = owned.here.and_then(|here| self.reached_on(here));
                 assert_eq!(reached, Vec::from_iter(owner), "the owner, and nobody else");
                 let onward = (here && (owned.elsewhere.is_some() || owner.is_none()))
                     .then_some(Onward::ToClients(owned.elsewhere));

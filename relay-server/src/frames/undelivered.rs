@@ -16,7 +16,7 @@ use super::broker::Broker;
 use super::frame::Frame;
 use super::metrics::Way;
 use super::status::Code;
-use crate::backplane::{BusFrame, Direction, PublishError};
+use crate::backplane::{BusFrame, Direction, Parcel, PublishError};
 
 /// Longer than any: ids are bounded, and messages are fixed.
 const MAX: usize = 4096;
@@ -102,10 +102,16 @@ impl Broker {
             return;
         }
         let Some(about) = About::of(frame) else { return };
-        let (to, text) = (Some(&bus.source), about.say(&bus.pair).into());
-        let sent = self.bus.publish(&bus.pair, None, to, Direction::DaemonToClients, text);
+        let parcel = Parcel {
+            pair: &bus.pair,
+            machine: None,
+            to: Some(&bus.source),
+            direction: Direction::DaemonToClients,
+            payload: about.say(&bus.pair).into(),
+            sender: None,
+        };
         // What the bus brings does not wait for room on the way back.
-        let sent = sent.now_or_never().unwrap_or(Err(PublishError::Unavailable));
+        let sent = self.bus.publish(parcel).now_or_never().unwrap_or(Err(PublishError::Unavailable));
         self.metrics.bus(if sent.is_ok() { Way::Out } else { Way::Refused });
     }
 
