@@ -23,7 +23,7 @@ use super::bus::Bus;
 use super::frame::Frame;
 use super::limits::{Budgets, SharedBudget};
 use super::metrics::{Metrics, Reason, Sender, Way};
-use super::onward::Sending;
+use super::onward::sending;
 use super::pair::{Member, Origin, Outcome, Present, State};
 use super::requests::SocketId;
 use super::status::{self, Code, Gate};
@@ -152,7 +152,7 @@ impl Broker {
                 broker.greet(&member, &entry, workspace.as_ref()).await;
             }))
         });
-        let sender = Sending::new(self, &member);
+        let sender = sending(self, &member);
         Ok(Attached {
             broker: self.clone(),
             entry,

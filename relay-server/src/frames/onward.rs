@@ -16,15 +16,14 @@ use super::status::Code;
 use crate::backplane::{self, Direction, Parcel, PublishError};
 
 /// A socket as the backplane knows it.
-pub(super) struct Sending {
+struct Sending {
     broker: Weak<Broker>,
     member: Arc<Member>,
 }
 
-impl Sending {
-    pub(super) fn new(broker: &Arc<Broker>, member: &Arc<Member>) -> Arc<dyn backplane::Sender> {
-        Arc::new(Self { broker: Arc::downgrade(broker), member: member.clone() })
-    }
+/// Makes one.
+pub(super) fn sending(broker: &Arc<Broker>, member: &Arc<Member>) -> Arc<dyn backplane::Sender> {
+    Arc::new(Sending { broker: Arc::downgrade(broker), member: member.clone() })
 }
 
 impl backplane::Sender for Sending {
