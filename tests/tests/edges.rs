@@ -42,9 +42,19 @@ for_each_program! {
     lives::a_restart_of_the_relay_is_survived,
 }
 
+/// All of them at once: it waits for more than a minute, and hardly does anything else.
 #[tokio::test(flavor = "multi_thread")]
-async fn traefik_does_not_cut_an_upload_of_seventy_seconds() {
-    bodies::an_upload_of_seventy_seconds(Program::Traefik).await;
+async fn seventy_seconds_are_not_too_long() {
+    let [first, second, third, fourth] = [Program::Traefik, Program::Nginx, Program::Caddy, Program::HaProxy]
+        .map(|program| {
+            tokio::spawn(async move {
+                lives::seventy_seconds_are_not_too_long(program).await;
+                program
+            })
+        });
+    let ended = tokio::join!(first, second, third, fourth);
+    let programs = [ended.0, ended.1, ended.2, ended.3].map(|ended| ended.expect("its log is above"));
+    assert_eq!(programs, [Program::Traefik, Program::Nginx, Program::Caddy, Program::HaProxy]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

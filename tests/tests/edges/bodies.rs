@@ -1,7 +1,6 @@
 //! Bodies: large ones, slow ones.
 
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use axum::{Router, extract::Request, routing::post};
 use bytes::Bytes;
@@ -9,9 +8,9 @@ use futures_util::StreamExt;
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::Frame;
 use system_tests::client::{Reply, channel};
-use system_tests::edge::{Edge, PROTOCOLS, Program, Protocol};
+use system_tests::edge::{Edge, PROTOCOLS, Program};
 use system_tests::local::{app, big, big_digest};
-use system_tests::{LocalServer, SOON, eventually, sha256, within};
+use system_tests::{LocalServer, SOON, eventually, sha256};
 
 /// Larger than what any of the programs would keep in memory or take by itself.
 const LARGE: u64 = 24 << 20;
@@ -76,27 +75,4 @@ pub async fn an_upload_goes_on_piece_by_piece(program: Program) {
         let (answer, sent) = tokio::join!(answer, write);
         assert_eq!(Reply::collect(answer).await.unwrap().text(), sent, "{protocol:?}");
     }
-}
-
-/// Longer than the minute after which Traefik's own default cuts an upload.
-pub async fn an_upload_of_seventy_seconds(program: Program) {
-    let (local, _) = counting().await;
-    let edge = Edge::start(program, &local.url()).await;
-    let upload = async |protocol: Protocol| {
-        let (pieces, body) = channel();
-        let request = edge.request("POST", &edge.path("/upload")).body(body).unwrap();
-        let answer = async { Reply::collect(edge.send(protocol, request).await).await };
-        let write = async {
-            for _ in 0..70 {
-                pieces.send(Frame::data(Bytes::from_static(b"."))).await.unwrap();
-                tokio::time::sleep(Duration::from_secs(1)).await;
-            }
-            drop(pieces);
-        };
-        let (answer, ()) = tokio::join!(answer, write);
-        within("the end", SOON, async { answer.unwrap() }).await.status
-    };
-    let [http1, h2] = PROTOCOLS.map(upload);
-    let (http1, h2) = tokio::join!(http1, h2);
-    assert_eq!([http1, h2], [http::StatusCode::OK; 2]);
 }

@@ -77,7 +77,9 @@ pub async fn requests_and_answers_pass_as_they_are(program: Program) {
     );
     let local = Recorder::answering(answer).await;
     let edge = Edge::start(program, &local.server.url()).await;
-    let target = "/a%2Fb%20c/%E2%82%AC/;p?q=%2F+%26&empty&a=b%3Dc";
+    let target = "/a%2Fb%20c//d/%E2%82%AC/;p?q=%2F+%26&empty&a=b%3Dc";
+    // Traefik makes one of the two slashes, as its configuration tells.
+    let written = if program == Program::Traefik { target.replace("//", "/") } else { target.to_owned() };
     let cookie = format!("large={}", "x".repeat(40 * 1024));
     for protocol in PROTOCOLS {
         let request = edge
@@ -93,7 +95,7 @@ pub async fn requests_and_answers_pass_as_they_are(program: Program) {
         let reply = edge.fetch(protocol, request.body(client::full("body")).unwrap()).await;
         let (head, body) = local.last();
         assert!(head.start_line().starts_with("PATCH "), "{}", head.start_line());
-        assert_eq!(String::from_utf8_lossy(&head.target()), target, "{protocol:?}");
+        assert_eq!(String::from_utf8_lossy(&head.target()), written, "{protocol:?}");
         assert_eq!(body.bytes, b"body", "{protocol:?}");
         for (name, value) in [
             ("x-vk-sig-ts", "1700000000"),
