@@ -119,7 +119,12 @@ fn haproxy(places: &Places<'_>) -> Command {
         let rest = if port == places.plain { '\n' } else { ' ' };
         format!("bind 127.0.0.1:{port}{rest}")
     });
-    let edits = [vec![lua], places.edited("app.example.org", "localhost 127.0.0.1"), ports].concat();
+    let mut edits = [vec![lua], places.edited("app.example.org", "localhost 127.0.0.1"), ports].concat();
+    if !nix::unistd::geteuid().is_root() {
+        // Nobody else may become its user.
+        let user = "    user haproxy\n    group haproxy\n    chroot /var/lib/haproxy\n";
+        edits.push((user.to_owned(), String::new()));
+    }
     let config = places.write("haproxy/haproxy.cfg", "haproxy.cfg", &edits);
     let mut command = command("haproxy");
     command.arg("-db").arg("-f").arg(config);
