@@ -16,6 +16,7 @@
 //! | [`pool`] | warm HTTP connections, in tunnels and to other relays |
 //! | [`admin`] | the operator's interface |
 //! | [`store`] | SQLite or PostgreSQL |
+//! | [`clock`] | time in whole numbers |
 //! | [`telemetry`] | log lines |
 //! | [`cli`] | the command line |
 
@@ -23,6 +24,7 @@ pub mod admin;
 pub mod auth;
 pub mod backplane;
 pub mod cli;
+pub mod clock;
 pub mod config;
 pub mod forward;
 pub mod frames;
