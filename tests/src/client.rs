@@ -155,12 +155,18 @@ pub async fn fetch(addr: SocketAddr, request: Request<Body>) -> Reply {
     try_fetch(addr, request).await.unwrap_or_else(|e| panic!("{what}: {e:#}"))
 }
 
+/// Headers of one answer, as much as browsers take.
+const MAX_H2_HEADER: u32 = 256 * 1024;
+
 /// One h2 connection with prior knowledge.
 pub async fn h2(addr: SocketAddr) -> hyper::client::conn::http2::SendRequest<Body> {
     let tcp = TcpStream::connect(addr).await.expect("the relay accepts");
     tcp.set_nodelay(true).expect("nodelay");
-    let (sender, connection) =
-        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(tcp)).await.expect("h2");
+    let (sender, connection) = hyper::client::conn::http2::Builder::new(TokioExecutor::new())
+        .max_header_list_size(MAX_H2_HEADER)
+        .handshake(TokioIo::new(tcp))
+        .await
+        .expect("h2");
     tokio::spawn(async move {
         connection.await.ok();
     });

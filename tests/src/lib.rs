@@ -17,6 +17,7 @@
 //! | [`signed`], [`sealed`], [`records`] | a paired browser in Rust, which verifies all that it believes: PROTOCOL.md sections 4 and 5, and the records of both |
 //! | [`hostile`] | a relay that reads, alters, replays and drops what passes |
 //! | [`front`] | what tells agents which relay is behind it |
+//! | [`edge`] | the reverse proxies with the configurations in `deploy/`, a web app and an identity proxy behind them |
 //! | [`turn`] | a TURN server: coturn |
 //! | [`metrics`] | what `/metrics` says, read strictly |
 //! | [`throttle`] | a link that is slow, or freezes without closing |
@@ -27,6 +28,7 @@
 pub mod agent;
 pub mod broker;
 pub mod client;
+pub mod edge;
 pub mod fleet;
 pub mod front;
 pub mod hostile;
