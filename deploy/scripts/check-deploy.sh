@@ -32,6 +32,17 @@ npm_tools() {
   # The validators of Traefik's objects ask for a newer Node.js than they need; nothing of the packages is run on install.
   npm ci --prefix "$DEPLOY_TOOLS" --ignore-scripts --no-audit --no-fund --loglevel=error
 }
+# Only the program: Debian's package would start a server of its own.
+promtool_alone() {
+  local folder=$DEPLOY_TOOLS/prometheus
+  rm -rf "$folder" && mkdir "$folder"
+  (cd "$folder" && { apt-get download -q prometheus || { apt-get update -q && apt-get download -q prometheus; }; })
+  dpkg-deb --extract "$folder"/prometheus_*.deb "$folder"
+  rm "$folder"/prometheus_*.deb "$folder/usr/bin/prometheus"
+}
+export PATH=$PATH:$DEPLOY_TOOLS/prometheus/usr/bin
+command -v promtool >/dev/null || promtool_alone || { echo "check-deploy: no promtool: install Prometheus" >&2; exit 1; }
+command -v systemd-analyze >/dev/null || { echo "check-deploy: no systemd-analyze: install systemd" >&2; exit 1; }
 fetched python deploy/checks/requirements.txt python_tools
 fetched npm deploy/checks/package-lock.json npm_tools
 

@@ -21,6 +21,8 @@ missing() {
   # With --sentinel the same program is Sentinel. The tests start their own; the one that Debian starts for the
   # whole machine stays alone.
   have redis-server || echo redis-server
+  have systemd-analyze || echo systemd
+  python3 -c 'import ensurepip, venv' 2>/dev/null || echo python3-venv
 }
 
 have npm || { echo "test: Node.js 20.19 or newer with npm is needed: https://nodejs.org" >&2; exit 1; }
@@ -70,7 +72,7 @@ step() {
 closing() {
   local lines=3
   [ "$1" = 0 ] || lines=8
-  sed 's/\x1b\[[0-9;]*m//g' | { grep -E 'test result:|Summary \[|tests? run|^# (tests|pass|fail) |^not ok|Finished|FAIL |error(\[|:)|panicked|lists the settings and metrics|Generated' || true; } |
+  sed 's/\x1b\[[0-9;]*m//g' | { grep -E 'test result:|Summary \[|tests? run|^# (tests|pass|fail) |^not ok|Finished|FAIL |error(\[|:)|panicked|lists the settings and metrics|are sound|Generated' || true; } |
     cut -c1-160 | tail -n "$lines"
 }
 
@@ -101,6 +103,7 @@ if step "build" cargo build --workspace --all-targets; then
   step "whole in Chromium" browser run test:system || true
   step "doc tests" cargo test --workspace --doc || true
   step "tables of the README" deploy/scripts/settings.sh --check || true
+  step "deployment files" deploy/scripts/check-deploy.sh || true
 fi
 step "documentation" docs || true
 
