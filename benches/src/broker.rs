@@ -94,7 +94,7 @@ pub async fn run(args: &Args) -> anyhow::Result<String> {
 }
 
 async fn start(platform: &Platform, redis: Option<&Redis>) -> Relay {
-    let mut options = platform.relay(RelayOptions::default()).env("RUST_LOG", "warn");
+    let mut options = platform.relay(RelayOptions::default()).env("RUST_LOG", "warn,relay_server=info");
     for name in
         ["RUNTIME_RATE_PER_MINUTE", "RUNTIME_RATE_PER_MINUTE_WORKSPACE", "DAEMON_RUNTIME_RATE_PER_MINUTE"]
     {

@@ -40,7 +40,7 @@ pub async fn run(args: &Args) -> anyhow::Result<String> {
     let mut origin = Part::start(&["origin"])?;
     let to: String = origin.next().await?;
     let fleet = Fleet::start().await.with(|mut relay| {
-        relay = relay.env("RUST_LOG", "warn").env("RELAY_API_RATE_PER_MINUTE", 1_000_000);
+        relay = relay.env("RUST_LOG", "warn,relay_server=info").env("RELAY_API_RATE_PER_MINUTE", 1_000_000);
         for name in ["CONNECTIONS_PER_IP", "TCP_CONNECTIONS_PER_IP", "TCP_CONNECTIONS"] {
             relay = relay.env(&format!("RELAY_MAX_{name}"), 50_000);
         }

@@ -5,7 +5,7 @@
 import { type Api, isSignedOut, type Me, Refused } from "./api.js";
 import { type Child, fill, h, setText } from "./dom.js";
 import { apiMessage } from "./messages.js";
-import { links, parse, type Route } from "./router.js";
+import { addressOf, links, parse, type Route } from "./router.js";
 import type { Sdk } from "./sdk.js";
 import { busy, notice, pageHeading, type Tone } from "./ui.js";
 import type { Context, SignedIn, View } from "./view.js";
@@ -17,6 +17,7 @@ import { linkView } from "./views/link.js";
 import { pairView } from "./views/pair.js";
 import { sessionsView } from "./views/sessions.js";
 import { signInView } from "./views/sign-in.js";
+import { keepWanted, takeWanted } from "./wanted.js";
 
 /** The cookie is renewed at half of its life, though not more often than this. */
 const MIN_REFRESH_MS = 30_000;
@@ -173,6 +174,10 @@ class App implements Context {
     this.#show(this.#pick());
   }
 
+  leaves(): void {
+    keepWanted(this.#route, Date.now(), () => sessionStorage);
+  }
+
   #pick(): View {
     const me = this.#me;
     if (this.#route.page === "link") {
@@ -184,12 +189,21 @@ class App implements Context {
       const failed = this.#route.page === "sign-in" ? this.#route.failed : undefined;
       return signInView(this, this.#ended, failed);
     }
+    // Whoever left for a provider goes on where they were; whoever is elsewhere already wants that no more.
+    const wanted = takeWanted(Date.now(), () => sessionStorage);
+    const landed = this.#route.page === "hosts" || this.#route.page === "sign-in";
+    if (landed && wanted !== undefined) {
+      this.#route = wanted;
+      history.replaceState(null, "", `/${addressOf(wanted)}`);
+      this.#drawNav();
+    }
     const context: SignedIn = {
       api: this.api,
       sdk: this.sdk,
       me,
       announce: (text) => this.announce(text),
       tell: (tone, ...content) => this.tell(tone, ...content),
+      leaves: () => this.leaves(),
       go: (hash) => this.go(hash),
       renew: () => this.renew(),
       reload: () => this.reload(),

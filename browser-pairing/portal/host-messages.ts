@@ -82,6 +82,7 @@ function common(of: Failure): string | undefined {
       return of.verified ? undefined : "The relay does not know this host any more.";
     case "draining":
     case "store_unavailable":
+    case "provider_unavailable":
     case "relays_unavailable":
       return `The relay is busy or restarting. ${wait(of)}`;
     case "bad_answer":

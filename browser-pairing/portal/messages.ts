@@ -31,6 +31,7 @@ export function apiMessage(error: unknown, doing: string): string {
       return `Could not ${doing}: the relay did not recognise this page as its own. Open the relay at its public address.`;
     case "draining":
     case "store_unavailable":
+    case "provider_unavailable":
     case "relays_unavailable":
     case "too_many_streams":
       return `The relay is busy or restarting. ${wait(error)}`;

@@ -17,6 +17,9 @@ export type Route =
 const SSO_FAILURES = ["expired", "refused", "unknown", "taken", "unavailable", "busy"] as const;
 export type SsoFailure = (typeof SSO_FAILURES)[number];
 
+/** A page that somebody may want to come back to. */
+export type Place = Extract<Route, { page: "pair" | "host" | "device" | "sessions" | "account" }>;
+
 export interface Parsed {
   readonly route: Route;
   /** The address to show instead, when the one given must not stay. */
@@ -71,6 +74,16 @@ export function parse(pathname: string, search: string, hash: string): Parsed {
     }
   }
   return { route: { page: "missing" } };
+}
+
+/** Whether this is such a page. */
+export function isPlace(route: Route): route is Place {
+  return ["pair", "host", "device", "sessions", "account"].includes(route.page);
+}
+
+/** Its address as it is shown: a device's code is not part of it. */
+export function addressOf(place: Place): string {
+  return place.page === "pair" || place.page === "host" ? links[place.page](place.hostId) : links[place.page];
 }
 
 export const links = {

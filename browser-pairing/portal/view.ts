@@ -12,6 +12,8 @@ export interface Context {
   announce(text: string): void;
   /** Shows a notice above the page, until the next page. */
   tell(tone: Tone, ...content: Child[]): void;
+  /** Somebody leaves to sign in at a provider, and comes back to this page. */
+  leaves(): void;
   /** Goes to a page of the portal. */
   go(hash: string): void;
   /**

@@ -8,6 +8,7 @@ import { ssoMessage } from "../portal/messages.js";
 import { nextDelay } from "../portal/poll.js";
 import { parse } from "../portal/router.js";
 import { changes } from "../portal/views/hosts.js";
+import { type Kept, keepWanted, takeWanted } from "../portal/wanted.js";
 
 const HOST = "0b6f0c53-6a1d-4d0a-9d2a-0f5f1d5b9a11";
 
@@ -229,5 +230,85 @@ describe("texts", () => {
       "host c was removed.",
     ]);
     assert.deepEqual(changes(before, [...before.values()]), []);
+  });
+});
+
+describe("what somebody wanted before they left for a provider", () => {
+  class Tab implements Kept {
+    readonly items = new Map<string, string>();
+    getItem = (key: string) => this.items.get(key) ?? null;
+    setItem = (key: string, value: string) => void this.items.set(key, value);
+    removeItem = (key: string) => void this.items.delete(key);
+  }
+  const NOW = 1_700_000_000_000;
+  const LIFE = 15 * 60_000;
+  const DEVICE = { page: "device", userCode: "BCDF-GHJK" } as const;
+
+  test("is given once, as it was", () => {
+    const pages = [
+      DEVICE,
+      { page: "device", userCode: "" },
+      { page: "host", hostId: HOST },
+      { page: "pair", hostId: HOST },
+      { page: "sessions" },
+      { page: "account" },
+    ] as const;
+    for (const route of pages) {
+      const tab = new Tab();
+      keepWanted(route, NOW, () => tab);
+      assert.deepEqual(
+        takeWanted(NOW + LIFE, () => tab),
+        route,
+      );
+      assert.equal(
+        takeWanted(NOW, () => tab),
+        undefined,
+      );
+      assert.equal(tab.items.size, 0);
+    }
+  });
+
+  test("outlives a second try, and no longer than the way back", () => {
+    const tab = new Tab();
+    keepWanted(DEVICE, NOW, () => tab);
+    keepWanted({ page: "sign-in", failed: "refused" }, NOW + 1, () => tab);
+    keepWanted({ page: "hosts" }, NOW + 1, () => tab);
+    assert.deepEqual(
+      takeWanted(NOW + 2, () => tab),
+      DEVICE,
+    );
+    keepWanted(DEVICE, NOW, () => tab);
+    assert.equal(
+      takeWanted(NOW + LIFE + 1, () => tab),
+      undefined,
+    );
+    keepWanted({ page: "missing" }, NOW, () => tab);
+    keepWanted({ page: "link", token: "secret" }, NOW, () => tab);
+    assert.equal(tab.items.size, 0);
+  });
+
+  test("is a page of the portal whatever is kept", () => {
+    const tab = new Tab();
+    for (const kept of [
+      "",
+      "x",
+      `${NOW}`,
+      `${NOW} //evil.example/`,
+      `${NOW} /#/link/secret`,
+      `${NOW} /#/nowhere`,
+      `${NOW} https://evil.example`,
+    ]) {
+      tab.setItem("relay-wanted", kept);
+      assert.equal(
+        takeWanted(NOW, () => tab),
+        undefined,
+        kept,
+      );
+    }
+    const none = (): Kept => {
+      throw new Error("not allowed");
+    };
+    keepWanted(DEVICE, NOW, none);
+    assert.equal(takeWanted(NOW, none), undefined);
   });
 });

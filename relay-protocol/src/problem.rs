@@ -116,6 +116,8 @@ codes! {
     Draining = "draining", SERVICE_UNAVAILABLE, "The relay is restarting";
     /// The database does not answer.
     StoreUnavailable = "store_unavailable", SERVICE_UNAVAILABLE, "The relay's database does not answer";
+    /// The identity provider whose token it is cannot be asked for its keys.
+    ProviderUnavailable = "provider_unavailable", SERVICE_UNAVAILABLE, "The identity provider does not answer";
     /// Which of several relays holds the host's tunnel cannot be found out.
     RelaysUnavailable = "relays_unavailable", SERVICE_UNAVAILABLE, "The relays cannot find each other";
     /// The agent is connected and does not answer.

@@ -17,6 +17,7 @@
 //! | [`admin`] | the operator's interface |
 //! | [`service_manager`] | what systemd is told |
 //! | [`store`] | SQLite or PostgreSQL |
+//! | [`clock`] | time in whole numbers |
 //! | [`telemetry`] | log lines |
 //! | [`cli`] | the command line |
 
@@ -24,6 +25,7 @@ pub mod admin;
 pub mod auth;
 pub mod backplane;
 pub mod cli;
+pub mod clock;
 pub mod config;
 pub mod forward;
 pub mod frames;

@@ -13,11 +13,12 @@ use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
 use crate::admin::{self, Admin};
-use crate::auth::access::{Sessions, unix_now};
+use crate::auth::access::Sessions;
 use crate::auth::bearer::Bearers;
 use crate::auth::oidc::Provider;
 use crate::auth::token::Verifier;
 use crate::backplane::Backplane;
+use crate::clock::unix_now;
 use crate::config::Config;
 use crate::forward::Forwarder;
 use crate::frames::{self, Broker};
@@ -35,13 +36,11 @@ use crate::shutdown::{Hold, Shutdown};
 use crate::store::{Store, StoreError};
 use crate::telemetry::{self, Shown};
 use crate::tunnel::Registry;
-use crate::tunnel::connect::{Connect, DRAIN_SECONDS};
+use crate::tunnel::connect::{self, Connect, DRAIN_SECONDS};
 use crate::tunnel::metrics::Tunnels;
 use crate::tunnel::others::Others;
 use crate::tunnel::presence::Presence;
 
-/// The path on which agents connect.
-const CONNECT_PATH: &str = "/v1/relay/connect";
 /// How often the tokens of open tunnels are checked anew. With the query itself a revocation is felt
 /// within five seconds.
 const CHECK_TUNNELS: Duration = Duration::from_secs(4);
@@ -118,7 +117,7 @@ impl App {
             frames::serve::PATH => {
                 return Box::pin(self.frames.handle(request, context.client.addr)).await;
             }
-            CONNECT_PATH => Box::pin(self.connect(request, &context))
+            connect::PATH => Box::pin(self.connect(request, &context))
                 .await
                 .inspect_err(|refusal| self.connect.metrics.refused.count(refusal.0.code)),
             path => {

@@ -1,18 +1,15 @@
 //! Several relays with one database, an agent at one of them, and a browser session that all of them know.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, ops::Deref};
 
-use http::Request;
 use relay_protocol::api::HostStatus;
-use uuid::Uuid;
 
 use crate::{
     agent::{Agent, AgentOptions},
-    client::{self, Body, Reply},
     postgres::{Postgres, free_port},
     relay::{Relay, RelayOptions},
     signed::Browser,
-    stack::{EMAIL, HOST},
+    stack::{EMAIL, HOST, Way},
     tokens::SECRET,
 };
 
@@ -89,10 +86,16 @@ pub struct Across {
     pub fleet: Fleet,
     /// The user's token.
     pub token: String,
-    /// The host's id.
-    pub host: Uuid,
-    /// A session for it.
-    pub session: Uuid,
+    /// The way to the local server, by the near relay.
+    pub way: Way,
+}
+
+impl Deref for Across {
+    type Target = Way;
+
+    fn deref(&self) -> &Way {
+        &self.way
+    }
 }
 
 impl Across {
@@ -117,10 +120,22 @@ impl Across {
         agent: impl FnOnce(AgentOptions) -> AgentOptions,
     ) -> Self {
         let token = near.user_with_token(EMAIL).await;
+        Self::of(fleet, near, far, to, token, agent).await
+    }
+
+    /// The same for somebody who has a token.
+    pub async fn of(
+        fleet: Fleet,
+        near: Relay,
+        far: Relay,
+        to: &str,
+        token: String,
+        agent: impl FnOnce(AgentOptions) -> AgentOptions,
+    ) -> Self {
         let agent = Agent::spawn(agent(AgentOptions::new(&far.url(), to, &token, HOST)));
         let host = near.await_host(&token, HOST, HostStatus::Online).await.id;
-        let session = near.create_session(&token, host).await;
-        let all = Self { agent, near, far, fleet, token, host, session };
+        let way = Way::make(&near, &token, host).await;
+        let all = Self { agent, near, far, fleet, token, way };
         all.reachable().await;
         all
     }
@@ -136,37 +151,8 @@ impl Across {
         .await;
     }
 
-    /// The prefix of the session's paths, without a slash at its end.
-    pub fn prefix(&self) -> String {
-        format!("/v1/relay/h/{}/s/{}", self.host, self.session)
-    }
-
-    /// The path at a relay of a path at the local server.
-    pub fn path(&self, local: &str) -> String {
-        format!("{}{local}", self.prefix())
-    }
-
-    /// A request for a path at the local server.
-    pub fn request(&self, method: &str, local: &str) -> http::request::Builder {
-        Request::builder().method(method).uri(self.path(local))
-    }
-
-    /// Sends a request to the near relay.
-    pub async fn fetch(&self, request: Request<Body>) -> Reply {
-        client::fetch(self.near.addr, request).await
-    }
-
-    /// Sends a GET for a path at the local server to the near relay.
-    pub async fn get(&self, local: &str) -> Reply {
-        self.fetch(client::get(&self.path(local))).await
-    }
-
     /// Pairs a browser by the near relay.
     pub async fn browser(&self) -> Browser {
-        let (mut pair, code) = self.agent.show_code().await;
-        let browser =
-            Browser::pair(self.near.addr, &self.prefix(), self.host, &code).await.expect("it pairs");
-        assert!(pair.wait(crate::SOON).await.success(), "{}", pair.log());
-        browser
+        self.pair(&self.agent).await
     }
 }

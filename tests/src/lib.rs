@@ -17,7 +17,7 @@
 //! | [`signed`], [`sealed`], [`records`] | a paired browser in Rust, which verifies all that it believes: PROTOCOL.md sections 4 and 5, and the records of both |
 //! | [`hostile`] | a relay that reads, alters, replays and drops what passes |
 //! | [`front`] | what tells agents which relay is behind it |
-//! | [`turn`] | a TURN server: coturn
+//! | [`turn`] | a TURN server: coturn |
 //! | [`metrics`] | what `/metrics` says, read strictly |
 //! | [`throttle`] | a link that is slow, or freezes without closing |
 //! | [`tokens`] | tokens as a web app (or a forger) would make them |
@@ -61,6 +61,9 @@ use std::time::Duration;
 
 /// How long anything that should happen soon may take on a slow and busy machine.
 pub const SOON: Duration = Duration::from_secs(30);
+
+/// How long up to a gibibyte may take on a slow machine with unoptimised binaries.
+pub const TRANSFER: Duration = Duration::from_secs(300);
 
 /// How often a condition is looked at again.
 pub const POLL: Duration = Duration::from_millis(20);

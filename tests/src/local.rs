@@ -23,6 +23,8 @@ use axum::{
 use bytes::{BufMut, Bytes, BytesMut};
 use futures_util::StreamExt;
 use http::Request;
+use http_body_util::{BodyExt, StreamBody};
+use hyper::body::{Frame, Incoming};
 use hyper_util::{rt::TokioIo, service::TowerToHyperService};
 use sha2::{Digest, Sha256};
 use tokio::{
@@ -31,7 +33,7 @@ use tokio::{
 };
 
 use crate::{
-    hex,
+    client, hex,
     raw::{Head, RawBody, RawConn},
 };
 
@@ -279,6 +281,11 @@ pub fn big(bytes: u64) -> impl futures_util::Stream<Item = Bytes> + Send + 'stat
     })
 }
 
+/// [`big`] as the body of an upload.
+pub fn big_body(bytes: u64) -> client::Body {
+    StreamBody::new(big(bytes).map(|piece| Ok::<_, Infallible>(Frame::data(piece)))).boxed_unsync()
+}
+
 /// The length and digest of [`big`], as `/digest` tells them.
 pub async fn big_digest(bytes: u64) -> String {
     let mut hash = Sha256::new();
@@ -287,6 +294,17 @@ pub async fn big_digest(bytes: u64) -> String {
         hash.update(&piece);
     }
     format!("{bytes} {}", hex(&hash.finalize()))
+}
+
+/// The length and SHA-256 of a body that comes whole, as the app's `/digest` tells them.
+pub async fn body_digest(mut body: Incoming) -> String {
+    let (mut hash, mut len) = (Sha256::new(), 0);
+    while let Some(data) = client::next_data(&mut body).await {
+        let data = data.expect("the body goes on");
+        len += data.len();
+        hash.update(&data);
+    }
+    format!("{len} {}", hex(&hash.finalize()))
 }
 
 fn big_response(bytes: u64) -> Response {

@@ -3,6 +3,8 @@
 
 use std::collections::{BTreeMap, HashSet};
 
+use crate::relay::Relay;
+
 /// The labels of a series, in the order of their names.
 pub type Labels = BTreeMap<String, String>;
 
@@ -16,6 +18,42 @@ pub struct Family {
     /// The samples: the suffix of the name (`_bucket`, `_sum`, `_count` or nothing), labels, value.
     pub samples: Vec<(String, Labels, f64)>,
 }
+
+/// A row of the README's table.
+#[derive(Debug, Clone)]
+pub struct Row {
+    /// The metric's name.
+    pub name: String,
+    /// `counter`, `gauge` or `histogram`.
+    pub kind: String,
+    /// Labels, each with its values.
+    pub labels: BTreeMap<String, Vec<String>>,
+}
+
+/// The table as the program prints it for the README.
+pub async fn table(relay: &Relay) -> Vec<Row> {
+    let out = relay.cli(&["metrics", "--markdown"]).await;
+    assert!(out.status.success(), "{out:?}");
+    let row = |line: &str| {
+        let line = line.replace("\\|", "\u{1}");
+        let cells: Vec<_> = line.split('|').map(|cell| cell.trim().trim_matches('`').to_owned()).collect();
+        let [_, name, kind, labels, help, _] = cells.as_slice() else { panic!("{line}") };
+        assert!(!help.is_empty(), "{line}");
+        let values = |label: &str| {
+            let (key, values) = label.split_once('=').unwrap_or_else(|| panic!("{line}"));
+            (key.to_owned(), values.split('\u{1}').map(ToOwned::to_owned).collect())
+        };
+        let labels = labels.split_whitespace().map(values).collect();
+        Row { name: name.clone(), kind: kind.clone(), labels }
+    };
+    let rows: Vec<_> = out.stdout.lines().skip(2).map(row).collect();
+    assert!(rows.len() > 30, "{}", out.stdout);
+    rows
+}
+
+/// How the beginning and the end of a thing are called, where each has a counter of its own.
+const PAIRS: [(&str, &str); 3] =
+    [("_opened_", "_closed_"), ("_begun_", "_ended_"), ("_attached_", "_detached_")];
 
 /// A whole answer.
 #[derive(Debug, Clone)]
@@ -78,6 +116,25 @@ impl Exposition {
         let has =
             |labels: &Labels| label.is_none_or(|(key, value)| labels.get(key).is_some_and(|v| v == value));
         family.samples.iter().filter(|(s, l, _)| s == wanted && has(l)).map(|(_, _, value)| value).sum()
+    }
+
+    /// What opened and did not close: the name, the value of its label if it has one, how many.
+    pub fn open(&self) -> Vec<(String, String, f64)> {
+        let mut open = Vec::new();
+        for (name, family) in &self.0 {
+            let pair = PAIRS.iter().find(|(opens, _)| name.contains(opens));
+            let Some(partner) = pair.map(|(opens, closes)| name.replace(opens, closes)) else { continue };
+            assert!(self.0.contains_key(&partner), "{name} has no partner");
+            for (_, labels, _) in &family.samples {
+                assert!(labels.len() <= 1, "{name}: {labels:?}");
+                let label = labels.iter().next().map(|(key, value)| (key.as_str(), value.as_str()));
+                let left = self.sum(name, label) - self.sum(&partner, label);
+                if left != 0.0 {
+                    open.push((name.clone(), label.map_or("", |(_, value)| value).to_owned(), left));
+                }
+            }
+        }
+        open
     }
 }
 

@@ -27,6 +27,7 @@ use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use url::Url;
 
+use crate::throttle::{Rate, Throttle};
 use crate::{RelayOptions, SOON, eventually};
 
 /// The secret that the platform shares with its relays.
@@ -144,6 +145,12 @@ impl Platform {
         self.url.as_str().trim_end_matches('/').to_owned()
     }
 
+    /// A link to it that can be cut.
+    pub async fn link(&self) -> Throttle {
+        let port = self.url.port().expect("a port");
+        Throttle::start(([127, 0, 0, 1], port).into(), Rate::default()).await
+    }
+
     /// Where its key set is, for RELAY_JWKS_URL.
     pub fn jwks_url(&self) -> String {
         format!("{}{KEYS}", self.url())
@@ -234,6 +241,12 @@ impl Platform {
     /// Puts a frame on the bus as it is: what somebody who can write there may do.
     pub fn inject(&self, frame: Value) {
         self.shared.bus.inject(frame);
+    }
+
+    /// It has lost presences and frames, as one does that kept them in memory and was started anew. The numbers of
+    /// frames begin again.
+    pub fn forget(&self) {
+        self.shared.bus.forget();
     }
 
     /// Makes everything that was asked known to nobody: for tests that count from here.

@@ -146,9 +146,8 @@ async fn no_page_reads_it() {
 async fn the_state_counts_what_is_open() {
     let local = LocalServer::router(app()).await;
     let options = RelayOptions::default().admin().env("RELAY_ID", "relay-a");
-    let Stack { agent, relay, token, session, host } = Stack::with(&local.url(), options, |a| a).await;
-    let reply = fetch(relay.addr, get(&format!("/v1/relay/h/{host}/s/{session}/hello"))).await;
-    assert_eq!(reply.text(), "hello");
+    let Stack { agent, relay, token, way } = Stack::with(&local.url(), options, |a| a).await;
+    assert_eq!(way.get("/hello").await.text(), "hello");
     let reply = relay.admin("/state").await;
     let text = reply.text();
     let state: Value = reply.json();
@@ -169,7 +168,7 @@ async fn the_state_counts_what_is_open() {
         assert_eq!(state[name], count, "{name}: {state}");
     }
     assert_eq!(state["workspaces"], Value::Array(Vec::new()));
-    for secret in [token.as_str(), ADMIN_TOKEN, &session.to_string()] {
+    for secret in [token.as_str(), ADMIN_TOKEN, &way.session.to_string()] {
         assert!(!text.contains(secret), "{text}");
     }
     drop(agent);

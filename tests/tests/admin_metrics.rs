@@ -1,8 +1,6 @@
 //! Every metric of the relay's own table, after real traffic: it is there, of its kind, with its labels, it has
 //! moved, and what opened has closed.
 
-use std::collections::BTreeMap;
-
 use http::{Method, Request};
 use relay_protocol::problem::Code;
 use system_tests::{
@@ -10,39 +8,11 @@ use system_tests::{
     client::{Connection, Reply, empty, fetch, full, get, request, websocket},
     eventually,
     local::app,
-    metrics::Exposition,
+    metrics::{Exposition, table},
     raw::RawConn,
     relay::bearer,
     within,
 };
-
-/// A row of the table: name, kind, labels with their values.
-struct Row {
-    name: String,
-    kind: String,
-    labels: BTreeMap<String, Vec<String>>,
-}
-
-/// The table as the program prints it for the README.
-async fn table(relay: &Relay) -> Vec<Row> {
-    let out = relay.cli(&["metrics", "--markdown"]).await;
-    assert!(out.status.success(), "{out:?}");
-    let row = |line: &str| {
-        let line = line.replace("\\|", "\u{1}");
-        let cells: Vec<_> = line.split('|').map(|cell| cell.trim().trim_matches('`').to_owned()).collect();
-        let [_, name, kind, labels, help, _] = cells.as_slice() else { panic!("{line}") };
-        assert!(!help.is_empty(), "{line}");
-        let values = |label: &str| {
-            let (key, values) = label.split_once('=').unwrap_or_else(|| panic!("{line}"));
-            (key.to_owned(), values.split('\u{1}').map(ToOwned::to_owned).collect())
-        };
-        let labels = labels.split_whitespace().map(values).collect();
-        Row { name: name.clone(), kind: kind.clone(), labels }
-    };
-    let rows: Vec<_> = out.stdout.lines().skip(2).map(row).collect();
-    assert!(rows.len() > 30, "{}", out.stdout);
-    rows
-}
 
 /// Components whose metrics the traffic below moves; those of others have tests of their own.
 const HERE: [&str; 11] = [
@@ -74,29 +44,6 @@ fn is_here(name: &str) -> bool {
     HERE.iter().any(|prefix| name.starts_with(prefix))
 }
 
-/// What opened and did not close: name, labels, how many.
-fn open(seen: &Exposition) -> Vec<(String, String, f64)> {
-    let mut open = Vec::new();
-    for (name, family) in &seen.0 {
-        for (opens, closes) in [("_opened_", "_closed_"), ("_begun_", "_ended_")] {
-            if !name.contains(opens) {
-                continue;
-            }
-            let partner = name.replace(opens, closes);
-            let routes: Vec<_> =
-                family.samples.iter().map(|(_, labels, _)| labels.get("route").cloned()).collect();
-            for route in routes {
-                let label = route.as_deref().map(|route| ("route", route));
-                let left = seen.sum(name, label) - seen.sum(&partner, label);
-                if left != 0.0 {
-                    open.push((name.clone(), route.unwrap_or_default(), left));
-                }
-            }
-        }
-    }
-    open
-}
-
 async fn flood(relay: &Relay, client: &str, count: usize, path: impl Fn() -> String) -> Vec<Code> {
     let mut connection = Connection::open(relay.addr).await.unwrap();
     let mut codes = Vec::new();
@@ -117,9 +64,8 @@ async fn every_metric_moves_and_what_opened_closes() {
         .env("RELAY_UPGRADE_RATE_PER_MINUTE", 20)
         .env("RELAY_MAX_CONNECTIONS_PER_IP", 2)
         .env("RELAY_MAX_TCP_CONNECTIONS", 64);
-    let Stack { agent, relay, token, host, session } = Stack::with(&local.url(), options, |a| a).await;
-    let prefix = format!("/v1/relay/h/{host}/s/{session}");
-    let path = |local: &str| format!("{prefix}{local}");
+    let Stack { agent, relay, token, way } = Stack::with(&local.url(), options, |a| a).await;
+    let (host, path) = (way.host, |local: &str| way.path(local));
 
     // Hosts: reading, writing, not found, an upgrade, one too many of them.
     for _ in 0..3 {
@@ -235,7 +181,7 @@ async fn every_metric_moves_and_what_opened_closes() {
     eventually("all that opened has closed", SOON, || async {
         let seen = scrape().await;
         // The question itself is open while it is answered.
-        open(&seen)
+        seen.open()
             == [
                 ("relay_http_connections_opened_total".to_owned(), String::new(), 1.0),
                 ("relay_http_requests_begun_total".to_owned(), "admin".to_owned(), 1.0),

@@ -6,17 +6,15 @@ use std::{
 };
 
 use bytes::Bytes;
-use futures_util::StreamExt;
 use http::{Request, Response};
 use http_body_util::{BodyExt, StreamBody};
 use hyper::body::{Frame, Incoming};
 use relay_protocol::api::HostStatus;
-use sha2::{Digest, Sha256};
 use system_tests::{
-    LocalServer, Relay, RelayOptions, SOON, Stack,
-    client::{self, Body, Connection, next_data},
-    eventually, hex,
-    local::{app, big, big_digest},
+    LocalServer, Relay, RelayOptions, SOON, Stack, TRANSFER,
+    client::{self, Body, Connection},
+    eventually,
+    local::{app, big_body, big_digest, body_digest},
     noise,
     plain_agent::{PlainAgent, PlainOptions},
     process::Process,
@@ -33,19 +31,6 @@ const EXTRA: u64 = 64 * MIB;
 /// What a reader that has stalled may cost the relay or the agent: its window of 1 MiB, the buffers of
 /// the HTTP connections on either side of it, and what the allocator keeps around them.
 const PER_STALLED_READER: u64 = 4 * MIB;
-
-/// How long a gibibyte may take on a slow machine with unoptimised binaries.
-const TRANSFER: Duration = Duration::from_secs(300);
-
-async fn digest(mut body: Incoming) -> String {
-    let (mut hash, mut len) = (Sha256::new(), 0);
-    while let Some(data) = next_data(&mut body).await {
-        let data = data.expect("the body goes on");
-        len += data.len();
-        hash.update(&data);
-    }
-    format!("{len} {}", hex(&hash.finalize()))
-}
 
 struct Watch<'a> {
     processes: Vec<(&'static str, &'a Process, u64)>,
@@ -74,10 +59,6 @@ impl<'a> Watch<'a> {
     }
 }
 
-fn big_body(bytes: u64) -> Body {
-    StreamBody::new(big(bytes).map(|piece| Ok::<_, Infallible>(Frame::data(piece)))).boxed_unsync()
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn heavy_a_gibibyte_goes_down_and_up_in_bounded_memory() {
     let local = LocalServer::router(app()).await;
@@ -89,7 +70,7 @@ async fn heavy_a_gibibyte_goes_down_and_up_in_bounded_memory() {
     let begun = Instant::now();
     let response =
         client::send(stack.addr(), client::get(&stack.path(&format!("/big/{GIB}")))).await.unwrap();
-    assert_eq!(within("the download", TRANSFER, digest(response.into_body())).await, expected);
+    assert_eq!(within("the download", TRANSFER, body_digest(response.into_body())).await, expected);
     println!("down: {:?}", begun.elapsed());
     watch.bounded("down", EXTRA);
 
@@ -119,7 +100,7 @@ async fn heavy_readers_that_stall_hold_no_more_than_their_windows() {
     let expected = big_digest(64 * MIB).await;
     let response =
         client::send(stack.addr(), client::get(&stack.path(&format!("/big/{}", 64 * MIB)))).await.unwrap();
-    assert_eq!(within("a download beside", TRANSFER, digest(response.into_body())).await, expected);
+    assert_eq!(within("a download beside", TRANSFER, body_digest(response.into_body())).await, expected);
     watch.bounded("64 stalled readers", READERS as u64 * PER_STALLED_READER);
     drop(stalled);
 }
@@ -179,7 +160,7 @@ async fn round(relay: &Relay, token: &str, agents: usize, at_once: usize) {
             all.spawn(async move {
                 let mut connection = Connection::open(addr).await.unwrap();
                 let response = connection.send(client::get(&path)).await.unwrap();
-                digest(response.into_body()).await
+                body_digest(response.into_body()).await
             });
         }
         while let Some(done) = all.join_next().await {

@@ -7,6 +7,8 @@ mod admission;
 mod claims;
 #[path = "frames/daemons.rs"]
 mod daemons;
+#[path = "frames/fragments.rs"]
+mod fragments;
 #[path = "frames/hostile.rs"]
 mod hostile;
 #[path = "frames/limits.rs"]

@@ -222,11 +222,18 @@ fn form(text: &str) -> String {
 async fn it_begins_on_the_portals_own_page_and_is_nowhere_else() {
     let provider = Provider::start().await;
     let relay = relay(&provider, lets_all_in()).await;
-    for (name, value) in [("sec-fetch-site", "cross-site"), ("origin", "https://evil.example")] {
+    for (name, value) in [
+        ("sec-fetch-site", "cross-site"),
+        ("origin", "https://evil.example"),
+        ("referer", "https://evil.example/"),
+    ] {
         let request = http::Request::get("/v1/auth/oidc").header(name, value);
         let reply = fetch(relay.addr, request.body(system_tests::client::empty()).unwrap()).await;
         reply.is_problem(Code::CsrfRefused);
     }
+    let own = http::Request::get("/v1/auth/oidc").header("referer", format!("{}/", relay.url()));
+    let reply = fetch(relay.addr, own.body(system_tests::client::empty()).unwrap()).await;
+    assert_eq!(reply.status, StatusCode::SEE_OTHER);
     // Without a portal, and without a client, there is nothing.
     let paths = ["/v1/auth/oidc", "/v1/auth/oidc/callback?code=x&state=y"];
     let off = provider.signs_in(lets_all_in(), "portal").env("RELAY_PORTAL", "0");

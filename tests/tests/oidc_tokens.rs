@@ -147,10 +147,12 @@ async fn keys_change_and_the_provider_goes_and_comes_back() {
     // It is asked again and again until the new key is known.
     let often = lets_all_in().env("RELAY_API_RATE_PER_MINUTE", 1_000_000);
     let relay = Relay::start(provider.takes_tokens(often)).await;
+    let early = provider.client_token("agent-EdDSA", AUDIENCE).await;
+    let another = Provider::start().await.client_token("agent-EdDSA", AUDIENCE).await;
     provider.kill();
     // No start-up order: without the provider its tokens cannot be judged, with it they can.
-    let early = Provider::start().await.client_token("agent-EdDSA", AUDIENCE).await;
-    relay.api(Method::GET, "/v1/relay/hosts", &early).await.is_problem(Code::StoreUnavailable);
+    relay.api(Method::GET, "/v1/relay/hosts", &early).await.is_problem(Code::ProviderUnavailable);
+    relay.api(Method::GET, "/v1/relay/hosts", &another).await.is_problem(Code::Unauthorized);
     provider.restart().await;
     let before = provider.client_token("agent-EdDSA", AUDIENCE).await;
     eventually("tokens are taken", SOON, async || hosts(&relay, &before).await == StatusCode::OK).await;

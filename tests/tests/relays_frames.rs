@@ -3,8 +3,12 @@
 
 #[path = "relays_frames/exchange.rs"]
 mod exchange;
+#[path = "relays_frames/gone.rs"]
+mod gone;
 #[path = "relays_frames/hostile.rs"]
 mod hostile;
+#[path = "relays_frames/metrics.rs"]
+mod metrics;
 #[path = "relays_frames/moves.rs"]
 mod moves;
 #[path = "relays_frames/outages.rs"]

@@ -27,7 +27,7 @@ use system_tests::{
     Agent, AgentOptions, LocalServer, Relay, RelayOptions, SOON, Stack,
     client::{self, Connection, h2, next_data, websocket},
     eventually,
-    local::{Counts, app, big_digest},
+    local::{Counts, app, big_digest, body_digest},
     noise,
     raw::RawConn,
     sha256,
@@ -344,7 +344,7 @@ async fn a_reader_that_stalls_slows_nobody_else_and_misses_nothing() {
     }
     let expected = big_digest(BIG).await;
     for body in stalled {
-        let got = within("the rest of a stalled download", Duration::from_secs(120), digest(body)).await;
+        let got = within("the rest of a stalled download", Duration::from_secs(120), body_digest(body)).await;
         assert_eq!(got, expected);
     }
 }
@@ -376,17 +376,6 @@ async fn a_revoked_session_lets_go_of_what_its_stalled_readers_held() {
         }
         assert!(ended.is_some(), "what was cut off must not look complete");
     }
-}
-
-async fn digest(mut body: hyper::body::Incoming) -> String {
-    use sha2::Digest;
-    let (mut hash, mut len) = (sha2::Sha256::new(), 0);
-    while let Some(data) = next_data(&mut body).await {
-        let data = data.expect("the download goes on");
-        len += data.len();
-        hash.update(&data);
-    }
-    format!("{len} {}", system_tests::hex(&hash.finalize()))
 }
 
 /// A server that does `what` and then waits for the end of the connection.

@@ -8,6 +8,13 @@ import { ask, badge, Outcome, pageHeading } from "../ui.js";
 import type { SignedIn, View } from "../view.js";
 
 const KINDS = { browser: "Browser", device: "Device", token: "Token" } as const;
+const AGENT = "An agent that uses it loses its connection within 5 seconds and has to sign in again.";
+/** What comes of ending one. */
+const ENDS = {
+  browser: "That browser has to sign in again.",
+  device: AGENT,
+  token: `${AGENT} If your sign-in provider made it, end it there too: the provider may make another one, which counts.`,
+};
 
 export function sessionsView(context: SignedIn): View {
   const ended = new AbortController();
@@ -107,9 +114,7 @@ export function sessionsView(context: SignedIn): View {
           )
         : end(
             `End “${called}”?`,
-            of.kind === "browser"
-              ? "That browser has to sign in again."
-              : "An agent that uses it loses its connection within 5 seconds and has to sign in again.",
+            ENDS[of.kind],
             "End it",
             () => context.api.endAuthSession(of.id),
             () => reload(`“${called}” was ended.`),

@@ -11,9 +11,11 @@ export function signInView(context: Context, ended: boolean, failed?: SsoFailure
   // The form is there at once; the buttons come when the relay has said whether there are any.
   void context.api.providers().then((providers) => {
     if (providers.length === 0) return;
-    const links = providers.map(({ name, path }) =>
-      h("a", { class: "button button-wide", href: path }, `Sign in with ${name}`),
-    );
+    const links = providers.map(({ name, path }) => {
+      const link = h("a", { class: "button button-wide", href: path }, `Sign in with ${name}`);
+      link.addEventListener("click", () => context.leaves());
+      return link;
+    });
     fill(elsewhere, h("p", { class: "or" }, "or"), ...links);
   });
 

@@ -122,6 +122,23 @@ describe("signing in with a provider in Chromium", { timeout: 6 * SOON }, () => 
     await page.getByText(/Chrom/).first().waitFor();
   });
 
+  it("brings a person back to the page that they wanted, with the code of their device", async () => {
+    const [stack] = stacks;
+    assert.ok(stack);
+    await browser.context.clearCookies();
+    await page.goto("about:blank");
+    await page.goto(`${stack.url}/device?user_code=BCDF-GHJK`);
+    await page.getByRole("link", { name: "Sign in with Acme" }).click();
+    await agree();
+    await page.getByLabel("Code").waitFor();
+    assert.equal(await page.getByLabel("Code").inputValue(), "BCDF-GHJK");
+    assert.equal(page.url(), `${stack.url}/#/device`);
+    assert.equal(await page.evaluate(() => sessionStorage.length), 0);
+    // Once: from here on the first page is the first page.
+    await page.goto(`${stack.url}/#/`);
+    await heading("Your hosts").waitFor();
+  });
+
   it("tells a person whom nobody has linked what to do", async () => {
     const stack = await relay("0");
     await leave(stack);

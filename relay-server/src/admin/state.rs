@@ -3,6 +3,7 @@
 use serde::Serialize;
 
 use super::Admin;
+use crate::clock::millis;
 use crate::frames::{PairSnapshot, Snapshot};
 
 /// Workspaces that are named; the totals count all of them.
@@ -47,7 +48,7 @@ impl Admin {
             relay_id: self.seen.relay_id.clone(),
             mode: self.mode,
             version: env!("CARGO_PKG_VERSION"),
-            uptime_ms: u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX),
+            uptime_ms: millis(self.started.elapsed()),
             draining: self.seen.shutdown.is_draining(),
             workspaces,
             workspace_count,

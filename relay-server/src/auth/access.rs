@@ -9,7 +9,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use parking_lot::RwLock;
 use relay_protocol::api::AccessRole;
@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::metrics;
+use crate::clock::{millis, unix_now};
 use crate::store::{BrowserSession, Store, StoreError};
 
 /// How often the entries in use are renewed.
@@ -125,7 +126,7 @@ impl Sessions {
     }
 
     fn now(&self) -> u64 {
-        u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX)
+        millis(self.start.elapsed())
     }
 
     /// The session, without a query while it is warm. `admit` is asked before a query is made, so that
@@ -335,15 +336,6 @@ pub fn expires_at(created_at: i64, lifetime: Duration) -> i64 {
 fn end(session: &Session) {
     session.revoked.store(true, Relaxed);
     session.ended.cancel();
-}
-
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
-}
-
-/// Seconds since 1970.
-pub fn unix_now() -> i64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| i64::try_from(d.as_secs()).unwrap_or(i64::MAX))
 }
 
 fn unavailable(error: StoreError) -> Refused {

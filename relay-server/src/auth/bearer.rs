@@ -7,12 +7,12 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
-use super::access::unix_now;
 use super::jwks::JwksError;
 use super::jws::BadToken;
 use super::metrics::ProviderTokens;
 use super::oidc::{self, Provider, access};
 use super::token::Verifier;
+use crate::clock::unix_now;
 use crate::store::{Identity, Person, Store, StoreError};
 use crate::telemetry::seldom::Seldom;
 

@@ -16,9 +16,9 @@ use serde_json::{Map, Value};
 use tokio::time::Instant;
 use url::Url;
 
-use super::access::unix_now;
 use super::jws::{BadToken, KeySet, Token};
 use super::metrics::Fetches;
+use crate::clock::unix_now;
 use crate::outbound::{Bounds, CallError, Client};
 
 pub use super::jws::{MAX_TOKEN_BYTES, Rules};

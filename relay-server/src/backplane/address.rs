@@ -4,16 +4,14 @@
 
 use std::sync::Arc;
 
-use hkdf::Hkdf;
 use serde::{Deserialize, Serialize};
-use sha2::Sha256;
 use url::Url;
 use uuid::Uuid;
 
 use super::Holder;
 use super::envelope::{Key, is_relay_id, tag_of, tag_text};
 use super::presence::VOID;
-use crate::config::parse;
+use crate::config::{SecretText, parse};
 
 /// Names the use of the key.
 const INFO: &[u8] = b"relay backplane: a relay's addresses, version 2";
@@ -31,10 +29,8 @@ pub(super) fn of_host(host: Uuid) -> String {
 }
 
 /// The key for it, derived from RELAY_BUS_HMAC_KEY.
-pub(super) fn key(secret: &[u8]) -> Option<Key> {
-    let mut key = [0u8; 32];
-    Hkdf::<Sha256>::new(None, secret).expand(INFO, &mut key).ok()?;
-    Key::new(&key)
+pub(super) fn key(shared: &SecretText) -> Option<Key> {
+    Key::new(shared.derive(INFO)?.as_slice())
 }
 
 /// A relay's addresses as they are written down.
@@ -100,7 +96,7 @@ mod tests {
 
     #[test]
     fn a_record_comes_back_and_a_changed_one_does_not() {
-        let key = key(b"a key that the relays share").unwrap();
+        let key = key(&SecretText::of("a key that the relays share")).unwrap();
         let me = Holder {
             relay: "relay-a".into(),
             public_ws: Some(Url::parse("wss://a.example.com/").unwrap()),
@@ -120,7 +116,7 @@ mod tests {
 
     #[test]
     fn a_record_ends_and_is_about_one_thing() {
-        let key = key(b"a key that the relays share").unwrap();
+        let key = key(&SecretText::of("a key that the relays share")).unwrap();
         let me = Holder { relay: "relay-a".into(), public_ws: None, internal: None };
         let host = Uuid::new_v4();
         let record = write(&me, &of_host(host), NOW, &key);

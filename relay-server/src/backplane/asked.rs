@@ -56,9 +56,14 @@ impl<Q: Clone + Eq + Hash, A: Answer> Asked<Q, A> {
         Self { slots: Mutex::default(), doubted: Mutex::default() }
     }
 
+    /// What was answered is wrong: whoever asks next asks anew.
+    pub(super) fn forget(&self, question: &Q) {
+        self.slots.lock().remove(question);
+    }
+
     /// What was answered led nowhere: it is forgotten, and whoever asks next hears that it is not known at the moment.
     pub(super) fn doubt(&self, question: &Q) {
-        self.slots.lock().remove(question);
+        self.forget(question);
         let mut doubted = self.doubted.lock();
         // Most of these were asked again, and those that were not lose nothing.
         if doubted.len() >= MOST {
@@ -202,6 +207,17 @@ mod tests {
         asked.doubt(&"q");
         assert_eq!(asked.ask(&"q", false, || source.ask()).await, Err(Unavailable));
         assert_eq!(asked.ask(&"q", false, || source.ask()).await, Ok(Some(2)), "the old one is forgotten");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_that_was_wrong_is_asked_for_anew() {
+        let (asked, source) = (Asked::new(), Source::new(Ok(Some(1))));
+        assert_eq!(asked.ask(&"q", false, || source.ask()).await, Ok(Some(1)));
+        *source.answer.lock() = Ok(Some(2));
+        asked.forget(&"another");
+        assert_eq!(asked.ask(&"q", false, || source.ask()).await, Ok(Some(1)));
+        asked.forget(&"q");
+        assert_eq!(asked.ask(&"q", false, || source.ask()).await, Ok(Some(2)));
     }
 
     #[tokio::test(start_paused = true)]

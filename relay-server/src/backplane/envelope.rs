@@ -14,7 +14,7 @@ use sha2::Sha256;
 use super::Direction;
 
 /// Length of a workspace's or a target's id at most.
-const MAX_ID: usize = 128;
+pub const MAX_ID: usize = 128;
 /// Length of a relay's id at most (RELAY_ID).
 const MAX_RELAY_ID: usize = 64;
 /// Length of a machine's id at most.
@@ -128,8 +128,8 @@ impl Envelope {
     }
 }
 
-/// Whether admission takes this as a workspace's or a target's id.
-pub(super) fn is_id(text: &str) -> bool {
+/// Whether this is a workspace's or a target's id; admission takes no other.
+pub fn is_id(text: &str) -> bool {
     (1..=MAX_ID).contains(&text.len())
         && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b':' | b'-'))
 }

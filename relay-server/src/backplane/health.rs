@@ -2,7 +2,7 @@
 //! every frame waits for one that is away.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -81,6 +81,8 @@ pub(super) struct Health {
     breaker: Mutex<Breaker>,
     /// How often in a row it said that it cannot.
     unwell: AtomicU32,
+    /// Whether it did not answer the last time.
+    away: AtomicBool,
     metrics: Arc<Metrics>,
     /// Told whenever it has come back.
     pub(super) returned: Notify,
@@ -92,6 +94,7 @@ impl Health {
             name,
             breaker: Mutex::new(Breaker::Closed),
             unwell: AtomicU32::new(0),
+            away: AtomicBool::new(false),
             metrics,
             returned: Notify::new(),
         }
@@ -125,7 +128,7 @@ impl Health {
     /// It gave a sign of life.
     pub(super) fn answered(&self) {
         self.unwell.store(0, Ordering::Relaxed);
-        self.metrics.up.set(1.0);
+        self.metrics.away(self.away.swap(false, Ordering::Relaxed), false);
         let before = std::mem::replace(&mut *self.breaker.lock(), Breaker::Closed);
         if before != Breaker::Closed {
             tracing::info!(with = self.name, "the relays' common knowledge answers again");
@@ -141,7 +144,7 @@ impl Health {
                 return;
             }
         }
-        self.metrics.up.set(0.0);
+        self.metrics.away(self.away.swap(true, Ordering::Relaxed), true);
         let open = Breaker::Open { until: Instant::now() + PAUSE };
         let before = std::mem::replace(&mut *self.breaker.lock(), open);
         if before == Breaker::Closed {

@@ -130,12 +130,13 @@ impl Held {
 mod tests {
     use super::*;
     use crate::backplane::address;
+    use crate::config::SecretText;
     use tokio::time::Instant;
 
     const NOW: i64 = 1_800_000_000_000;
 
     fn key() -> Key {
-        address::key(b"a key that the relays share").unwrap()
+        address::key(&SecretText::of("a key that the relays share")).unwrap()
     }
 
     fn relay(name: &str) -> Holder {

@@ -2,7 +2,6 @@
 //! signed, fresh, in order and new. Whatever is refused is counted and never answered.
 
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
@@ -13,6 +12,7 @@ use super::metrics::{Metrics, Refused};
 use super::queue::{self, Held};
 use super::replay::Replay;
 use super::{BusFrame, Event, Pair};
+use crate::clock::unix_ms_i64;
 
 /// What may wait for the broker: it routes in memory, so more than a moment's traffic is an attack or a defect.
 const WAITING: usize = 4096;
@@ -40,7 +40,7 @@ impl Inbox {
         metrics: Arc<Metrics>,
     ) -> (Self, mpsc::Receiver<Held<Event>>) {
         let (events, waiting) = queue::bounded(WAITING, WAITING_BYTES.max(2 * max_payload));
-        let replay = Mutex::new(Replay::new(now_ms()));
+        let replay = Mutex::new(Replay::new(unix_ms_i64()));
         (Self { me, key, max_payload, replay, events, metrics }, waiting)
     }
 
@@ -57,7 +57,7 @@ impl Inbox {
 
     /// Takes a frame.
     pub(super) fn take(&self, envelope: Envelope) {
-        match self.admit(envelope, now_ms()) {
+        match self.admit(envelope, unix_ms_i64()) {
             Ok(frame) => {
                 let bytes = frame.payload.len();
                 match self.events.put(Event::Frame(frame), bytes) {
@@ -128,12 +128,6 @@ pub(super) async fn hand_over(
     }
 }
 
-/// Unix milliseconds.
-pub(super) fn now_ms() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::Direction;
@@ -162,7 +156,7 @@ mod tests {
     #[test]
     fn only_what_is_good_in_every_way_is_taken() {
         let (inbox, _waiting) = Inbox::new("me".into(), key(), MAX, Arc::new(Metrics::new()));
-        let now = now_ms() + 1000;
+        let now = unix_ms_i64() + 1000;
         let signed = |frame: Envelope| frame.sign(&key()).unwrap();
         let cases: [(&str, Envelope, Result<bool, Refused>); 10] = [
             ("forged", Envelope { signature: "A".repeat(43), ..frame(now) }, Err(Refused::Signature)),

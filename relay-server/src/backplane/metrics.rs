@@ -2,70 +2,53 @@
 
 use std::time::Duration;
 
-use metrics::{Counter, Gauge, counter, gauge, histogram};
+use parking_lot::Mutex;
 
-use crate::telemetry::metrics::{Kind, Metric};
+use ::metrics::{Counter, Gauge};
 
-const UP: &str = "relay_backplane_up";
-const PUBLISHED: &str = "relay_backplane_published_total";
-const UNPUBLISHED: &str = "relay_backplane_unpublished_total";
-const RECEIVED: &str = "relay_backplane_received_total";
-const REFUSED: &str = "relay_backplane_refused_total";
-const PRESENCE: &str = "relay_backplane_presence_writes_total";
-const QUESTIONS: &str = "relay_backplane_questions_total";
-const SECONDS: &str = "relay_backplane_call_seconds";
+use crate::telemetry::metrics::Metric;
 
-/// All of them.
-pub const METRICS: &[Metric] = &[
-    Metric {
-        name: UP,
-        kind: Kind::Gauge,
-        labels: "",
-        help: "1 while what keeps the relays' common knowledge answers",
-    },
-    Metric {
-        name: PUBLISHED,
-        kind: Kind::Counter,
-        labels: "",
-        help: "Frames that were passed on to other relays",
-    },
-    Metric {
-        name: UNPUBLISHED,
-        kind: Kind::Counter,
-        labels: "reason=away|queue_full|too_large|too_many|too_old|nobody",
-        help: "Frames that were to be passed on and were not; nobody: no relay listened; too_many: a pair sent too many to all relays",
-    },
-    Metric {
-        name: RECEIVED,
-        kind: Kind::Counter,
-        labels: "",
-        help: "Frames of other relays that were verified and taken",
-    },
-    Metric {
-        name: REFUSED,
-        kind: Kind::Counter,
-        labels: "reason=malformed|too_large|own|not_ours|signature|stale|replayed|out_of_order|too_many|queue_full",
-        help: "Frames from the bus that were not taken",
-    },
-    Metric {
-        name: PRESENCE,
-        kind: Kind::Counter,
-        labels: "result=ok|lost|failed",
-        help: "Writes of who is here; lost: another relay holds it by right",
-    },
-    Metric {
-        name: QUESTIONS,
-        kind: Kind::Counter,
-        labels: "about=daemon|host|relays result=found|none|unavailable",
-        help: "Questions where something is, those answered from memory included",
-    },
-    Metric {
-        name: SECONDS,
-        kind: Kind::Histogram,
-        labels: "operation=publish|pull|presence|question",
-        help: "How long calls took, those without an answer included",
-    },
-];
+const UP: Metric = Metric::gauge(
+    "relay_backplane_up",
+    "",
+    "1 while everything that keeps the relays' common knowledge answers",
+);
+const PUBLISHED: Metric =
+    Metric::counter("relay_backplane_published_total", "", "Frames that were passed on to other relays");
+const UNPUBLISHED: Metric = Metric::counter(
+    "relay_backplane_unpublished_total",
+    "reason=away|queue_full|too_large|too_many|too_old|nobody",
+    "Frames that were to be passed on and were not; nobody: no relay listened; too_many: a pair sent too many \
+     to all relays",
+);
+const RECEIVED: Metric = Metric::counter(
+    "relay_backplane_received_total",
+    "",
+    "Frames of other relays that were verified and taken",
+);
+const REFUSED: Metric = Metric::counter(
+    "relay_backplane_refused_total",
+    "reason=malformed|too_large|own|not_ours|signature|stale|replayed|out_of_order|too_many|queue_full",
+    "Frames from the bus that were not taken",
+);
+const PRESENCE: Metric = Metric::counter(
+    "relay_backplane_presence_writes_total",
+    "result=ok|lost|failed",
+    "Writes of who is here; lost: another relay holds it by right",
+);
+const QUESTIONS: Metric = Metric::counter(
+    "relay_backplane_questions_total",
+    "about=daemon|host|relays result=found|none|unavailable",
+    "Questions where something is, those answered from memory included",
+);
+const SECONDS: Metric = Metric::histogram(
+    "relay_backplane_call_seconds",
+    "operation=publish|pull|presence|question",
+    "How long calls took, those without an answer included",
+);
+
+/// What is counted here.
+pub const METRICS: &[Metric] = &[UP, PUBLISHED, UNPUBLISHED, RECEIVED, REFUSED, PRESENCE, QUESTIONS, SECONDS];
 
 /// Why a frame was not passed on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -95,7 +78,9 @@ pub(super) enum Refused {
 
 /// The handles.
 pub(super) struct Metrics {
-    pub(super) up: Gauge,
+    up: Gauge,
+    /// Of what keeps it, how many do not answer: daemons and hosts may be in different places.
+    away: Mutex<u32>,
     pub(super) published: Counter,
     pub(super) received: Counter,
     pub(super) presence_ok: Counter,
@@ -106,13 +91,21 @@ pub(super) struct Metrics {
 impl Metrics {
     pub(super) fn new() -> Self {
         Self {
-            up: gauge!(UP),
-            published: counter!(PUBLISHED),
-            received: counter!(RECEIVED),
-            presence_ok: counter!(PRESENCE, "result" => "ok"),
-            presence_lost: counter!(PRESENCE, "result" => "lost"),
-            presence_failed: counter!(PRESENCE, "result" => "failed"),
+            up: UP.level(),
+            away: Mutex::default(),
+            published: PUBLISHED.count(),
+            received: RECEIVED.count(),
+            presence_ok: PRESENCE.count_of("result", "ok"),
+            presence_lost: PRESENCE.count_of("result", "lost"),
+            presence_failed: PRESENCE.count_of("result", "failed"),
         }
+    }
+
+    /// One place answered or did not, after it did not or did before.
+    pub(super) fn away(&self, before: bool, now: bool) {
+        let mut away = self.away.lock();
+        *away = away.saturating_sub(u32::from(before)).saturating_add(u32::from(now));
+        self.up.set(if *away == 0 { 1.0 } else { 0.0 });
     }
 
     pub(super) fn unpublished(&self, reason: Unpublished, frames: u64) {
@@ -124,7 +117,7 @@ impl Metrics {
             Unpublished::TooOld => "too_old",
             Unpublished::Nobody => "nobody",
         };
-        counter!(UNPUBLISHED, "reason" => reason).increment(frames);
+        UNPUBLISHED.count_of("reason", reason).increment(frames);
     }
 
     pub(super) fn refused(&self, reason: Refused) {
@@ -140,14 +133,14 @@ impl Metrics {
             Refused::TooMany => "too_many",
             Refused::QueueFull => "queue_full",
         };
-        counter!(REFUSED, "reason" => reason).increment(1);
+        REFUSED.count_of("reason", reason).increment(1);
     }
 
     pub(super) fn asked(&self, about: &'static str, result: &'static str) {
-        counter!(QUESTIONS, "about" => about, "result" => result).increment(1);
+        ::metrics::counter!(QUESTIONS.name, "about" => about, "result" => result).increment(1);
     }
 
     pub(super) fn took(&self, operation: &'static str, time: Duration) {
-        histogram!(SECONDS, "operation" => operation).record(time.as_secs_f64());
+        ::metrics::histogram!(SECONDS.name, "operation" => operation).record(time.as_secs_f64());
     }
 }

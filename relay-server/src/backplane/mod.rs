@@ -17,7 +17,7 @@
 //! | `start` | all of it put together from the configuration |
 //! | `envelope`, `replay` | a frame's signature; which frames are news (pure) |
 //! | `inbox`, `outbox`, `queue`, `lanes` | what comes and what goes, bounded |
-//! | `presence` | what is true here, and the one task that writes it |
+//! | `presence`, `writer` | what is true here; the one task that writes it |
 //! | `asked`, `health`, `backoff` | answers that are remembered for a moment; deadlines and pauses |
 //! | `link` | the three other sides by one name |
 //! | `redis`, `postgres`, `platform` | the three other sides |
@@ -42,6 +42,7 @@ mod queue;
 mod redis;
 mod replay;
 mod start;
+mod writer;
 
 use std::sync::Arc;
 
@@ -53,6 +54,7 @@ use url::Url;
 use uuid::Uuid;
 
 use self::asked::{Answer, Asked, Daemons};
+pub use self::envelope::{MAX_ID, is_id};
 use self::link::Links;
 use self::metrics::{Metrics, Unpublished};
 use self::outbox::{Outbox, Outgoing};
@@ -140,6 +142,28 @@ pub struct Daemon {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the relays' common knowledge does not answer")]
 pub struct Unavailable;
+
+/// Whoever sent a frame, for the case that it is lost after it was queued.
+pub trait Sender: Send + Sync {
+    /// A frame of theirs did not get to the other relay, or nobody there was listening. Does not wait.
+    fn lost(&self);
+}
+
+/// A frame that is to be passed on.
+pub struct Parcel<'a> {
+    /// Whose daemon's or clients'.
+    pub pair: &'a Pair,
+    /// The sender's machine, where it is known.
+    pub machine: Option<&'a Arc<str>>,
+    /// One relay, or all of them.
+    pub to: Option<&'a Arc<str>>,
+    /// Which way.
+    pub direction: Direction,
+    /// The frame's text.
+    pub payload: Arc<str>,
+    /// Who is told when it is lost.
+    pub sender: Option<&'a Arc<dyn Sender>>,
+}
 
 /// Why a frame was not passed on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -249,27 +273,28 @@ impl Backplane {
         several.counted("daemon", answer)
     }
 
+    /// The relay that was said to hold this daemon does not: it is asked anew.
+    pub fn forget_daemon(&self, pair: &Pair) {
+        if let Some(several) = self.several() {
+            several.daemons.forget(pair);
+        }
+    }
+
     /// Passes a frame on: to one relay, or (`None`) to all of them. Returns as soon as it is queued; when the pair's
     /// queue is full and the other side takes frames, it waits two seconds at most for room. Frames of one pair and
-    /// direction arrive in the order in which they were queued.
+    /// direction arrive in the order in which they were queued. What is lost after that is told to its sender.
     ///
     /// # Errors
     /// [`PublishError`].
-    pub async fn publish(
-        &self,
-        pair: &Pair,
-        machine: Option<&Arc<str>>,
-        to: Option<&Arc<str>>,
-        direction: Direction,
-        payload: Arc<str>,
-    ) -> Result<(), PublishError> {
+    pub async fn publish(&self, parcel: Parcel<'_>) -> Result<(), PublishError> {
         let several = self.several().ok_or(PublishError::Unavailable)?;
         let frame = Outgoing {
-            pair: pair.clone(),
-            machine: machine.cloned(),
-            to: to.cloned(),
-            direction,
-            payload,
+            pair: parcel.pair.clone(),
+            machine: parcel.machine.cloned(),
+            to: parcel.to.cloned(),
+            direction: parcel.direction,
+            payload: parcel.payload,
+            sender: parcel.sender.cloned(),
             queued: Instant::now(),
         };
         several.publish(frame).await

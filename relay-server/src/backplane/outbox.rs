@@ -16,11 +16,11 @@ use tokio::time::{Instant, timeout_at};
 
 use super::envelope::{Envelope, Key, is_id, is_machine, is_relay_id};
 use super::health::DEADLINE;
-use super::inbox::now_ms;
 use super::lanes::{Bounds, Full, Lanes};
 use super::metrics::{Metrics, Unpublished};
 use super::replay::WINDOW_MS;
-use super::{Direction, Pair};
+use super::{Direction, Pair, Sender};
+use crate::clock::unix_ms_i64;
 use crate::limits::Tries;
 
 /// Frames that may wait.
@@ -49,6 +49,7 @@ pub(super) struct Outgoing {
     pub(super) to: Option<Arc<str>>,
     pub(super) direction: Direction,
     pub(super) payload: Arc<str>,
+    pub(super) sender: Option<Arc<dyn Sender>>,
     pub(super) queued: Instant,
 }
 
@@ -58,6 +59,13 @@ impl Outgoing {
         is_id(&self.pair.workspace)
             && self.pair.target.as_deref().is_none_or(is_id)
             && self.to.as_deref().is_none_or(is_relay_id)
+    }
+
+    /// It did not arrive.
+    pub(super) fn lost(&self) {
+        if let Some(sender) = &self.sender {
+            sender.lost();
+        }
     }
 }
 
@@ -191,6 +199,7 @@ impl Sealer {
     pub(super) fn seal(&mut self, frame: &Outgoing) -> Option<Envelope> {
         if frame.queued.elapsed() > TOO_OLD {
             self.metrics.unpublished(Unpublished::TooOld, 1);
+            frame.lost();
             return None;
         }
         let envelope = Envelope {
@@ -201,7 +210,7 @@ impl Sealer {
             target_relay_id: frame.to.as_deref().map(str::to_owned),
             direction: frame.direction,
             payload: frame.payload.to_string(),
-            issued_at_ms: self.stamp(now_ms()),
+            issued_at_ms: self.stamp(unix_ms_i64()),
             signature: String::new(),
         };
         envelope.sign(&self.key)
@@ -239,6 +248,7 @@ mod tests {
             to: to.map(Into::into),
             direction: Direction::DaemonToClients,
             payload: payload.into(),
+            sender: None,
             queued: Instant::now(),
         }
     }

@@ -1,39 +1,28 @@
-//! Tells the others who is here: daemons, tunnels' hosts, this relay itself.
+//! Who is here, as the others are to know it: daemons, tunnels' hosts, this relay itself.
 //!
-//! What is true is kept here and changes at once; one task writes it, so that an end that is told late cannot
-//! overtake the beginning that followed it. Of one subject only the newest truth is written, never two writes at
-//! once. A write that failed is tried again: when the other side is away all of them wait, when it refuses one subject
-//! that one alone does. Every 20 s, and whenever the other side has come back, perhaps without its memory, all of it is
-//! written anew.
+//! What is true is kept here and changes at once; what of it is to be written next, the one task that writes it asks
+//! ([`super::writer`]). Of one subject only the newest truth is written, never two writes at once. A write that failed
+//! is tried again: when the other side is away all of them wait, when it refuses one subject that one alone does.
 
 use std::collections::hash_map::Entry;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::join_all;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::health::Failure;
-use super::inbox::Inbox;
-use super::link::Links;
-use super::metrics::Metrics;
-use super::{Daemon, Event, Pair};
+use super::{Daemon, Pair};
 
-/// How often everything is written anew.
-pub(super) const RENEW: Duration = Duration::from_secs(20);
 /// How long others believe what was written.
 pub(super) const VOID: Duration = Duration::from_secs(45);
 /// Subjects that are written side by side: with a platform that takes 50 ms, two thousand daemons in 13 s.
 const AT_ONCE: usize = 16;
 /// Connections of one subject that may stand there while no write is answered; what is forgotten becomes void.
 const MOST_TOLD: usize = 4;
-/// How long nothing is written when the other side is away.
-const AGAIN: Duration = Duration::from_millis(500);
 /// How long a subject waits that was refused, the first time; then twice as long each time.
 const REFUSED: Duration = Duration::from_secs(1);
 /// The longest of these waits: less than a renewal, so that what was mended is there in time.
@@ -42,8 +31,6 @@ const REFUSED_LONGEST: Duration = Duration::from_secs(16);
 const LOOK: Duration = Duration::from_secs(3);
 /// How often one subject may be written over another's that lives, where nobody can say who was first.
 const CONTEST: Duration = Duration::from_secs(10);
-/// How long the last words may take.
-const LAST_WORDS: Duration = Duration::from_secs(2);
 
 /// About what.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -125,9 +112,9 @@ struct Known {
 
 /// A daemon's connection here that lost to another relay's, as the broker is told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Loss {
-    connection: Uuid,
-    higher_generation: bool,
+pub(super) struct Loss {
+    pub(super) connection: Uuid,
+    pub(super) higher_generation: bool,
     /// Although it was confirmed.
     confirmed: bool,
 }
@@ -216,8 +203,13 @@ impl Presence {
         self.wake.notify_one();
     }
 
+    /// Waits until something is to be written that was not.
+    pub(super) async fn changed(&self) {
+        self.wake.notified().await;
+    }
+
     /// Everything is to be written anew, but for what waits because it was refused.
-    fn renew(&self) {
+    pub(super) fn renew(&self) {
         let mut state = self.state.lock();
         let all: Vec<Subject> = state
             .subjects
@@ -231,7 +223,7 @@ impl Presence {
     }
 
     /// Nothing is here any more.
-    fn clear(&self) {
+    pub(super) fn clear(&self) {
         let mut state = self.state.lock();
         state.hosts.clear();
         let all: Vec<Subject> = state.subjects.keys().cloned().collect();
@@ -241,7 +233,7 @@ impl Presence {
     }
 
     /// Some of what is to be written.
-    fn take(&self) -> Vec<Job> {
+    pub(super) fn take(&self) -> Vec<Job> {
         let now = Instant::now();
         let mut state = self.state.lock();
         while let Some(due) = state.later.first_entry().filter(|first| first.key().0 <= now) {
@@ -262,12 +254,12 @@ impl Presence {
     }
 
     /// When the next of those that wait is due.
-    fn next(&self) -> Option<Instant> {
+    pub(super) fn next(&self) -> Option<Instant> {
         self.state.lock().later.first_key_value().map(|((due, _), _)| *due)
     }
 
     /// How that went. Returns what the broker is to be told.
-    fn done(&self, job: &Job, result: &Result<Written, Failure>) -> Option<Loss> {
+    pub(super) fn done(&self, job: &Job, result: &Result<Written, Failure>) -> Option<Loss> {
         let now = Instant::now();
         let mut state = self.state.lock();
         let known = state.subjects.get_mut(&job.subject)?;
@@ -331,7 +323,7 @@ impl Presence {
     }
 
     /// The broker knows.
-    fn told_of_loss(&self, subject: &Subject, loss: Loss) {
+    pub(super) fn told_of_loss(&self, subject: &Subject, loss: Loss) {
         if let Some(known) = self.state.lock().subjects.get_mut(subject) {
             known.lost = Some(loss);
         }
@@ -377,287 +369,6 @@ impl State {
     }
 }
 
-/// Writes until `stop`, and then that nothing is here any more.
-pub(super) async fn write(
-    presence: Arc<Presence>,
-    links: Arc<Links>,
-    inbox: Arc<Inbox>,
-    metrics: Arc<Metrics>,
-    stop: CancellationToken,
-) {
-    let mut renew = tokio::time::interval_at(Instant::now() + RENEW, RENEW);
-    renew.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    loop {
-        let failed = write_some(&presence, &links, &inbox, &metrics).await;
-        let pause = async {
-            match failed {
-                Some(true) => tokio::time::sleep(AGAIN).await,
-                Some(false) => {}
-                None => match presence.next() {
-                    Some(due) => {
-                        let _ = tokio::time::timeout_at(due, presence.wake.notified()).await;
-                    }
-                    None => presence.wake.notified().await,
-                },
-            }
-        };
-        tokio::select! {
-            biased;
-            () = stop.cancelled() => break,
-            _ = renew.tick() => presence.renew(),
-            () = links.returned() => presence.renew(),
-            () = pause => {}
-        }
-    }
-    presence.clear();
-    let last_words = async { while write_some(&presence, &links, &inbox, &metrics).await == Some(false) {} };
-    let _ = tokio::time::timeout(LAST_WORDS, last_words).await;
-}
-
-/// Writes a few subjects; whether the other side was away, `None` when there was nothing to write.
-async fn write_some(presence: &Presence, links: &Links, inbox: &Inbox, metrics: &Metrics) -> Option<bool> {
-    let jobs = presence.take();
-    if jobs.is_empty() {
-        return None;
-    }
-    let results = join_all(jobs.iter().map(|job| links.write(job))).await;
-    let mut away = false;
-    for (job, result) in jobs.iter().zip(results) {
-        match &result {
-            Ok(Written::Held | Written::Unsure | Written::Left) => metrics.presence_ok.increment(1),
-            Ok(Written::Lost { .. }) => metrics.presence_lost.increment(1),
-            Err(failure) => {
-                tracing::debug!(subject = ?job.subject, %failure, "who is here could not be written; tried again");
-                metrics.presence_failed.increment(1);
-                away |= !failure.of_this_alone();
-            }
-        }
-        let news = presence.done(job, &result);
-        if let (Subject::Daemon(pair), Some(loss)) = (&job.subject, news) {
-            let Loss { connection, higher_generation, .. } = loss;
-            if inbox.tell(Event::Superseded { pair: pair.clone(), connection, higher_generation }) {
-                presence.told_of_loss(&job.subject, loss);
-            }
-        }
-    }
-    Some(away)
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn pair() -> Pair {
-        Pair { workspace: "w".into(), target: Some("t".into()) }
-    }
-
-    fn daemon(connection: Uuid) -> Daemon {
-        Daemon { connection, machine: None, generation: 1 }
-    }
-
-    fn lost() -> Result<Written, Failure> {
-        Ok(Written::Lost { higher_generation: false })
-    }
-
-    fn loss(connection: Uuid, confirmed: bool) -> Option<Loss> {
-        Some(Loss { connection, higher_generation: false, confirmed })
-    }
-
-    fn away() -> Result<Written, Failure> {
-        Err(Failure::Away(String::new()))
-    }
-
-    #[test]
-    fn only_the_newest_truth_is_written_and_a_late_end_changes_nothing() {
-        let presence = Presence::new();
-        let (old, new) = (Uuid::new_v4(), Uuid::new_v4());
-        presence.daemon_opened(&pair(), daemon(old));
-        presence.daemon_opened(&pair(), daemon(new));
-        presence.daemon_closed(&pair(), old);
-        let jobs = presence.take();
-        assert_eq!(jobs.len(), 1);
-        assert_eq!(jobs[0].now.as_ref().unwrap().connection, new);
-        assert_eq!(presence.done(&jobs[0], &Ok(Written::Held)), None);
-        presence.daemon_closed(&pair(), old);
-        assert!(presence.take().is_empty());
-        presence.daemon_closed(&pair(), new);
-        let jobs = presence.take();
-        assert!(jobs[0].now.is_none() && jobs[0].told == [new]);
-        presence.done(&jobs[0], &Ok(Written::Held));
-        assert!(presence.state.lock().subjects.is_empty());
-    }
-
-    #[test]
-    fn what_failed_is_written_again_and_an_end_in_the_meantime_is_not_lost() {
-        let presence = Presence::new();
-        let connection = Uuid::new_v4();
-        presence.daemon_opened(&pair(), daemon(connection));
-        let jobs = presence.take();
-        // It ends while it is being written, and the write may have arrived or not.
-        presence.daemon_closed(&pair(), connection);
-        presence.done(&jobs[0], &away());
-        let jobs = presence.take();
-        assert!(jobs[0].now.is_none() && jobs[0].told == [connection]);
-        presence.done(&jobs[0], &away());
-        let jobs = presence.take();
-        assert!(jobs[0].now.is_none() && jobs[0].told == [connection]);
-        presence.done(&jobs[0], &Ok(Written::Held));
-        assert!(presence.take().is_empty() && presence.state.lock().subjects.is_empty());
-    }
-
-    #[test]
-    fn a_loss_is_told_once_and_never_of_a_connection_that_has_gone() {
-        let presence = Presence::new();
-        let (first, second) = (Uuid::new_v4(), Uuid::new_v4());
-        presence.daemon_opened(&pair(), daemon(first));
-        let jobs = presence.take();
-        assert_eq!(presence.done(&jobs[0], &lost()), loss(first, false));
-        presence.told_of_loss(&jobs[0].subject, loss(first, false).unwrap());
-        presence.renew();
-        let jobs = presence.take();
-        assert_eq!(presence.done(&jobs[0], &lost()), None);
-        presence.renew();
-        let jobs = presence.take();
-        presence.daemon_opened(&pair(), daemon(second));
-        assert_eq!(presence.done(&jobs[0], &lost()), None);
-        let jobs = presence.take();
-        assert_eq!(presence.done(&jobs[0], &lost()), loss(second, false));
-    }
-
-    #[test]
-    fn who_is_confirmed_and_loses_all_the_same_is_told_of_once_more() {
-        let presence = Presence::new();
-        let connection = Uuid::new_v4();
-        presence.daemon_opened(&pair(), daemon(connection));
-        let jobs = presence.take();
-        assert!(!jobs[0].now.as_ref().unwrap().confirmed && !jobs[0].contests);
-        presence.told_of_loss(&jobs[0].subject, presence.done(&jobs[0], &lost()).unwrap());
-        presence.renew();
-        let late = presence.take();
-        presence.daemon_confirmed(&pair(), connection);
-        assert_eq!(presence.done(&late[0], &lost()), None, "it was not confirmed yet");
-        let jobs = presence.take();
-        assert!(jobs[0].now.as_ref().unwrap().confirmed && jobs[0].contests);
-        let news = presence.done(&jobs[0], &lost());
-        assert_eq!(news, loss(connection, true));
-        presence.told_of_loss(&jobs[0].subject, news.unwrap());
-        presence.daemon_confirmed(&pair(), connection);
-        assert_eq!(presence.done(&presence.take()[0], &lost()), None, "and then no more");
-
-        // What has gone is not revived.
-        presence.daemon_closed(&pair(), connection);
-        let jobs = presence.take();
-        presence.done(&jobs[0], &Ok(Written::Held));
-        presence.daemon_confirmed(&pair(), connection);
-        assert!(presence.take().is_empty() && presence.state.lock().subjects.is_empty());
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn two_that_are_confirmed_write_over_each_other_slowly_and_are_looked_at_again() {
-        let presence = Presence::new();
-        let connection = Uuid::new_v4();
-        presence.daemon_opened(&pair(), daemon(connection));
-        presence.done(&presence.take()[0], &lost());
-        presence.daemon_confirmed(&pair(), connection);
-        let jobs = presence.take();
-        assert!(jobs[0].contests);
-        presence.done(&jobs[0], &Ok(Written::Unsure));
-        assert!(presence.take().is_empty());
-        assert_eq!(presence.next(), Some(Instant::now() + LOOK));
-        tokio::time::advance(LOOK).await;
-        let jobs = presence.take();
-        assert!(!jobs[0].contests, "too soon");
-        presence.done(&jobs[0], &Ok(Written::Left));
-        assert_eq!(presence.next(), None);
-        presence.renew();
-        let jobs = presence.take();
-        assert!(!jobs[0].contests, "still too soon");
-        presence.done(&jobs[0], &Ok(Written::Left));
-        tokio::time::advance(CONTEST - LOOK).await;
-        presence.renew();
-        assert!(presence.take()[0].contests);
-    }
-
-    /// A pair of which nobody wants to know: it waits longer and longer, and no other waits for it.
-    #[tokio::test(start_paused = true)]
-    async fn one_that_is_refused_delays_no_other() {
-        const DAEMONS: usize = 2000;
-        let presence = Presence::new();
-        let of = |number: usize| Pair { workspace: number.to_string().into(), target: None };
-        for number in 0..DAEMONS {
-            presence.daemon_opened(&of(number), daemon(Uuid::new_v4()));
-        }
-        let poisoned = Subject::Daemon(of(7));
-        let mut tries = 0;
-        for round in 0..3 {
-            let begun = Instant::now();
-            let mut held = 0;
-            while held < DAEMONS - 1 {
-                let jobs = presence.take();
-                assert!(!jobs.is_empty(), "none of them waits for something else");
-                // What a platform takes for each of those that are written side by side.
-                tokio::time::advance(Duration::from_millis(50)).await;
-                for job in &jobs {
-                    let refused = job.subject == poisoned;
-                    tries += usize::from(refused);
-                    held += usize::from(!refused);
-                    let result =
-                        if refused { Err(Failure::Refused(String::new())) } else { Ok(Written::Held) };
-                    presence.done(job, &result);
-                }
-            }
-            assert!(begun.elapsed() < RENEW * 2 / 3, "round {round}: {:?}", begun.elapsed());
-            presence.renew();
-        }
-        assert!((2..=8).contains(&tries), "{tries}");
-        assert_eq!(presence.state.lock().subjects.len(), DAEMONS);
-        // It is tried again by itself, within the time of a renewal, and a change of it at once.
-        loop {
-            let jobs = presence.take();
-            if jobs.is_empty() {
-                break;
-            }
-            for job in &jobs {
-                let refused = job.subject == poisoned;
-                let result = if refused { Err(Failure::Refused(String::new())) } else { Ok(Written::Held) };
-                presence.done(job, &result);
-            }
-        }
-        let wait = presence.next().unwrap() - Instant::now();
-        assert!(wait <= REFUSED_LONGEST, "{wait:?}");
-        presence.daemon_opened(&of(7), daemon(Uuid::new_v4()));
-        assert!(presence.take().iter().any(|job| job.subject == poisoned));
-        assert_eq!(presence.next(), None);
-    }
-
-    #[test]
-    fn a_host_is_here_while_one_of_its_tunnels_is() {
-        let presence = Presence::new();
-        let (host, one, two) = (Uuid::new_v4(), Uuid::new_v4(), Uuid::new_v4());
-        presence.host_opened(host, one);
-        presence.host_opened(host, two);
-        presence.host_closed(host, one);
-        presence.host_closed(host, one);
-        let jobs = presence.take();
-        assert!(jobs.len() == 1 && jobs[0].now.is_some());
-        presence.done(&jobs[0], &Ok(Written::Held));
-        presence.host_closed(host, two);
-        let jobs = presence.take();
-        assert!(jobs[0].now.is_none());
-        presence.done(&jobs[0], &Ok(Written::Held));
-        presence.host_closed(host, two);
-        assert!(presence.take().is_empty() && presence.state.lock().subjects.is_empty());
-    }
-
-    #[test]
-    fn a_turmoil_takes_no_more_room_than_there_are_subjects() {
-        let presence = Presence::new();
-        for _ in 0..1000 {
-            let connection = Uuid::new_v4();
-            presence.daemon_opened(&pair(), daemon(connection));
-            presence.daemon_closed(&pair(), connection);
-            presence.renew();
-        }
-        assert_eq!(presence.state.lock().queue.len(), 1);
-    }
-}
+#[path = "presence_tests.rs"]
+mod tests;

@@ -16,9 +16,9 @@ use super::metrics::Metrics;
 use super::outbox::{Allowance, Outbox, Sealer};
 use super::platform::{MAX_BYTES, Platform};
 use super::postgres::Tables;
-use super::presence::{self, Presence};
+use super::presence::Presence;
 use super::redis::Redis;
-use super::{Backplane, Event, Holder, Kind, Several};
+use super::{Backplane, Event, Holder, Kind, Several, writer};
 use crate::config::relays::Mode;
 use crate::config::{Config, Database};
 use crate::outbound::Client;
@@ -74,9 +74,9 @@ impl Backplane {
             let (backplane, events) = Self::single();
             return Ok((backplane, events, tasks));
         }
-        let secret = relays.hmac_key.as_ref().ok_or(StartError::Key)?.reveal().as_bytes();
-        let key = Key::new(secret).ok_or(StartError::Key)?;
-        let records = address::key(secret).ok_or(StartError::Key)?;
+        let shared = relays.hmac_key.as_ref().ok_or(StartError::Key)?;
+        let key = Key::new(shared.reveal().as_bytes()).ok_or(StartError::Key)?;
+        let records = address::key(shared).ok_or(StartError::Key)?;
         let metrics = Arc::new(Metrics::new());
         let me = Holder {
             relay: Arc::from(relay_id),
@@ -144,7 +144,7 @@ impl Backplane {
         let sealer = Sealer::new(me.relay.clone(), key, metrics.clone());
         let presence = Arc::new(Presence::new());
         presence.relay_is_here();
-        tasks.spawn(presence::write(
+        tasks.spawn(writer::write(
             presence.clone(),
             links.clone(),
             inbox.clone(),

@@ -305,3 +305,14 @@ fn a_variable_that_is_no_text_is_named() {
     });
     assert_eq!(error.unwrap_err().to_string(), "the environment variable RELAY_ID is not valid UTF-8");
 }
+
+/// Relays of different versions derive the same.
+#[test]
+fn a_derived_key_is_what_rfc_5869_says() {
+    let derived = |info: &[u8]| {
+        let key = SecretText::of("a key that the relays share").derive(info).unwrap();
+        key.iter().map(|byte| format!("{byte:02x}")).collect::<String>()
+    };
+    assert_eq!(derived(b"one use"), "dbf74dca55ed50f238887a6507b2c7475c936f1405b449b525a68f3658c01f3b");
+    assert_ne!(derived(b"one use"), derived(b"another"));
+}

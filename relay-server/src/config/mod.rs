@@ -20,9 +20,12 @@ pub mod sources;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use hkdf::Hkdf;
 use ipnet::IpNet;
+use sha2::Sha256;
 use thiserror::Error;
 use url::Url;
+use zeroize::Zeroizing;
 
 use crate::auth::token::Secret;
 use crate::auth::turn::TurnSecret;
@@ -79,12 +82,26 @@ impl ConfigError {
 
 /// A text that prints as stars.
 #[derive(Clone)]
-pub struct SecretText(zeroize::Zeroizing<String>);
+pub struct SecretText(Zeroizing<String>);
 
 impl SecretText {
+    /// One for tests.
+    #[cfg(test)]
+    pub fn of(text: &str) -> Self {
+        Self(text.to_owned().into())
+    }
+
     /// The text itself, for the one place that needs it.
     pub fn reveal(&self) -> &str {
         &self.0
+    }
+
+    /// A key for one use of it, by HKDF-SHA256 without a salt: what is signed for one use is nothing in another.
+    /// `info` names the use. `None` never occurs with the length that stands here.
+    pub fn derive(&self, info: &[u8]) -> Option<Zeroizing<[u8; 32]>> {
+        let mut key = Zeroizing::new([0; 32]);
+        Hkdf::<Sha256>::new(None, self.0.as_bytes()).expand(info, key.as_mut_slice()).ok()?;
+        Some(key)
     }
 }
 

@@ -56,6 +56,21 @@ pub struct Relays {
 }
 
 impl Relays {
+    /// A relay that is alone and redirects nobody, for tests.
+    #[cfg(test)]
+    pub fn alone() -> Self {
+        Self {
+            mode: Mode::Single,
+            hmac_key: None,
+            redis_key_prefix: String::new(),
+            redis_ca: None,
+            public_ws_base_url: None,
+            internal_url: None,
+            redirect: false,
+            redirect_allowed_hosts: Vec::new(),
+        }
+    }
+
     /// Whether somebody may be sent to another relay's address.
     ///
     /// The address was written by whoever can write presences, and who follows it shows a token there: so only hosts
@@ -172,14 +187,10 @@ mod tests {
     #[test]
     fn only_to_known_hosts_and_with_tls() {
         let relays = |redirect| Relays {
-            mode: Mode::Single,
-            hmac_key: None,
-            redis_key_prefix: String::new(),
-            redis_ca: None,
             public_ws_base_url: Some(Url::parse("wss://own.example/a").unwrap()),
-            internal_url: None,
             redirect,
             redirect_allowed_hosts: vec!["relay.example".into(), ".below.example".into(), "[::1]".into()],
+            ..Relays::alone()
         };
         for (address, prod, dev) in [
             ("wss://relay.example", true, true),

@@ -204,7 +204,7 @@ settings! {
     RedisCa: "redis_ca", ["RELAY_REDIS_CA"], Kind::Path, "", false,
         "PEM file with the roots to which the certificate of a `rediss` server leads; unset: the system's";
     PublicWsBaseUrl: "public_ws_base_url", ["RELAY_PUBLIC_WS_BASE_URL"], Kind::WsUrl, "", false,
-        "This relay's own public address, where clients are redirected to";
+        "This relay's own public address, where clients are redirected to and agents are offered a further tunnel";
     InternalUrl: "internal_url", ["RELAY_INTERNAL_URL"], Kind::Url, "", false,
         "This relay's address for other relays; unset: they cannot pass requests on to its tunnels";
     ClientRedirect: "client_redirect_enabled", ["RELAY_CLIENT_REDIRECT_ENABLED"], Kind::Flag, "false", false,

@@ -1,8 +1,6 @@
 //! Requests that another relay passed on, or that claim it: checked before anything else is read of them.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use http::header::{self, HeaderMap, HeaderValue};
 use http::{Request, Response};
@@ -12,13 +10,12 @@ use super::key::Key;
 use super::metrics::Arrived;
 use super::replay::Seen;
 use super::{FORWARDED, FRESH, Word};
+use crate::clock::{millis, unix_ms};
 use crate::config::Config;
 use crate::http::client_addr::ClientInfo;
 use crate::http::request_id::RequestId;
 use crate::proxy::path;
-
-/// How often the log is told that a request was refused.
-const WARN_EVERY_MS: u64 = 60_000;
+use crate::telemetry::seldom::Seldom;
 
 /// What is known of a request that another relay passed on.
 #[derive(Debug, Clone)]
@@ -36,8 +33,7 @@ pub struct Door {
     started: u64,
     seen: Seen,
     metrics: Arrived,
-    /// When the log was told, in Unix milliseconds.
-    warned: AtomicU64,
+    said: Seldom<()>,
 }
 
 impl Door {
@@ -46,10 +42,10 @@ impl Door {
         Self {
             key: config.relays.hmac_key.as_ref().and_then(Key::derive),
             relay_id: relay_id.into(),
-            started: now_ms(),
+            started: unix_ms(),
             seen: Seen::default(),
             metrics: Arrived::new(),
-            warned: AtomicU64::new(0),
+            said: Seldom::default(),
         }
     }
 
@@ -61,7 +57,7 @@ impl Door {
         if !request.headers().contains_key(&FORWARDED) {
             return Ok(None);
         }
-        match self.check(request, now_ms()) {
+        match self.check(request, unix_ms()) {
             Ok(envelope) => {
                 self.metrics.taken.increment(1);
                 let headers = request.headers_mut();
@@ -74,7 +70,7 @@ impl Door {
             }
             Err(fault) => {
                 self.metrics.refused(fault);
-                self.tell(fault, now_ms());
+                self.tell(fault);
                 Err(fault)
             }
         }
@@ -96,7 +92,7 @@ impl Door {
         if envelope.to != *self.relay_id || envelope.from == *self.relay_id {
             return Err(Fault::Misdirected);
         }
-        let fresh = u64::try_from(FRESH.as_millis()).unwrap_or(u64::MAX);
+        let fresh = millis(FRESH);
         // What was taken before this relay's start is forgotten.
         if envelope.at.abs_diff(now) > fresh || envelope.at < self.started {
             return Err(Fault::Stale);
@@ -107,10 +103,8 @@ impl Door {
 
     /// Strangers may send the header as often as they like; relays that disagree about the secret are worth a word
     /// now and then.
-    fn tell(&self, fault: Fault, now: u64) {
-        let due = now.saturating_sub(self.warned.load(Relaxed)) >= WARN_EVERY_MS;
-        if fault != Fault::Unwanted && due {
-            self.warned.store(now, Relaxed);
+    fn tell(&self, fault: Fault) {
+        if fault != Fault::Unwanted && self.said.is_due(()) {
             tracing::warn!(
                 reason = fault.as_str(),
                 "a request that claims to come from another relay was refused: give all relays the same RELAY_BUS_HMAC_KEY, \
@@ -138,12 +132,6 @@ fn only(headers: &HeaderMap) -> Result<&HeaderValue, Fault> {
 pub fn mark<B>(response: &mut Response<B>) {
     let word = response.extensions_mut().remove::<Word>().unwrap_or(Word::Answered);
     response.headers_mut().insert(FORWARDED, HeaderValue::from_static(word.as_str()));
-}
-
-/// This relay's clock in Unix milliseconds.
-pub(super) fn now_ms() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

@@ -49,7 +49,7 @@ fn a_good_one_tells_who_calls_and_is_taken_out() {
     let mut plain = Request::get(TARGET).body(()).unwrap();
     assert!(door.take(&mut plain).unwrap().is_none());
     for expects in [false, true] {
-        let sent = Envelope { expects, ..envelope(now_ms(), 1 + u64::from(expects)) };
+        let sent = Envelope { expects, ..envelope(unix_ms(), 1 + u64::from(expects)) };
         let mut request = request(&sent, TARGET);
         let arrival = door.take(&mut request).unwrap().unwrap();
         assert_eq!((arrival.client, arrival.id.as_str()), (sent.client, "req-1"));
@@ -87,7 +87,7 @@ fn whom_and_when_it_is_for() {
 
 #[test]
 fn what_is_refused_before_it_is_read() {
-    let now = now_ms();
+    let now = unix_ms();
     let door_with = door(Some(SECRET));
     let good = || request(&envelope(now.max(door_with.started), 1), TARGET);
     let twice = {

@@ -1,16 +1,14 @@
 //! The key that relays sign passed-on requests with.
 
-use hkdf::Hkdf;
 use hmac::{Hmac, Mac};
 use sha2::Sha256;
-use zeroize::Zeroizing;
 
 use crate::config::SecretText;
 
 /// Names the use, so that nothing signed for the bus is anything here, and the other way round.
 const INFO: &[u8] = b"sidecar-relay forwarded request v1";
 
-/// Derived by HKDF-SHA256 from the secret that all relays share.
+/// Derived from the secret that all relays share.
 #[derive(Clone)]
 pub struct Key(Hmac<Sha256>);
 
@@ -23,9 +21,7 @@ impl std::fmt::Debug for Key {
 impl Key {
     /// From the shared secret. `None` never occurs with the lengths that stand here.
     pub fn derive(shared: &SecretText) -> Option<Self> {
-        let mut key = Zeroizing::new([0; 32]);
-        Hkdf::<Sha256>::new(None, shared.reveal().as_bytes()).expand(INFO, key.as_mut_slice()).ok()?;
-        Hmac::new_from_slice(key.as_slice()).ok().map(Self)
+        Hmac::new_from_slice(shared.derive(INFO)?.as_slice()).ok().map(Self)
     }
 
     /// The signature over these parts, one after the other.

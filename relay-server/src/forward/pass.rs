@@ -18,17 +18,17 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::arrival::now_ms;
 use super::body::Kept;
 use super::envelope::{Envelope, Nonce};
 use super::key::Key;
-use super::metrics::{Sent, Upgraded};
+use super::metrics::Sent;
 use super::on_the_way::{OnTheWay, Passing};
 use super::redirect::Rules;
 use super::relays::{Relay, Relays};
 use super::{FORWARDED, Word};
 use crate::auth::access::{Exchange, Refused};
 use crate::backplane::{Backplane, Holder};
+use crate::clock::unix_ms;
 use crate::config::Config;
 use crate::http::client_addr::ClientInfo;
 use crate::http::problem::Refusal;
@@ -39,6 +39,7 @@ use crate::proxy::body::{Consent, RequestBody};
 use crate::proxy::send::{
     Failed, Sending, Way, allow_on_continue, expects_continue, frame_body, sender_broke_off,
 };
+use crate::telemetry::metrics::Opened;
 use crate::telemetry::seldom::Seldom;
 
 /// The other relay keeps the same times and tells what happened: this one waits a little longer.
@@ -390,8 +391,8 @@ impl Forwarder {
     }
 
     /// Counts an upgraded connection until it is dropped.
-    pub fn upgraded(&self) -> Upgraded {
-        Upgraded::begin(&self.metrics)
+    pub fn upgraded(&self) -> Opened {
+        self.metrics.upgrade()
     }
 }
 
@@ -431,7 +432,7 @@ impl Way for To<'_> {
         let envelope = Envelope {
             from: forwarder.relay_id.clone(),
             to: self.holder.relay.as_ref().to_owned(),
-            at: now_ms(),
+            at: unix_ms(),
             nonce: Nonce { life: forwarder.life, count: forwarder.count.fetch_add(1, Relaxed) + 1 },
             client: self.call.client.clone(),
             expects: self.prepared.expects,

@@ -49,18 +49,13 @@ fn can_follow(headers: &HeaderMap, target: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::relays::Mode;
 
     fn rules(allowed: &[&str]) -> Rules {
         let relays = Relays {
-            mode: Mode::Single,
-            hmac_key: None,
-            redis_key_prefix: String::new(),
-            redis_ca: None,
             public_ws_base_url: Url::parse("wss://a.example").ok(),
-            internal_url: None,
             redirect: true,
             redirect_allowed_hosts: allowed.iter().map(|host| (*host).to_owned()).collect(),
+            ..Relays::alone()
         };
         Rules { relays, dev: false }
     }

@@ -12,9 +12,8 @@ use url::form_urlencoded;
 use zeroize::Zeroizing;
 
 use super::{Role, role_name};
+use crate::backplane::is_id;
 
-/// Characters of an id at the most.
-pub const MAX_ID: usize = 128;
 /// Characters of a token: shorter ones can be guessed, longer ones are no token of anybody's.
 const TOKEN: std::ops::RangeInclusive<usize> = 10..=4096;
 /// What the sub-protocol that carries a token begins with.
@@ -70,12 +69,6 @@ impl std::fmt::Debug for Token {
     }
 }
 
-/// Whether this is an id of the contract.
-pub fn is_id(text: &str) -> bool {
-    let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'.' | b':' | b'-');
-    (1..=MAX_ID).contains(&text.len()) && text.bytes().all(allowed)
-}
-
 /// Reads the query.
 ///
 /// # Errors
@@ -126,7 +119,9 @@ pub fn token(headers: &HeaderMap, query: &str, dev: bool) -> Result<Token, Fault
     Token::new(&in_query.ok_or(none)?)
 }
 
-/// The text after `Bearer`. Other schemes are somebody else's business, such as a proxy's.
+/// The text after `Bearer`. Other schemes are somebody else's business, such as a proxy's. One that is empty or has
+/// blanks in it is a token too, to be refused: `auth::credential::bearer_value` would say that there is none, and
+/// another place's would be taken instead.
 fn bearer(value: &HeaderValue) -> Option<&str> {
     let (scheme, token) = value.to_str().ok()?.split_once(' ')?;
     scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
@@ -167,6 +162,7 @@ fn is_token_byte(b: u8) -> bool {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::backplane::MAX_ID;
     use proptest::prelude::*;
 
     fn headers(list: &[(&'static str, &str)]) -> HeaderMap {
@@ -247,6 +243,13 @@ mod tests {
             (vec![("authorization", bearer(A)), ("authorization", bearer(B))], "", false, None),
             (vec![("sec-websocket-protocol", format!("{}, {}", auth(A), auth(B)))], "", false, None),
             (vec![("authorization", bearer("short")), ("sec-websocket-protocol", auth(B))], "", false, None),
+            (
+                vec![("authorization", bearer("aaaaa aaaaa")), ("sec-websocket-protocol", auth(B))],
+                "",
+                false,
+                None,
+            ),
+            (vec![("authorization", bearer("")), ("sec-websocket-protocol", auth(B))], "", false, None),
             (vec![("authorization", bearer("123456789"))], "", false, None),
             (vec![("authorization", bearer("aaaaa aaaaa"))], "", false, None),
             (vec![("authorization", bearer(&long))], "", false, Some(&*long)),

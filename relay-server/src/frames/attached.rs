@@ -15,6 +15,7 @@ use super::pair::{Member, Onward, Origin};
 use super::policy::{self, Verdict};
 use super::status::Code;
 use super::{Close, Role, TOO_LARGE, transport};
+use crate::backplane;
 
 /// Frames over the rate that are dropped in a row (less those within it) before nothing more is read from the
 /// socket until its budget has some left again. Whoever slows down when told never gets there.
@@ -25,6 +26,8 @@ pub struct Attached {
     pub(super) broker: Arc<Broker>,
     pub(super) entry: Arc<Entry>,
     pub(super) member: Arc<Member>,
+    /// The same for the backplane.
+    pub(super) sender: Arc<dyn backplane::Sender>,
     /// What it may send.
     pub(super) own: SharedBudget,
     /// What all clients of the pair and of the workspace may send together.
@@ -68,8 +71,7 @@ impl Attached {
         let started = Instant::now();
         let next = self.route(&text, started)?;
         if let Next::Onward(onward) = next {
-            let workspace = self.shared.as_ref().map(|shared| &shared.workspace);
-            self.broker.onward(&self.entry, &self.member, workspace, &text, onward).await;
+            self.onward(&text, onward).await;
             self.broker.metrics.routed(started.elapsed());
             return Ok(());
         }

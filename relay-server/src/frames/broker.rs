@@ -23,11 +23,12 @@ use super::bus::Bus;
 use super::frame::Frame;
 use super::limits::{Budgets, SharedBudget};
 use super::metrics::{Metrics, Reason, Sender, Way};
-use super::pair::{Member, Onward, Origin, Outcome, Present, State};
+use super::onward::Sending;
+use super::pair::{Member, Origin, Outcome, Present, State};
 use super::requests::SocketId;
 use super::status::{self, Code, Gate};
 use super::{Admitted, Close, Outbox, Role, frame, policy, transport};
-use crate::backplane::{self, Backplane, BusFrame, Direction, Holder, Pair, PublishError};
+use crate::backplane::{self, Backplane, BusFrame, Direction, Holder, Pair};
 use crate::config;
 
 /// How long a daemon may take to show that it lives when another one comes.
@@ -151,10 +152,12 @@ impl Broker {
                 broker.greet(&member, &entry, workspace.as_ref()).await;
             }))
         });
+        let sender = Sending::new(self, &member);
         Ok(Attached {
             broker: self.clone(),
             entry,
             member,
+            sender,
             own,
             shared,
             over: AtomicU32::new(0),
@@ -251,7 +254,7 @@ impl Broker {
         }
     }
 
-    fn find(&self, pair: &Pair) -> Option<Arc<Entry>> {
+    pub(super) fn find(&self, pair: &Pair) -> Option<Arc<Entry>> {
         self.pairs.read().get(pair).cloned()
     }
 
@@ -275,13 +278,6 @@ impl Broker {
             (&a.workspace_id, &a.runtime_target_id).cmp(&(&b.workspace_id, &b.runtime_target_id))
         });
         snapshot
-    }
-
-    /// Closes every socket.
-    pub fn close_all(&self, close: Close) {
-        for entry in self.pairs.read().values() {
-            entry.state.lock().members().for_each(|member| member.out.close(close));
-        }
     }
 
     /// Routes what other relays pass on, until told to stop.
@@ -362,6 +358,7 @@ impl Broker {
         }
         let frame = match Frame::parse(payload) {
             Ok(frame) => frame,
+            Err(_) if self.word_came_back(bus, started) => return,
             Err(unfit) => return self.metrics.dropped(unfit.into()),
         };
         let kind = frame.kind();
@@ -385,7 +382,7 @@ impl Broker {
             if bus.targeted {
                 self.metrics.dropped(Reason::NoOwner);
             }
-            return;
+            return self.send_word_back(bus, &frame);
         }
         let text = Utf8Bytes::from(payload);
         if let Some(entry) = entry {
@@ -394,6 +391,9 @@ impl Broker {
                 outcome.dropped = None;
             }
             self.count(kind, &outcome);
+            if outcome.dropped == Some(Reason::NoDaemon) {
+                self.send_word_back(bus, &frame);
+            }
         }
         self.fan_out_around(around, &frame, &text);
         self.metrics.routed(started.elapsed());
@@ -441,7 +441,7 @@ impl Broker {
     }
 
     /// Sends a client to the relay of its daemon, once, if that is a place where it may be sent.
-    fn redirect(&self, member: &Member, holder: &Holder) {
+    pub(super) fn redirect(&self, member: &Member, holder: &Holder) {
         let Some(address) = holder.public_ws.as_ref().filter(|_| self.relays.redirect) else { return };
         if member.who.role != Role::Client || member.gate.lock().was_redirected(address) {
             return;
@@ -474,7 +474,7 @@ impl Broker {
 
     /// Asks which other relay has the daemon. `None`: not asked, because the workspace has asked in vain too often.
     /// Where the daemon was found the last time, asking is free: nobody else's targets stand in its way.
-    async fn ask(
+    pub(super) async fn ask(
         &self,
         entry: &Entry,
         workspace: Option<&SharedBudget>,
@@ -491,86 +491,6 @@ impl Broker {
             budget.lock().asked_in_vain(Instant::now());
         }
         Some(answer)
-    }
-
-    /// Does what is left to do for a frame of a socket here. `workspace` is what its workspace may ask for.
-    pub(super) async fn onward(
-        &self,
-        entry: &Entry,
-        member: &Member,
-        workspace: Option<&SharedBudget>,
-        text: &Utf8Bytes,
-        onward: Onward,
-    ) {
-        match onward {
-            Onward::ToClients(relay) => {
-                self.publish(member, relay.as_ref(), Direction::DaemonToClients, text).await;
-            }
-            Onward::ToDaemon(request) => {
-                let reached = self.seek_daemon(entry, member, workspace, text).await;
-                if let (false, Some(request)) = (reached, request) {
-                    entry.state.lock().forget_request(&request, Instant::now());
-                }
-            }
-        }
-    }
-
-    /// Brings a client's frame to the daemon at whatever relay it is. False when it gets nowhere, and the client
-    /// was told.
-    async fn seek_daemon(
-        &self,
-        entry: &Entry,
-        member: &Member,
-        workspace: Option<&SharedBudget>,
-        text: &Utf8Bytes,
-    ) -> bool {
-        let code = match self.ask(entry, workspace).await {
-            None => Code::RateLimited,
-            Some(Ok(Some(holder))) => {
-                {
-                    let mut state = entry.state.lock();
-                    if state.remote.as_ref() != Some(&holder.relay) {
-                        state.remote = Some(holder.relay.clone());
-                    }
-                }
-                self.redirect(member, &holder);
-                return self.publish(member, Some(&holder.relay), Direction::ClientToDaemon, text).await;
-            }
-            Some(Ok(None)) => {
-                let mut state = entry.state.lock();
-                state.remote = None;
-                // It may have come here in the meantime.
-                if state.reach_daemon(text) {
-                    return true;
-                }
-                Code::DaemonUnavailable
-            }
-            Some(Err(backplane::Unavailable)) => Code::BackplaneUnavailable,
-        };
-        self.metrics.dropped(if code == Code::RateLimited { Reason::Rate } else { Reason::NoDaemon });
-        self.tell(member, code, Instant::now());
-        false
-    }
-
-    async fn publish(
-        &self,
-        member: &Member,
-        to: Option<&Arc<str>>,
-        direction: Direction,
-        text: &Utf8Bytes,
-    ) -> bool {
-        let who = &member.who;
-        let sent =
-            self.bus.publish(&who.pair, who.machine.as_ref(), to, direction, text.as_str().into()).await;
-        self.metrics.bus(if sent.is_ok() { Way::Out } else { Way::Refused });
-        let code = match sent {
-            Ok(()) => return true,
-            Err(PublishError::Unavailable) => Code::BackplaneUnavailable,
-            Err(PublishError::TooLarge) => Code::FrameTooLargeForBus,
-        };
-        self.metrics.dropped(Reason::Bus);
-        self.tell(member, code, Instant::now());
-        false
     }
 
     #[cfg(test)]

@@ -4,6 +4,7 @@ use serde_json::{Value, json};
 use url::Url;
 
 use super::*;
+use crate::backplane::PublishError;
 use crate::frames::bus::scripted::Scripted;
 use crate::frames::testing::*;
 use crate::frames::{Command, POLICY, Profile, Scope};
@@ -112,6 +113,22 @@ async fn a_frame_that_cannot_be_brought_there_is_said_so() {
         two.send(&key_init("r")).await;
         assert_eq!(relay.published().len(), 1, "{code}");
     }
+}
+
+#[tokio::test]
+async fn what_is_lost_after_it_was_taken_is_said_too() {
+    let relay = Relay::plain("a");
+    *relay.script.loses.lock() = true;
+    relay.daemon_at("b");
+    let mut one = Socket::attach(&relay.broker, named("one")).await;
+    one.send(&key_init("r")).await;
+    assert_eq!(one.statuses(), ["BACKPLANE_UNAVAILABLE"]);
+    let mut daemon = Socket::attach(&relay.broker, daemon(1)).await;
+    daemon.send(&event("agent-session:1")).await;
+    assert_eq!(daemon.statuses(), ["BACKPLANE_UNAVAILABLE"]);
+    // Nobody is told who has gone.
+    drop(one);
+    daemon.send(&event("agent-session:1")).await;
 }
 
 #[tokio::test]
@@ -293,7 +310,19 @@ async fn a_frame_for_a_daemon_that_has_gone_ends_here() {
     relay.daemon_at("b");
     relay.hears("c", UP, true, &key_init("r"));
     relay.hears("c", UP, true, &envelope("s", 1));
-    assert!(relay.published().is_empty(), "never passed on a second time");
+    // Never passed on a second time; the relay that did not know better hears it.
+    let [first, second] = &relay.published()[..] else { panic!("one word for each") };
+    for (word, id, value) in [(first, "requestId", "r"), (second, "sessionId", "s")] {
+        assert_eq!((&word.0, word.1), (&to("c"), DOWN));
+        assert_eq!(
+            (&word.2["type"], &word.2["code"]),
+            (&json!("relay_status"), &json!("DAEMON_UNAVAILABLE"))
+        );
+        assert_eq!(word.2[id], json!(value));
+    }
+    // What is for everybody asks for no answer.
+    relay.hears("c", UP, false, &envelope("s", 1));
+    assert!(relay.published().is_empty());
     // And it left nothing behind.
     one.send(&key_init("r")).await;
     one.send(&envelope("s", 1)).await;
@@ -637,4 +666,67 @@ async fn what_happens_is_counted() {
     ] {
         assert_eq!(counted(&rendered, line), count, "{line}\n{rendered}");
     }
+}
+
+#[tokio::test]
+async fn a_client_whose_daemon_has_moved_is_told_so_for_each_frame() {
+    for somebody_is_there in [false, true] {
+        let two = Two(Relay::plain("a"), Relay::plain("b"));
+        let mut one = Socket::attach(&two.0.broker, named("one")).await;
+        let mut other = Socket::attach(&two.0.broker, named("other")).await;
+        let near = match somebody_is_there {
+            true => Some(Socket::attach(&two.1.broker, named("near")).await),
+            false => None,
+        };
+        // That is wrong: it is there no more.
+        two.0.daemon_at("b");
+        one.send(&envelope("s", 1)).await;
+        two.pass();
+        assert_eq!(one.statuses(), ["DAEMON_UNAVAILABLE"]);
+        assert_eq!(*two.0.script.forgotten.lock(), [pair("w", "t")], "where it is, is asked anew");
+        // A request that got nowhere is anybody's.
+        other.send(&key_init("r")).await;
+        two.pass();
+        assert_eq!(other.statuses(), ["DAEMON_UNAVAILABLE"]);
+        two.0.daemon_at("c");
+        one.send(&key_init("r")).await;
+        assert_eq!(two.0.published(), [(to("c"), UP, key_init("r"))]);
+        assert!(one.commands().is_empty() && other.commands().is_empty());
+        assert!(two.1.script.take().is_empty(), "nothing runs in circles");
+        drop(near);
+    }
+}
+
+#[tokio::test]
+async fn relays_alone_say_that_a_frame_found_no_daemon() {
+    let word = |id: &str, value: &str| {
+        let mut word = json!({"type": "relay_status", "code": "DAEMON_UNAVAILABLE", "message": "m",
+                              "workspaceId": "w", "runtimeTargetId": "t", "retryable": true});
+        word[id] = json!(value);
+        word
+    };
+    let relay = Relay::plain("a");
+    relay.daemon_at("b");
+    let mut one = Socket::attach(&relay.broker, named("one")).await;
+    one.send(&envelope("s", 1)).await;
+    one.send(&key_init("r")).await;
+    relay.hears("c", UP, true, &key_init("far"));
+    relay.published();
+    // Not in this direction, not to everybody, not of what nobody here sent.
+    relay.hears("b", UP, true, &word("sessionId", "s"));
+    relay.hears("b", DOWN, false, &word("sessionId", "s"));
+    assert!(relay.script.forgotten.lock().is_empty());
+    for (id, value) in [("sessionId", "t"), ("requestId", "s"), ("requestId", "far"), ("other", "s")] {
+        relay.hears("b", DOWN, true, &word(id, value));
+    }
+    let elsewhere =
+        BusFrame { pair: pair("w", "u"), ..bus_frame("b", DOWN, true, &word("sessionId", "s").to_string()) };
+    relay.broker.bus_frame(&elsewhere);
+    assert!(one.commands().is_empty());
+    // Nor does a daemon here.
+    let mut daemon = Socket::attach(&relay.broker, daemon(1)).await;
+    daemon.send(&word("sessionId", "s")).await;
+    assert!(one.commands().is_empty() && daemon.commands().is_empty() && relay.published().is_empty());
+    relay.hears("b", DOWN, true, &word("sessionId", "s"));
+    assert_eq!(one.statuses(), ["DAEMON_UNAVAILABLE"]);
 }

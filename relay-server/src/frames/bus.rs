@@ -1,11 +1,12 @@
 //! The broker's side of the backplane: the calls that it makes, and nothing else of it. Tests put a scripted one
 //! in its place.
 
+#[cfg(test)]
 use std::sync::Arc;
 
 use uuid::Uuid;
 
-use crate::backplane::{Backplane, Daemon, Direction, Holder, Pair, PublishError, Unavailable};
+use crate::backplane::{Backplane, Daemon, Holder, Pair, Parcel, PublishError, Unavailable};
 
 /// The way to the other relays.
 #[derive(Clone)]
@@ -63,19 +64,21 @@ impl Bus {
         }
     }
 
-    /// See [`Backplane::publish`].
-    pub async fn publish(
-        &self,
-        pair: &Pair,
-        machine: Option<&Arc<str>>,
-        to: Option<&Arc<str>>,
-        direction: Direction,
-        payload: Arc<str>,
-    ) -> Result<(), PublishError> {
+    /// See [`Backplane::forget_daemon`].
+    pub fn forget_daemon(&self, pair: &Pair) {
         match self {
-            Self::Relays(backplane) => backplane.publish(pair, machine, to, direction, payload).await,
+            Self::Relays(backplane) => backplane.forget_daemon(pair),
             #[cfg(test)]
-            Self::Scripted(script) => script.publish(pair, machine, to, direction, payload),
+            Self::Scripted(script) => script.forgotten.lock().push(pair.clone()),
+        }
+    }
+
+    /// See [`Backplane::publish`].
+    pub async fn publish(&self, parcel: Parcel<'_>) -> Result<(), PublishError> {
+        match self {
+            Self::Relays(backplane) => backplane.publish(parcel).await,
+            #[cfg(test)]
+            Self::Scripted(script) => script.publish(parcel),
         }
     }
 }
@@ -93,12 +96,16 @@ pub mod scripted {
         pub holder: Mutex<Result<Option<Holder>, Unavailable>>,
         /// The answer to what is published.
         pub refuse: Mutex<Option<PublishError>>,
+        /// What is taken is lost after that.
+        pub loses: Mutex<bool>,
         /// What was published and not refused, with the relay that it is for.
         pub published: Mutex<Vec<(Option<Arc<str>>, BusFrame)>>,
         /// Connections that opened (`true`) and closed.
         pub presence: Mutex<Vec<(Uuid, bool)>>,
         /// Daemons that were seen to live.
         pub confirmed: Mutex<Vec<Daemon>>,
+        /// Pairs of which it is to be asked anew who holds their daemon.
+        pub forgotten: Mutex<Vec<Pair>>,
         /// Our own id.
         pub own: Arc<str>,
     }
@@ -109,33 +116,34 @@ pub mod scripted {
             Arc::new(Self {
                 holder: Mutex::new(Ok(None)),
                 refuse: Mutex::default(),
+                loses: Mutex::default(),
                 published: Mutex::default(),
                 presence: Mutex::default(),
                 confirmed: Mutex::default(),
+                forgotten: Mutex::default(),
                 own: own.into(),
             })
         }
 
-        pub(super) fn publish(
-            &self,
-            pair: &Pair,
-            machine: Option<&Arc<str>>,
-            to: Option<&Arc<str>>,
-            direction: Direction,
-            payload: Arc<str>,
-        ) -> Result<(), PublishError> {
+        pub(super) fn publish(&self, parcel: Parcel<'_>) -> Result<(), PublishError> {
             if let Some(error) = *self.refuse.lock() {
                 return Err(error);
             }
+            if *self.loses.lock() {
+                if let Some(sender) = parcel.sender {
+                    sender.lost();
+                }
+                return Ok(());
+            }
             let frame = BusFrame {
-                pair: pair.clone(),
-                machine: machine.cloned(),
+                pair: parcel.pair.clone(),
+                machine: parcel.machine.cloned(),
                 source: self.own.clone(),
-                targeted: to.is_some(),
-                direction,
-                payload,
+                targeted: parcel.to.is_some(),
+                direction: parcel.direction,
+                payload: parcel.payload,
             };
-            self.published.lock().push((to.cloned(), frame));
+            self.published.lock().push((parcel.to.cloned(), frame));
             Ok(())
         }
 

@@ -8,9 +8,9 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
-use super::admission::{Asked, is_id};
+use super::admission::Asked;
 use super::{Admitted, Profile, Role, Scope, role_name};
-use crate::backplane::Pair;
+use crate::backplane::{Pair, is_id};
 use crate::http::client_addr::RateKey;
 
 /// How far the clock of whoever made a token may be from ours, in seconds; the same as for other tokens.

@@ -2,80 +2,65 @@
 
 use std::time::Duration;
 
-use ::metrics::{Counter, Histogram, counter, histogram};
+use ::metrics::{Counter, Histogram};
 
 use super::Role;
 use super::frame::Kind;
 use super::status::Code;
-use crate::telemetry::metrics::{Kind as Is, Metric};
+use crate::telemetry::metrics::Metric;
 
-const IN: &str = "relay_frames_in_total";
-const OUT: &str = "relay_frames_out_total";
-const DROPPED: &str = "relay_frames_dropped_total";
-const STATUSES: &str = "relay_frames_statuses_total";
-const OPENED: &str = "relay_frames_attached_total";
-const CLOSED: &str = "relay_frames_detached_total";
-const REPLACED: &str = "relay_frames_daemons_replaced_total";
-const BUS: &str = "relay_frames_bus_total";
-const ROUTING: &str = "relay_frames_routing_seconds";
+const IN: Metric = Metric::counter(
+    "relay_frames_in_total",
+    "role=daemon|client|worker|bus kind=e2ee|key_init|key_response|key_update|pairing_request|pairing_response|\
+     subscription|session_event|transport_request|transport_response",
+    "Frames that came and are of a kind that may pass, by who sent them",
+);
+const OUT: Metric = Metric::counter(
+    "relay_frames_out_total",
+    "role=daemon|client|worker kind=e2ee|key_init|key_response|key_update|pairing_request|pairing_response|\
+     subscription|session_event|transport_request|transport_response",
+    "Frames that were put into a socket's queue, by who receives them",
+);
+const DROPPED: Metric = Metric::counter(
+    "relay_frames_dropped_total",
+    "reason=binary|json|unknown|field|not_allowed|rate|request_taken|not_owner|unrequested|no_owner|no_daemon|\
+     slow_reader|profile|worker_transport|bus",
+    "Frames that went nowhere",
+);
+const STATUSES: Metric = Metric::counter(
+    "relay_frames_statuses_total",
+    "code=RUNTIME_TARGET_REQUIRED|DAEMON_UNAVAILABLE|BACKPLANE_UNAVAILABLE|FRAME_TOO_LARGE_FOR_BUS|RATE_LIMITED|\
+     RELAY_REDIRECT",
+    "relay_status frames that were sent",
+);
+const OPENED: Metric = Metric::counter(
+    "relay_frames_attached_total",
+    "role=daemon|client|worker",
+    "Sockets that began to take part",
+);
+const CLOSED: Metric = Metric::counter(
+    "relay_frames_detached_total",
+    "role=daemon|client|worker",
+    "Sockets that took part and no longer do",
+);
+const REPLACED: Metric = Metric::counter(
+    "relay_frames_daemons_replaced_total",
+    "by=newcomer|relay",
+    "Daemons that gave way to another, here or at another relay",
+);
+const BUS: Metric = Metric::counter(
+    "relay_frames_bus_total",
+    "way=in|out|refused",
+    "Frames from other relays, to other relays, and those that could not be passed to them",
+);
+const ROUTING: Metric = Metric::histogram(
+    "relay_frames_routing_seconds",
+    "",
+    "From a frame's arrival to the queues of its receivers",
+);
 
-/// The broker's metrics.
-pub const METRICS: &[Metric] = &[
-    Metric {
-        name: IN,
-        kind: Is::Counter,
-        labels: "role=daemon|client|worker|bus kind=e2ee|key_init|key_response|key_update|pairing_request|pairing_response|subscription|session_event|transport_request|transport_response",
-        help: "Frames that came and are of a kind that may pass, by who sent them",
-    },
-    Metric {
-        name: OUT,
-        kind: Is::Counter,
-        labels: "role=daemon|client|worker kind=e2ee|key_init|key_response|key_update|pairing_request|pairing_response|subscription|session_event|transport_request|transport_response",
-        help: "Frames that were put into a socket's queue, by who receives them",
-    },
-    Metric {
-        name: DROPPED,
-        kind: Is::Counter,
-        labels: "reason=binary|json|unknown|field|not_allowed|rate|request_taken|not_owner|unrequested|no_owner|no_daemon|slow_reader|profile|worker_transport|bus",
-        help: "Frames that went nowhere",
-    },
-    Metric {
-        name: STATUSES,
-        kind: Is::Counter,
-        labels: "code=RUNTIME_TARGET_REQUIRED|DAEMON_UNAVAILABLE|BACKPLANE_UNAVAILABLE|FRAME_TOO_LARGE_FOR_BUS|RATE_LIMITED|RELAY_REDIRECT",
-        help: "relay_status frames that were sent",
-    },
-    Metric {
-        name: OPENED,
-        kind: Is::Counter,
-        labels: "role=daemon|client|worker",
-        help: "Sockets that began to take part",
-    },
-    Metric {
-        name: CLOSED,
-        kind: Is::Counter,
-        labels: "role=daemon|client|worker",
-        help: "Sockets that took part and no longer do",
-    },
-    Metric {
-        name: REPLACED,
-        kind: Is::Counter,
-        labels: "by=newcomer|relay",
-        help: "Daemons that gave way to another, here or at another relay",
-    },
-    Metric {
-        name: BUS,
-        kind: Is::Counter,
-        labels: "way=in|out|refused",
-        help: "Frames from other relays, to other relays, and those that could not be passed to them",
-    },
-    Metric {
-        name: ROUTING,
-        kind: Is::Histogram,
-        labels: "",
-        help: "From a frame's arrival to the queues of its receivers",
-    },
-];
+/// What is counted here.
+pub const METRICS: &[Metric] = &[IN, OUT, DROPPED, STATUSES, OPENED, CLOSED, REPLACED, BUS, ROUTING];
 
 /// Why a frame went nowhere.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -163,24 +148,27 @@ pub struct Metrics {
 
 impl Default for Metrics {
     fn default() -> Self {
-        let by_kind = |name: &'static str, roles: usize| {
-            let of = |role| Kind::ALL.map(|kind| counter!(name, "role" => role, "kind" => kind.as_str()));
+        let by_kind = |metric: Metric, roles: usize| {
+            let of = |role| {
+                Kind::ALL
+                    .map(|kind| ::metrics::counter!(metric.name, "role" => role, "kind" => kind.as_str()))
+            };
             SENDERS.into_iter().take(roles).flat_map(of).collect()
         };
-        let by_role = |name: &'static str| {
-            SENDERS.iter().take(3).map(|role| counter!(name, "role" => *role)).collect::<Vec<_>>()
+        let by_role = |metric: Metric| {
+            SENDERS.iter().take(3).map(|role| metric.count_of("role", role)).collect::<Vec<_>>()
         };
         Self {
             frames_in: by_kind(IN, SENDERS.len()),
             frames_out: by_kind(OUT, 3),
-            dropped: REASONS.iter().map(|(_, reason)| counter!(DROPPED, "reason" => *reason)).collect(),
-            statuses: Code::ALL.iter().map(|code| counter!(STATUSES, "code" => code.as_str())).collect(),
+            dropped: REASONS.iter().map(|(_, reason)| DROPPED.count_of("reason", reason)).collect(),
+            statuses: Code::ALL.iter().map(|code| STATUSES.count_of("code", code.as_str())).collect(),
             opened: by_role(OPENED),
             closed: by_role(CLOSED),
-            replaced_by_newcomer: counter!(REPLACED, "by" => "newcomer"),
-            replaced_by_relay: counter!(REPLACED, "by" => "relay"),
-            bus: ["in", "out", "refused"].map(|way| counter!(BUS, "way" => way)).into(),
-            routing: histogram!(ROUTING),
+            replaced_by_newcomer: REPLACED.count_of("by", "newcomer"),
+            replaced_by_relay: REPLACED.count_of("by", "relay"),
+            bus: ["in", "out", "refused"].map(|way| BUS.count_of("way", way)).into(),
+            routing: ROUTING.spread(),
         }
     }
 }

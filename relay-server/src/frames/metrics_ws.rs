@@ -5,49 +5,38 @@ use std::time::Duration;
 use ::metrics::{Counter, Histogram};
 
 use super::Role;
-use crate::telemetry::metrics::{Kind, Metric};
+use crate::telemetry::metrics::Metric;
 
-const ADMISSIONS: &str = "relay_frames_admissions_total";
-const VALIDATE: &str = "relay_frames_validate_seconds";
-const OPENED: &str = "relay_frames_sockets_opened_total";
-const CLOSED: &str = "relay_frames_sockets_closed_total";
-const ENDS: &str = "relay_frames_socket_ends_total";
+const ADMISSIONS: Metric = Metric::counter(
+    "relay_frames_admissions_total",
+    "result=accepted|violation|bad_request|no_token|no_upgrade|rate_limited|too_many|bad_token|unavailable",
+    "Upgrades of /ws that were asked for; `violation` is accepted to be told and closed, `unavailable` could \
+     not be checked because keys or platform were away or are not configured",
+);
+const VALIDATE: Metric = Metric::histogram(
+    "relay_frames_validate_seconds",
+    "",
+    "How long the platform took to say whether a token is good, whatever it said",
+);
+const OPENED: Metric = Metric::counter(
+    "relay_frames_sockets_opened_total",
+    "role=daemon|client|worker",
+    "Sockets of /ws that were opened",
+);
+const CLOSED: Metric = Metric::counter(
+    "relay_frames_sockets_closed_total",
+    "role=daemon|client|worker",
+    "Sockets of /ws that have ended, for whatever reason",
+);
+const ENDS: Metric = Metric::counter(
+    "relay_frames_socket_ends_total",
+    "reason=peer|lost|silent|idle|too_large|malformed|policy|drain",
+    "Why sockets of /ws ended: the other side closed, the connection broke, no pong came, nothing was said for \
+     too long, a message was too large or no WebSocket, a rule was broken, the relay drains",
+);
 
-/// These metrics.
-pub const METRICS: &[Metric] = &[
-    Metric {
-        name: ADMISSIONS,
-        kind: Kind::Counter,
-        labels: "result=accepted|violation|bad_request|no_token|no_upgrade|rate_limited|too_many|bad_token|unavailable",
-        help: "Upgrades of /ws that were asked for; `violation` is accepted to be told and closed, `unavailable` \
-               could not be checked because keys or platform were away or are not configured",
-    },
-    Metric {
-        name: VALIDATE,
-        kind: Kind::Histogram,
-        labels: "",
-        help: "How long the platform took to say whether a token is good, whatever it said",
-    },
-    Metric {
-        name: OPENED,
-        kind: Kind::Counter,
-        labels: "role=daemon|client|worker",
-        help: "Sockets of /ws that were opened",
-    },
-    Metric {
-        name: CLOSED,
-        kind: Kind::Counter,
-        labels: "role=daemon|client|worker",
-        help: "Sockets of /ws that have ended, for whatever reason",
-    },
-    Metric {
-        name: ENDS,
-        kind: Kind::Counter,
-        labels: "reason=peer|lost|silent|idle|too_large|malformed|policy|drain",
-        help: "Why sockets of /ws ended: the other side closed, the connection broke, no pong came, nothing was said \
-               for too long, a message was too large or no WebSocket, a rule was broken, the relay drains",
-    },
-];
+/// What is counted here.
+pub const METRICS: &[Metric] = &[ADMISSIONS, VALIDATE, OPENED, CLOSED, ENDS];
 
 /// What became of an upgrade.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -131,15 +120,15 @@ pub struct Sockets {
 
 impl Default for Sockets {
     fn default() -> Self {
-        let admissions = |(outcome, result)| (outcome, ::metrics::counter!(ADMISSIONS, "result" => result));
-        let ends = |(reason, name)| (reason, ::metrics::counter!(ENDS, "reason" => name));
+        let admissions = |(outcome, result)| (outcome, ADMISSIONS.count_of("result", result));
+        let ends = |(reason, name)| (reason, ENDS.count_of("reason", name));
         let roles = ["daemon", "client", "worker"];
         Self {
             admissions: Outcome::ALL.into_iter().map(admissions).collect(),
             ends: Reason::ALL.into_iter().map(ends).collect(),
-            opened: roles.map(|role| ::metrics::counter!(OPENED, "role" => role)),
-            closed: roles.map(|role| ::metrics::counter!(CLOSED, "role" => role)),
-            validate: ::metrics::histogram!(VALIDATE),
+            opened: roles.map(|role| OPENED.count_of("role", role)),
+            closed: roles.map(|role| CLOSED.count_of("role", role)),
+            validate: VALIDATE.spread(),
         }
     }
 }

@@ -14,10 +14,12 @@ mod attached;
 mod broker;
 mod bus;
 pub mod claims;
+mod fields;
 pub mod frame;
 mod limits;
 pub mod metrics;
 pub mod metrics_ws;
+mod onward;
 mod outbox;
 mod pair;
 mod policy;
@@ -31,6 +33,7 @@ mod subscriptions;
 #[cfg(test)]
 mod testing;
 pub mod transport;
+mod undelivered;
 pub mod validate;
 
 use std::sync::Arc;
@@ -38,6 +41,7 @@ use std::sync::Arc;
 pub use attached::Attached;
 pub use broker::{Broker, PairSnapshot, Snapshot};
 pub use outbox::{Command, Ending, Outbox, Pending, outbox};
+use recent::Party;
 
 pub use crate::backplane::Pair;
 use crate::http::client_addr::RateKey;
@@ -120,6 +124,11 @@ impl Admitted {
     pub fn name(&self) -> Option<Name> {
         let name = Name { user: self.user_id.clone(), client: self.client_id.clone() };
         (name.user.is_some() || name.client.is_some()).then_some(name)
+    }
+
+    /// Whose it is what this socket asks and owns, where that is bounded.
+    pub(in crate::frames) fn party(&self) -> Party {
+        self.name().map_or(Party::Address(self.address), Party::Client)
     }
 }
 

@@ -146,12 +146,6 @@ impl Outbox {
         }
         async move { matches!(tokio::time::timeout(within, answered).await, Ok(Ok(true))) }
     }
-
-    /// Whether nothing more is taken in.
-    pub fn is_over(&self) -> bool {
-        let queue = self.0.queue.lock();
-        queue.over || queue.close.is_some()
-    }
 }
 
 /// Wakes the task, once for as long as it has not come back; never under the lock.

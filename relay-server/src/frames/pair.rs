@@ -14,11 +14,13 @@ use uuid::Uuid;
 
 use super::frame::{Frame, Verb};
 use super::metrics::Reason;
+use super::recent::Party;
 use super::requests::{Asked, Asker, Requests, SocketId};
 use super::sessions::{Place, Sessions, Speaker};
 use super::status::Gate;
 use super::subscriptions::{self, Subscriptions};
-use super::{Admitted, Outbox, Profile, Role, policy};
+use super::undelivered::About;
+use super::{Admitted, Outbox, Profile, Role, Scope, policy};
 use crate::backplane::Daemon;
 
 /// A socket that takes part.
@@ -140,11 +142,6 @@ impl State {
         self.clients.len()
     }
 
-    /// Everybody here.
-    pub fn members(&self) -> impl Iterator<Item = &Arc<Member>> {
-        self.daemon.iter().map(|present| &present.member).chain(self.clients.values())
-    }
-
     /// Whether nobody is here.
     pub fn is_empty(&self) -> bool {
         self.daemon.is_none() && self.clients.is_empty()
@@ -182,6 +179,16 @@ impl State {
         self.requests.forget(id, now);
     }
 
+    /// A frame of a client here found no daemon at the relay where it should be: who sent it. A request is forgotten,
+    /// so that it may be made again.
+    pub fn undelivered(&mut self, about: &About, now: Instant) -> Option<Arc<Member>> {
+        let id = match about {
+            About::Request(request) => self.requests.forget_of_socket(request, now)?,
+            About::Session(session) => self.sessions.place(session, now)?.socket?.0,
+        };
+        self.clients.get(&id).cloned()
+    }
+
     /// Puts a client's frame into the daemon's queue, if it is here.
     pub fn reach_daemon(&self, text: &Utf8Bytes) -> bool {
         self.daemon.as_ref().is_some_and(|present| present.member.out.text(text.clone()))
@@ -204,11 +211,15 @@ impl State {
                     let answer = subscriptions::answer(*key, *verb, denied, channel, request.as_deref());
                     Outcome { answer: Some(answer), ..Outcome::default() }
                 }
-                _ => self.client_says(frame, text, &Asker::Socket(member.id), Some(member), now),
+                _ => {
+                    let sender = (Asker::Socket(member.id), member.who.party());
+                    self.client_says(frame, text, &sender, Some(member), now)
+                }
             },
             Origin::RelayOfClient(_) if self.daemon.is_none() => Outcome::dropped(Reason::NoDaemon),
             Origin::RelayOfClient(relay) => {
-                self.client_says(frame, text, &Asker::Relay(relay.clone()), None, now)
+                let sender = (Asker::Relay(relay.clone()), Party::Relay(relay.clone()));
+                self.client_says(frame, text, &sender, None, now)
             }
             Origin::Daemon => self.daemon_says(frame, text, true, now),
             Origin::RelayOfDaemon => self.daemon_says(frame, text, false, now),
@@ -219,7 +230,7 @@ impl State {
         &mut self,
         frame: &Frame<'_>,
         text: &Utf8Bytes,
-        sender: &Asker,
+        sender: &(Asker, Party),
         member: Option<&Member>,
         now: Instant,
     ) -> Outcome {
@@ -234,7 +245,7 @@ impl State {
         };
         let noted = match frame {
             Frame::Envelope { session, .. } => {
-                let speaker = speaker(sender, member);
+                let speaker = speaker(sender.clone());
                 let claimed = self.sessions.claim(session, speaker, now, |id| clients.contains_key(&id));
                 if claimed { Ok(None) } else { Err(Reason::NotOwner) }
             }
@@ -281,11 +292,7 @@ impl State {
             Frame::KeyResponse { request, session, .. } => {
                 let asker = self.requests.answer(request, Asked::KeyExchange, now);
                 if let Some(asker) = &asker {
-                    let member = match asker {
-                        Asker::Socket(id) => self.clients.get(id).map(|member| &**member),
-                        Asker::Relay(_) => None,
-                    };
-                    self.sessions.give(session, speaker(asker, member), now);
+                    self.sessions.give(session, speaker(asker.clone()), now);
                 }
                 asker
             }
@@ -296,15 +303,21 @@ impl State {
             _ => return Outcome::dropped(Reason::NotAllowed),
         };
         match asker {
-            Some(Asker::Socket(id)) => {
+            Some((Asker::Socket(id), party)) => {
                 let mut outcome = Outcome::default();
+                let right = |who: &Admitted| match frame {
+                    Frame::TransportResponse { .. } => who.role == Role::Worker,
+                    Frame::PairingResponse { .. } => who.scope == Some(Scope::Pairing),
+                    _ => who.scope == Some(Scope::Runtime),
+                };
+                let id = self.socket_of(id, &party, right);
                 if !self.reach_client(id, text, frame.profile(), &mut outcome) {
                     outcome.dropped = Some(Reason::NoOwner);
                 }
                 outcome
             }
-            Some(Asker::Relay(relay)) if here => Outcome::onward(Onward::ToClients(Some(relay))),
-            Some(Asker::Relay(_)) | None => Outcome::dropped(Reason::Unrequested),
+            Some((Asker::Relay(relay), _)) if here => Outcome::onward(Onward::ToClients(Some(relay))),
+            Some((Asker::Relay(_), _)) | None => Outcome::dropped(Reason::Unrequested),
         }
     }
 
@@ -317,7 +330,10 @@ impl State {
     ) -> Outcome {
         let mut outcome = Outcome::default();
         let Place { socket, elsewhere } = place.unwrap_or_default();
-        let reached = socket.is_some_and(|id| self.reach_client(id, text, profile, &mut outcome));
+        let reached = socket.is_some_and(|(id, party)| {
+            let id = self.socket_of(id, &party, |who| who.scope == Some(Scope::Runtime));
+            self.reach_client(id, text, profile, &mut outcome)
+        });
         match (here, elsewhere) {
             (true, Some(relay)) => outcome.onward = Some(Onward::ToClients(Some(relay))),
             // Nobody here, and nobody is known elsewhere: some relay may know.
@@ -326,6 +342,17 @@ impl State {
             _ => {}
         }
         outcome
+    }
+
+    /// The socket by which a client is reached: the one it spoke on, or, when that has gone and the client has a name,
+    /// the newest of its sockets with the right to hear this.
+    fn socket_of(&self, id: SocketId, party: &Party, right: impl Fn(&Admitted) -> bool) -> SocketId {
+        if self.clients.contains_key(&id) || !matches!(party, Party::Client(_)) {
+            return id;
+        }
+        let theirs =
+            self.clients.values().filter(|member| right(&member.who) && member.who.party() == *party);
+        theirs.map(|member| member.id).max().unwrap_or(id)
     }
 
     /// True if the client is still here, whether or not the frame gets into its queue.
@@ -358,10 +385,10 @@ impl State {
 }
 
 /// The sender of a frame, by what its sessions are known again.
-fn speaker(asker: &Asker, member: Option<&Member>) -> Speaker {
+fn speaker((asker, party): (Asker, Party)) -> Speaker {
     match asker {
-        Asker::Socket(id) => Speaker::Socket(*id, member.and_then(|member| member.who.name())),
-        Asker::Relay(relay) => Speaker::Relay(relay.clone()),
+        Asker::Socket(id) => Speaker::Socket(id, party),
+        Asker::Relay(relay) => Speaker::Relay(relay),
     }
 }
 

@@ -55,8 +55,8 @@ struct World {
     next: SocketId,
     /// Who sits where now.
     seats: HashMap<u8, (Arc<Member>, Pending)>,
-    /// Whoever asked and was not answered.
-    asked: HashMap<u8, Asker>,
+    /// Whoever asked and was not answered; a client by its seat too.
+    asked: HashMap<u8, (Asker, u8)>,
     owned: HashMap<u8, Owned>,
     relays: [Arc<str>; 2],
     _daemon: Pending,
@@ -100,6 +100,12 @@ impl World {
 
     fn connected(&self, id: SocketId) -> bool {
         self.seats.values().any(|(member, _)| member.id == id)
+    }
+
+    /// The socket on which somebody is reached: their own, or when it has gone the one of the same name.
+    fn reached_on(&self, (id, seat): (SocketId, u8)) -> Option<SocketId> {
+        let own = Some(id).filter(|id| self.connected(*id));
+        own.or_else(|| self.seats.get(&seat).filter(|_| has_name(seat)).map(|(member, _)| member.id))
     }
 
     /// Routes, and tells who got it: clients here by number.
@@ -147,10 +153,11 @@ impl World {
             }
             Step::Ask(who, request) => {
                 let Some((asker, passed)) = self.said(who, &key_init(&request.to_string())) else { return };
-                let free = self.asked.get(&request).is_none_or(|other| *other == asker);
+                let free = self.asked.get(&request).is_none_or(|(other, _)| *other == asker);
                 assert_eq!(passed, free);
                 if free {
-                    self.asked.insert(request, asker);
+                    let (Who::Client(seat) | Who::Relay(seat)) = who;
+                    self.asked.insert(request, (asker, seat));
                 }
             }
             Step::Speak(who, session) => {
@@ -185,14 +192,13 @@ impl World {
                 let (outcome, reached) = self.route(&frame, from);
                 match self.asked.remove(&request) {
                     None => assert_eq!((outcome.onward, reached.len()), (None, 0)),
-                    Some(Asker::Socket(id)) => {
+                    Some((Asker::Socket(id), seat)) => {
                         assert_eq!(outcome.onward, None);
-                        assert_eq!(reached, if self.connected(id) { vec![id] } else { vec![] });
-                        // Who left is not known by name any more.
-                        let owner = (id, self.seat(id).unwrap_or(0));
-                        self.owned.insert(session, Owned { here: Some(owner), elsewhere: None });
+                        assert_eq!(reached, Vec::from_iter(self.reached_on((id, seat))));
+                        // Its name is known also of who has left.
+                        self.owned.insert(session, Owned { here: Some((id, seat)), elsewhere: None });
                     }
-                    Some(Asker::Relay(relay)) => {
+                    Some((Asker::Relay(relay), _)) => {
                         assert_eq!(outcome.onward, here.then_some(Onward::ToClients(Some(relay.clone()))));
                         assert!(reached.is_empty());
                         self.owned.insert(session, Owned { here: None, elsewhere: Some(relay) });
@@ -203,7 +209,7 @@ impl World {
                 let from = if here { Origin::Daemon } else { Origin::RelayOfDaemon };
                 let (outcome, reached) = self.route(&envelope(&session.to_string(), 2), from);
                 let owned = self.owned.get(&session).cloned().unwrap_or_default();
-                let owner = owned.here.map(|(id, _)| id).filter(|id| self.connected(*id));
+                let owner = owned.here.and_then(|here| self.reached_on(here));
                 assert_eq!(reached, Vec::from_iter(owner), "the owner, and nobody else");
                 let onward = (here && (owned.elsewhere.is_some() || owner.is_none()))
                     .then_some(Onward::ToClients(owned.elsewhere));

@@ -3,7 +3,7 @@
 //! In this order, the cheapest first: is it an upgrade, does the query say who wants what, is there a token, has its
 //! address attempts left; only then keys and platform are asked. The upgrades that an address shares with its
 //! tunnels, and what it or everybody may have open, are taken when the token is known to be good, so that strangers
-//! do not use them up. Refusals up to here are problems over HTTP; who has a good token and may not do what they ask
+//! do not use them up, nor see how full the relay is. Refusals up to here are problems over HTTP; who has a good token and may not do what they ask
 //! is let in to be told why, and closed with 4008.
 
 use std::net::IpAddr;
@@ -25,8 +25,8 @@ use super::claims::{self, Violation};
 use super::metrics_ws::{Outcome, Reason, Sockets};
 use super::validate::{Denied, Validate};
 use super::{Admitted, Broker, Close, Role, socket, status};
-use crate::auth::access::unix_now;
 use crate::backplane::Pair;
+use crate::clock::unix_now;
 use crate::config::frames::{Frames, Platform};
 use crate::http::client_addr::RateKey;
 use crate::http::guards::Guards;
@@ -117,9 +117,6 @@ impl Serve {
         let token = admission::token(request.headers(), query, self.frames.dev).map_err(of_fault)?;
         let too_often = |refusal| (Outcome::RateLimited, refusal);
         self.guards.ws_attempt(addr).map_err(too_often)?;
-        if self.open.available_permits() == 0 {
-            return Err((Outcome::TooMany, full()));
-        }
         let claims = self.validate.claims(&token, &asked, &self.metrics).await;
         let claims = claims.map_err(|denied| self.of_denied(&denied, addr))?;
         self.guards.try_upgrade(addr).map_err(too_often)?;

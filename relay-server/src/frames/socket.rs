@@ -1,7 +1,7 @@
 //! One socket's task: what comes in is routed, what waits in the outbox goes out, and silence has an end.
 //!
 //! ```text
-//!            ┌─ drain, a close that cannot be delivered
+//!            ┌─ drain, a close that cannot be delivered, more bytes than the messages explain
 //!  select ───┼─ write: Outbox ──► WebSocket      (and pings)
 //!  (biased)  ├─ read:  WebSocket ──► Attached::frame, one after the other: who waits for routing reads no further
 //!            ├─ watch: a ping that brings no sign of life, a reader that takes nothing
@@ -50,12 +50,21 @@ const DISCARD: u64 = 32 * 1024 * 1024;
 /// Pings, and pongs that nobody asked for, within a second. Who keeps a connection open needs one in many.
 const PINGS: u32 = 10;
 
+/// Bytes that a socket may send over its life beyond what its messages explain (see [`Moved::read_message`]). The
+/// library tells of whole messages alone: whoever sends empty pieces of one that never ends would keep it busy for
+/// ever and be charged for nothing. Nobody's pieces are so small that their heads outweigh what they hold.
+const EXCESS: u64 = 64 * 1024;
+/// What the heads of a small message have, if it comes in a few pieces. One has 14 bytes at most.
+const HEADS: u64 = 64;
+
 /// No sign of life.
 const SILENT: Close = Close::policy("no answer to a ping");
 /// Takes nothing of what is sent.
 const STUCK: Close = Close::policy("reads too slowly");
 /// Pings instead of frames.
 const PINGING: Close = Close::policy("too many pings");
+/// Pieces of a message that hold next to nothing.
+const EMPTY: Close = Close::policy("too many empty fragments");
 /// Nothing was said, and nothing was wrong.
 const IDLE: Close = Close { code: 1000, reason: "idle for too long" };
 /// The relay ends.
@@ -119,7 +128,7 @@ pub(super) async fn run<T>(
 where
     T: AsyncRead + AsyncWrite + Unpin,
 {
-    let moved = Arc::new(Moved::default());
+    let moved = Arc::new(Moved::new(frames.max_frame_bytes));
     let io = Watched { io, moved: moved.clone() };
     let config = config(frames.max_frame_bytes);
     let ws = WebSocketStream::from_raw_socket(io, WsRole::Server, Some(config)).await;
@@ -139,6 +148,7 @@ where
                 biased;
                 () = shutdown.draining() => End::of(DRAIN),
                 close = stuck => End::of(close),
+                () = state.moved.excess.notified() => End::of(EMPTY),
                 end = state.write(&mut sink, &mut pending) => end,
                 end = state.read(&mut stream, &attached) => end,
                 end = state.watch() => end,
@@ -268,7 +278,7 @@ impl State {
     }
 
     fn speaks(&self) {
-        let now = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let now = crate::clock::millis(self.began.elapsed());
         self.spoke.store(now, Ordering::Relaxed);
     }
 
@@ -345,7 +355,11 @@ impl State {
     {
         let mut pings = Pings::default();
         loop {
-            let routed = match stream.next().await {
+            let message = stream.next().await;
+            if let Some(Ok(message)) = &message {
+                self.moved.read_message(message.len());
+            }
+            let routed = match message {
                 Some(Ok(Message::Text(text))) => {
                     self.speaks();
                     self.routing.store(true, Ordering::Relaxed);
@@ -455,6 +469,19 @@ impl Pings {
 struct Moved {
     read: AtomicU64,
     written: AtomicU64,
+    /// Those read that no message explains yet.
+    unexplained: AtomicU64,
+    /// So many of these there may be.
+    most: u64,
+    /// There are more.
+    excess: Notify,
+}
+
+/// Bytes on the wire that a message of so many accounts for: half as many again for heads, which is what pieces of 16
+/// bytes need.
+fn explained(message: usize) -> u64 {
+    let bytes = u64::try_from(message).unwrap_or(u64::MAX);
+    bytes.saturating_add(bytes / 2).saturating_add(HEADS)
 }
 
 struct Bytecount {
@@ -463,6 +490,26 @@ struct Bytecount {
 }
 
 impl Moved {
+    /// Where messages have so many bytes at most.
+    fn new(max_message: usize) -> Self {
+        Self { most: explained(max_message).saturating_add(EXCESS), ..Self::default() }
+    }
+
+    fn read_more(&self, bytes: u64) {
+        self.read.fetch_add(bytes, Ordering::Relaxed);
+        let before = self.unexplained.fetch_add(bytes, Ordering::Relaxed);
+        if before.saturating_add(bytes) > self.most {
+            self.excess.notify_one();
+        }
+    }
+
+    /// A whole message has come, which explains its bytes and heads. What is over stays over, and what was read
+    /// of the next one already will be explained by that one.
+    fn read_message(&self, bytes: usize) {
+        let less = |unexplained: u64| Some(unexplained.saturating_sub(explained(bytes)));
+        let _ = self.unexplained.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
+    }
+
     fn now(&self) -> Bytecount {
         Bytecount { read: self.read.load(Ordering::Relaxed), written: self.written.load(Ordering::Relaxed) }
     }
@@ -483,7 +530,7 @@ impl<T: AsyncRead + Unpin> AsyncRead for Watched<T> {
         let before = buf.filled().len();
         let polled = Pin::new(&mut self.io).poll_read(cx, buf);
         let read = buf.filled().len().saturating_sub(before);
-        self.moved.read.fetch_add(read as u64, Ordering::Relaxed);
+        self.moved.read_more(read as u64);
         polled
     }
 }

@@ -168,6 +168,78 @@ async fn pings_and_pongs_that_nobody_asked_for_are_bounded() {
     assert_eq!(task.await.unwrap(), Reason::Policy);
 }
 
+/// One piece of a text with a mask of zeros.
+fn piece(first: bool, last: bool, payload: &[u8]) -> Vec<u8> {
+    let length = u8::try_from(payload.len()).unwrap();
+    let mut piece = vec![u8::from(last) << 7 | u8::from(first), 0x80 | length, 0, 0, 0, 0];
+    piece.extend(payload);
+    piece
+}
+
+#[tokio::test(start_paused = true)]
+async fn pieces_that_hold_nothing_are_bounded() {
+    let change = |frames: &mut Frames| frames.max_frame_bytes = 1024;
+    // A message that never ends, and messages that end but hold nothing.
+    for each in [usize::MAX, 1000] {
+        let Open { peer, task, .. } = open(Setup { role: Role::Daemon, change, ..Setup::default() }).await;
+        let mut io = peer.into_inner();
+        // Less than the library would ever mind, and more than is explained.
+        for n in 0..20_000 {
+            let bytes = piece(n % each == 0, n % each == each - 1, b"");
+            // It may have gone by now.
+            if io.write_all(&bytes).await.is_err() {
+                break;
+            }
+        }
+        let mut peer = WebSocketStream::from_raw_socket(io, WsRole::Client, None).await;
+        assert_eq!(closed(&mut peer).await, Some(POLICY), "{each}");
+        drop(peer);
+        assert_eq!(task.await.unwrap(), Reason::Policy);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn messages_in_small_pieces_are_nothing_bad() {
+    let change = |frames: &mut Frames| frames.max_frame_bytes = 1024;
+    let Open { peer, task, .. } = open(Setup { role: Role::Daemon, change, ..Setup::default() }).await;
+    let mut io = peer.into_inner();
+    // Megabytes in all, each message as large as may be, with an empty piece at its end.
+    for _ in 0..2_000 {
+        for n in 0..64 {
+            io.write_all(&piece(n == 0, false, &[b'x'; 16])).await.unwrap();
+        }
+        io.write_all(&piece(false, true, b"")).await.unwrap();
+    }
+    assert!(!task.is_finished());
+    drop(io);
+    assert_eq!(task.await.unwrap(), Reason::Lost);
+}
+
+#[test]
+fn what_messages_explain_is_no_excess() {
+    let excess = |moved: &Moved| {
+        let mut context = Context::from_waker(std::task::Waker::noop());
+        std::pin::pin!(moved.excess.notified()).poll(&mut context).is_ready()
+    };
+    let moved = Moved::new(1000);
+    // The largest in small pieces, with a small one behind it that is read along.
+    for _ in 0..1000 {
+        moved.read_more(1500);
+        moved.read_more(100);
+        moved.read_message(1000);
+        moved.read_message(60);
+        assert!(!excess(&moved));
+    }
+    // What is never explained adds up.
+    let mut messages = 0;
+    while !excess(&moved) {
+        moved.read_more(1600);
+        moved.read_message(1000);
+        messages += 1;
+    }
+    assert_eq!(messages, (moved.most - 1600) / (1600 - explained(1000)) + 2);
+}
+
 #[tokio::test(start_paused = true)]
 async fn the_drain_says_going_away() {
     let Open { mut peer, task, shutdown } = open(Setup::default()).await;

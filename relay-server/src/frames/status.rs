@@ -53,7 +53,8 @@ impl Code {
         }
     }
 
-    const fn message(self) -> &'static str {
+    /// As people read it.
+    pub const fn message(self) -> &'static str {
         match self {
             Self::RuntimeTargetRequired => {
                 "A runtime target is needed: name it in the query or in the token."

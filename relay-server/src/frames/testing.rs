@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::{Admitted, Attached, Broker, Close, Command, Pair, Pending, Profile, Role, Scope, outbox};
 use crate::config::frames::Frames;
-use crate::config::relays::{Mode, Relays};
+use crate::config::relays::Relays;
 use crate::http::client_addr::RateKey;
 
 /// The defaults.
@@ -37,16 +37,7 @@ pub fn limits() -> Frames {
 
 /// Redirects nobody.
 pub fn relays() -> Relays {
-    Relays {
-        mode: Mode::Single,
-        hmac_key: None,
-        redis_key_prefix: String::new(),
-        redis_ca: None,
-        public_ws_base_url: None,
-        internal_url: None,
-        redirect: false,
-        redirect_allowed_hosts: Vec::new(),
-    }
+    Relays::alone()
 }
 
 /// A pair with a target.

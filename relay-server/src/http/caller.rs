@@ -35,7 +35,7 @@ pub struct Caller {
 ///
 /// # Errors
 /// `unauthorized` for every kind of bad token, so that nobody learns which; `store_unavailable`
-/// when the database, or the provider whose token it is, does not answer.
+/// when the database does not answer, `provider_unavailable` when the provider whose token it is does not.
 pub async fn by_bearer(headers: &HeaderMap, bearers: &Bearers) -> Result<Caller, Refusal> {
     let token = credential::bearer(headers).ok_or_else(|| missing(bearers))?;
     told(bearers.check(token).await, false)
@@ -53,7 +53,7 @@ fn told(judged: Result<Holder, BearerError>, by_cookie: bool) -> Result<Caller, 
         Err(BearerError::Provider(reason)) => {
             tracing::debug!(%reason, "a token of the provider could not be checked");
             Err(Refusal::new(
-                Code::StoreUnavailable,
+                Code::ProviderUnavailable,
                 "The identity provider that made this token does not answer. Try again in a few seconds.",
             ))
         }

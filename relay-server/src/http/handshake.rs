@@ -2,6 +2,8 @@
 //! Pure.
 
 use axum::body::Body;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use http::header::{self, HeaderMap, HeaderValue};
 use http::{Method, Response, StatusCode};
 use relay_protocol::problem::Code;
@@ -26,9 +28,19 @@ pub fn accept_key(method: &Method, headers: &HeaderMap) -> Result<HeaderValue, R
             "Only version 13 of the WebSocket protocol is spoken here.",
         ));
     }
-    let missing = || Refusal::new(Code::BadRequest, "Sec-WebSocket-Key is missing.");
-    let key = headers.get(header::SEC_WEBSOCKET_KEY).ok_or_else(missing)?;
+    let key = headers.get(header::SEC_WEBSOCKET_KEY).filter(|key| is_key(key.as_bytes()));
+    let key = key.ok_or_else(|| {
+        Refusal::new(
+            Code::BadRequest,
+            "Sec-WebSocket-Key has to be 16 bytes in base64 (RFC 6455 section 4.1).",
+        )
+    })?;
     HeaderValue::from_str(&derive_accept_key(key.as_bytes())).map_err(|_| no_upgrade())
+}
+
+/// Sixteen bytes in base64, whatever they are.
+fn is_key(key: &[u8]) -> bool {
+    STANDARD.decode(key).is_ok_and(|key| key.len() == 16)
 }
 
 fn lists(headers: &HeaderMap, name: &header::HeaderName, token: &str) -> bool {
@@ -82,6 +94,14 @@ mod tests {
             assert!(accept_key(&Method::GET, &headers(Some(name))).is_err(), "without {name}");
         }
         assert!(accept_key(&Method::POST, &headers(None)).is_err());
+        for key in
+            ["", "short", "dGhlIHNhbXBsZSBub25jZQ", "dGhlIHNhbXBsZSBub25jZSE=", "*GhlIHNhbXBsZSBub25jZQ=="]
+        {
+            let mut headers = headers(None);
+            headers.insert("sec-websocket-key", HeaderValue::from_static(key));
+            let refusal = accept_key(&Method::GET, &headers).unwrap_err();
+            assert_eq!(refusal.0.code, Code::BadRequest, "{key}");
+        }
         let answer = switching(key, Some(HeaderValue::from_static("x")));
         assert_eq!(answer.status(), 101);
         assert_eq!(answer.headers()["sec-websocket-protocol"], "x");

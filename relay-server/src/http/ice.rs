@@ -14,8 +14,9 @@ use uuid::Uuid;
 
 use super::caller::Caller;
 use super::routes::Api;
-use crate::auth::access::{expires_at, unix_now};
+use crate::auth::access::expires_at;
 use crate::auth::turn::TurnSecret;
+use crate::clock::unix_now;
 use crate::config::{self, Config};
 
 /// The path, which exists unless RELAY_WEBRTC is off.

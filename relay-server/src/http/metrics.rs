@@ -7,8 +7,10 @@ use relay_protocol::RELAY_PREFIX;
 use super::front::HEALTH_PATH;
 use super::sign_in;
 use crate::admin;
+use crate::frames;
 use crate::proxy::path;
 use crate::telemetry::metrics::{Metric, Opened, Pair};
+use crate::tunnel::connect;
 
 const OPENED: Metric =
     Metric::counter("relay_http_connections_opened_total", "", "TCP connections that were let in");
@@ -38,11 +40,6 @@ const RESPONSES: Metric = Metric::counter(
 /// What is counted here.
 pub const METRICS: &[Metric] = &[OPENED, CLOSED, REFUSED, BEGUN, ENDED, RESPONSES];
 
-/// Where the frame broker is.
-const FRAMES_PATH: &str = "/ws";
-/// Where agents connect.
-const CONNECT_PATH: &str = "/v1/relay/connect";
-
 /// The part of the relay that a request is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Route {
@@ -66,8 +63,8 @@ impl Route {
             return Route::Host;
         }
         match path {
-            CONNECT_PATH => Route::Connect,
-            FRAMES_PATH => Route::Frames,
+            connect::PATH => Route::Connect,
+            frames::serve::PATH => Route::Frames,
             HEALTH_PATH => Route::Health,
             _ if admin::is_path(path) => Route::Admin,
             _ if path.starts_with(sign_in::PREFIX) => Route::SignIn,

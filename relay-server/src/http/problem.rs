@@ -18,7 +18,11 @@ use super::request_id::RequestId;
 const fn retry_after(code: Code) -> Option<&'static str> {
     match code {
         // A tunnel that was lost is back within seconds; the offline page asks as often.
-        Code::HostOffline | Code::Draining | Code::StoreUnavailable | Code::RelaysUnavailable => Some("5"),
+        Code::HostOffline
+        | Code::Draining
+        | Code::StoreUnavailable
+        | Code::ProviderUnavailable
+        | Code::RelaysUnavailable => Some("5"),
         // Streams end all the time.
         Code::TooManyStreams => Some("1"),
         // The rates are per minute and refill evenly.
@@ -43,9 +47,10 @@ pub fn respond(problem: Problem) -> Response<Body> {
         code if code.status() == StatusCode::UNAUTHORIZED => {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
-        // RFC 9110 section 15.5.22 asks for the protocol that would do.
+        // RFC 9110 section 15.5.22 asks for the protocol that would do, RFC 6455 section 4.4 for its version.
         Code::UpgradeRequired => {
             headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+            headers.insert(header::SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
         }
         _ => {}
     }

@@ -28,9 +28,10 @@ use super::ice::{self, Ice};
 use super::portal::Portal;
 use super::problem::{Refusal, refuse, respond};
 use super::sign_in::{self, SignIn};
-use crate::auth::access::{expires_at, unix_now};
+use crate::auth::access::expires_at;
 use crate::auth::bearer::Bearers;
 use crate::auth::token::Secret;
+use crate::clock::{millis, unix_now};
 use crate::config::Config;
 use crate::limits::Rate;
 use crate::limits::metrics::refused;
@@ -222,7 +223,7 @@ async fn health(State(api): State<Arc<Api>>) -> Response<Body> {
         status: if draining { "draining" } else { "ok" }.to_owned(),
         ok: !draining,
         service: "relay".to_owned(),
-        uptime_ms: u64::try_from(api.started.elapsed().as_millis()).unwrap_or(u64::MAX),
+        uptime_ms: millis(api.started.elapsed()),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         relay_id: api.relay.0.to_string(),
         relay_mode: api.relay.1.to_owned(),

@@ -9,7 +9,7 @@ mod list;
 mod password;
 
 use std::io::{BufRead, Write};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use clap::Subcommand;
 use uuid::Uuid;
@@ -18,6 +18,7 @@ pub use self::duration::{DurationError, parse as parse_duration};
 use crate::auth::opaque::{NoRandomness, Opaque};
 use crate::auth::password::{MAX_CHARS, MIN_CHARS, PasswordError, Passwords};
 use crate::auth::token::{Claims, Secret, TokenError, mint};
+use crate::clock::unix_now;
 use crate::config::parse::public_url;
 use crate::store::{Person, Store, StoreError};
 
@@ -181,7 +182,7 @@ pub async fn run(
     tools: Tools<'_>,
     out: &mut impl Write,
 ) -> Result<(), IdentityError> {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, seconds);
+    let now = unix_now();
     match command {
         IdentityCommand::User(UserCommand::Add { email }) => {
             let user = store.add_user(&email).await?;

@@ -234,18 +234,17 @@ impl Store {
 }
 
 /// Removes the oldest pending question of the address that has the most in the network that has the most, when
-/// there are as many as there may be. Among those with equally many the oldest question goes.
+/// there are as many as there may be. Among those with equally many the oldest question goes. Anybody may ask, so
+/// they are counted in one pass.
 const MAKE_ROOM: &str = "delete from {device_logins} where id in ( \
-       select d.id from {device_logins} d \
-       join (select substr(p.rate_key, 1, 14) as network, count(*) as waiting from {device_logins} p \
-             where p.status = 'pending' and p.expires_at > {now} group by substr(p.rate_key, 1, 14)) n \
-         on n.network = substr(d.rate_key, 1, 14) \
-       join (select p.rate_key, count(*) as waiting from {device_logins} p \
-             where p.status = 'pending' and p.expires_at > {now} group by p.rate_key) c \
-         on c.rate_key = d.rate_key \
-       where d.status = 'pending' and d.expires_at > {now} \
-       order by n.waiting desc, c.waiting desc, d.created_at, d.id limit 1) \
-     and (select count(*) from {device_logins} e where e.status = 'pending' and e.expires_at > {now}) >= $1";
+       select x.id from ( \
+         select d.id, d.created_at, \
+           count(*) over (partition by substr(d.rate_key, 1, 14)) as network, \
+           count(*) over (partition by d.rate_key) as waiting, \
+           count(*) over () as everybody \
+         from {device_logins} d where d.status = 'pending' and d.expires_at > {now}) x \
+       where x.everybody >= $1 \
+       order by x.network desc, x.waiting desc, x.created_at, x.id limit 1)";
 
 #[cfg(test)]
 mod tests {

@@ -18,7 +18,7 @@ use tokio::time::timeout;
 use super::db::{Arg, Record, STATEMENT_DEADLINE, Step, too_slow};
 use super::error::{Failure, OpenError, StoreError};
 pub(super) use super::tables::Tables;
-use super::tables::{CATALOG, CONTRACT_TABLES, OWN_TABLES};
+use super::tables::{CATALOG, CONTRACT_TABLES, own_tables};
 use super::template::render;
 
 /// How long connecting, and waiting for another relay or the web app that migrates the same database,
@@ -108,7 +108,7 @@ impl Database {
         let mut lease = self.lease(false).await.map_err(Failure::into_error)?;
         let query = sqlx::query_as::<Postgres, (String, String)>(CATALOG)
             .bind(CONTRACT_TABLES.as_slice())
-            .bind(OWN_TABLES.as_slice());
+            .bind(own_tables().collect::<Vec<_>>());
         let rows = timeout(STATEMENT_DEADLINE, query.fetch_all(&mut *lease.connection))
             .await
             .map_err(|_| too_slow())?

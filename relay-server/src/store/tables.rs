@@ -16,35 +16,13 @@ const SIGN_IN_TABLES: [&str; 7] = [
     "identities",
     "provider_sessions",
 ];
-/// The tables that are never the web app's.
-const RELAY_TABLES: [&str; 9] = [
-    "tunnels",
-    "tokens",
-    "credentials",
-    "sign_ins",
-    "login_links",
-    "device_logins",
-    "refresh_tokens",
-    "identities",
-    "provider_sessions",
-];
+/// The other tables that are never the web app's.
+const OTHER_TABLES: [&str; 2] = ["tunnels", "tokens"];
+
 /// Everything that the schema `relay` may hold.
-pub(super) const OWN_TABLES: [&str; 14] = [
-    "users",
-    "auth_sessions",
-    "organization_member_metadata",
-    "hosts",
-    "relay_browser_sessions",
-    "tunnels",
-    "tokens",
-    "credentials",
-    "sign_ins",
-    "login_links",
-    "device_logins",
-    "refresh_tokens",
-    "identities",
-    "provider_sessions",
-];
+pub(super) fn own_tables() -> impl Iterator<Item = &'static str> {
+    CONTRACT_TABLES.into_iter().chain(OTHER_TABLES).chain(SIGN_IN_TABLES)
+}
 
 /// The tables there are. One of the web app's counts as soon as it exists, even if we may not read it:
 /// going on with ours would be another truth. One of ours counts when we may use it. The catalogue is
@@ -71,34 +49,26 @@ enum Place {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(in crate::store) struct Tables {
     contract: [Place; CONTRACT_TABLES.len()],
-    own: [bool; RELAY_TABLES.len()],
+    other: [Place; OTHER_TABLES.len()],
+    sign_in: [Place; SIGN_IN_TABLES.len()],
 }
 
 impl Tables {
     /// From pairs of schema and table. For each table of the contract `public` goes before `relay`.
     pub(in crate::store) fn from_catalog(rows: &[(String, String)]) -> Self {
         let has = |schema: &str, table: &str| rows.iter().any(|(s, t)| s == schema && t == table);
+        let ours = |table| if has("relay", table) { Place::Relay } else { Place::Missing };
+        let either = |table| if has("public", table) { Place::Public } else { ours(table) };
         Self {
-            contract: CONTRACT_TABLES.map(|table| {
-                if has("public", table) {
-                    Place::Public
-                } else if has("relay", table) {
-                    Place::Relay
-                } else {
-                    Place::Missing
-                }
-            }),
-            own: RELAY_TABLES.map(|table| has("relay", table)),
+            contract: CONTRACT_TABLES.map(either),
+            other: OTHER_TABLES.map(ours),
+            sign_in: SIGN_IN_TABLES.map(ours),
         }
     }
 
     fn place(&self, table: &str) -> Place {
-        CONTRACT_TABLES
-            .iter()
-            .zip(self.contract)
-            .chain(RELAY_TABLES.iter().zip(self.own.map(|is| if is { Place::Relay } else { Place::Missing })))
-            .find(|(name, _)| **name == table)
-            .map_or(Place::Missing, |(_, place)| place)
+        let places = self.contract.into_iter().chain(self.other).chain(self.sign_in);
+        own_tables().zip(places).find(|(name, _)| *name == table).map_or(Place::Missing, |(_, place)| place)
     }
 
     /// Whether users and tokens are ours: nothing of the web app's is in the way, and we have the tables.
@@ -152,7 +122,7 @@ impl Tables {
     /// What the words of a template mean with the tables as they are.
     pub(in crate::store) fn expand(&self, name: &str, argument: &str) -> Result<String, StoreError> {
         Ok(match name {
-            table if OWN_TABLES.contains(&table) => match self.place(table) {
+            table if own_tables().any(|own| own == table) => match self.place(table) {
                 Place::Public => format!("public.{table}"),
                 Place::Relay => format!("relay.{table}"),
                 Place::Missing => {

@@ -4,7 +4,7 @@
 //! host's row is there, because it carries the host's id.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use axum::body::Body;
 use http::header::{self, HeaderMap, HeaderValue};
@@ -24,6 +24,7 @@ use super::metrics::Tunnels;
 use super::others::Others;
 use super::presence::Presence;
 use super::{Registry, Tunnel};
+use crate::clock::unix_ms;
 use crate::config::Limits;
 use crate::http::caller::Caller;
 use crate::http::handshake;
@@ -32,6 +33,8 @@ use crate::http::routes::of_store;
 use crate::limits::AddrGuard;
 use crate::store::Store;
 
+/// The path.
+pub const PATH: &str = "/v1/relay/connect";
 /// Characters of a machine id, a name or a version at the most.
 const MAX_TEXT: usize = 200;
 /// Seconds that agents are given to reconnect when the relay drains.
@@ -179,17 +182,10 @@ async fn keep_house(tunnel: &Tunnel) {
     }
 }
 
-/// The relay's clock in Unix milliseconds.
-fn now_ms() -> u64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX))
-}
-
 fn form(headers: &HeaderMap) -> Form {
     let offers = headers.get_all(header::SEC_WEBSOCKET_PROTOCOL).iter().filter_map(|v| v.to_str().ok());
     if offers.flat_map(|v| v.split(',')).any(|p| p.trim() == SUBPROTOCOL) {
-        Form::V1(Hello::new("relay-server", env!("CARGO_PKG_VERSION"), Some(now_ms())))
+        Form::V1(Hello::new("relay-server", env!("CARGO_PKG_VERSION"), Some(unix_ms())))
     } else {
         Form::Plain
     }

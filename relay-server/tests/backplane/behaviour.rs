@@ -83,7 +83,7 @@ async fn a_daemon_is_found_and_no_late_end_erases_its_successor(world: World) {
 /// alive first.
 async fn open_anew(world: &World, here: &mut Peer, daemon: &Pair) -> Uuid {
     let connection = here.open(daemon, 1);
-    if let World::Platform(_) = world {
+    if let World::Platform(..) = world {
         assert!(!here.loses(connection).await, "the platform knows no generations");
         here.confirm(daemon, connection);
     }

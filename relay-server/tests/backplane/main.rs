@@ -14,5 +14,4 @@ mod peers;
 mod platform;
 mod postgres;
 mod redis;
-mod standin;
 mod world;

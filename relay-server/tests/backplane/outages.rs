@@ -1,10 +1,10 @@
 //! The other side goes away in the middle and comes back.
 
 use relay_server::backplane::Unavailable;
+use system_tests::platform::{Call, Fault, Platform};
 
 use crate::peers::{Peer, pair, until};
-use crate::standin::{Mood, StandIn};
-use crate::world::{World, set};
+use crate::world::{World, at_platform, set};
 
 /// Nothing waits for it, everything says so, and all of it is back by itself.
 async fn goes_away_and_comes_back(mut world: World) {
@@ -14,7 +14,7 @@ async fn goes_away_and_comes_back(mut world: World) {
     b.finds(&daemon, Some("a")).await;
     b.reaches(&mut a, Some("a")).await;
 
-    world.kill().await;
+    world.kill();
     b.is_unavailable(&daemon).await;
     until("frames are refused at once", async || b.send(&daemon, Some("a"), "{}").await.is_err()).await;
     // What changes meanwhile is written later.
@@ -47,7 +47,7 @@ async fn the_platform_goes_away_and_comes_back() {
 
 /// A relay starts before the other side does.
 async fn comes_later(mut world: World) {
-    world.kill().await;
+    world.kill();
     let (mut a, mut b) = (world.peer("a").await, world.peer("b").await);
     let daemon = pair("daemon");
     assert_eq!(b.backplane.daemon(&daemon).await, Err(Unavailable));
@@ -81,7 +81,7 @@ async fn what_two_relays_hold_after_an_outage_is_settled() {
         let daemon = pair("daemon");
         let old = a.open(&daemon, 1);
         c.finds(&daemon, Some("a")).await;
-        world.kill().await;
+        world.kill();
         c.is_unavailable(&daemon).await;
         b.open(&daemon, 2);
         world.restart().await;
@@ -119,17 +119,17 @@ async fn of_two_that_live_the_first_one_stays() {
 /// Whatever the platform answers, the next question is asked, and a good answer is taken.
 #[tokio::test]
 async fn no_bad_answer_of_the_platform_stops_the_next_call() {
-    let platform = StandIn::start().await;
-    let mut settings = platform.settings();
+    let platform = Platform::start().await;
+    let mut settings = at_platform(&platform.url());
     settings.push(set("RELAY_LOG", "off"));
     let (a, mut b) = (Peer::start("a", &settings).await, Peer::start("b", &settings).await);
     a.reaches(&mut b, Some("b")).await;
-    let moods = [Mood::BrokenOff, Mood::Endless, Mood::Silent, Mood::Nonsense, Mood::Refusing, Mood::Failing];
-    for mood in moods {
-        platform.feel(mood);
-        let before = platform.pulls();
-        until(&format!("{mood:?} stops nothing"), async || platform.pulls() > before + 4).await;
-        platform.feel(Mood::Good);
+    let faults =
+        [Fault::BreakOff, Fault::Trickle, Fault::Hang, Fault::Garbage, Fault::NotOk, Fault::Status(500)];
+    for fault in faults {
+        platform.fault(Call::Pull, fault);
+        platform.await_asked(Call::Pull, platform.asked(Call::Pull).len() + 5).await;
+        platform.heal();
         a.reaches(&mut b, Some("b")).await;
     }
 }

@@ -8,7 +8,9 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use hmac::{Hmac, Mac as _};
-use relay_server::backplane::{Backplane, BusFrame, Daemon, Direction, Event, Holder, Pair, PublishError};
+use relay_server::backplane::{
+    Backplane, BusFrame, Daemon, Direction, Event, Holder, Pair, Parcel, PublishError,
+};
 use relay_server::config::Config;
 use relay_server::config::relays::Mode;
 use relay_server::config::sources::Sources;
@@ -128,7 +130,8 @@ impl Peer {
 
     pub async fn send(&self, pair: &Pair, to: Option<&str>, payload: &str) -> Result<(), PublishError> {
         let to = to.map(Arc::from);
-        self.backplane.publish(pair, None, to.as_ref(), Direction::ClientToDaemon, Arc::from(payload)).await
+        let (to, direction, payload) = (to.as_ref(), Direction::ClientToDaemon, Arc::from(payload));
+        self.backplane.publish(Parcel { pair, machine: None, to, direction, payload, sender: None }).await
     }
 
     pub async fn event(&mut self) -> Event {

@@ -1,20 +1,31 @@
 //! The other side that relays have in common, whichever it is.
 
 use serde_json::Value;
+use system_tests::platform::{INTERNAL_KEY, Platform};
 use system_tests::postgres::Postgres;
 use system_tests::redis::Redis;
+use system_tests::throttle::Throttle;
 
 use crate::peers::Peer;
-use crate::standin::StandIn;
 
 pub enum World {
     Redis(Box<Redis>),
     Postgres(Box<Postgres>),
-    Platform(Box<StandIn>),
+    /// Behind a link that can be cut.
+    Platform(Box<Platform>, Throttle),
 }
 
 pub fn set(name: &str, value: &str) -> (String, String) {
     (name.to_owned(), value.to_owned())
+}
+
+/// Of relays whose common knowledge is at the platform with this address.
+pub fn at_platform(url: &str) -> Vec<(String, String)> {
+    vec![
+        set("RELAY_BACKPLANE_MODE", "server"),
+        set("RELAY_BACKPLANE_URL", url),
+        set("RELAY_INTERNAL_KEY", INTERNAL_KEY),
+    ]
 }
 
 impl World {
@@ -29,7 +40,9 @@ impl World {
     }
 
     pub async fn platform() -> Self {
-        Self::Platform(Box::new(StandIn::start().await))
+        let platform = Platform::start().await;
+        let link = platform.link().await;
+        Self::Platform(Box::new(platform), link)
     }
 
     pub fn settings(&self) -> Vec<(String, String)> {
@@ -41,7 +54,7 @@ impl World {
                 set("RELAY_BACKPLANE_MODE", "server"),
                 set("RELAY_BACKPLANE_URL", &postgres.url_as("postgres", "bus")),
             ],
-            Self::Platform(platform) => platform.settings(),
+            Self::Platform(_, link) => at_platform(&link.url()),
         }
     }
 
@@ -82,16 +95,16 @@ impl World {
                 );
                 postgres.execute("bus", &sql).await;
             }
-            Self::Platform(platform) => platform.push(frame.clone()),
+            Self::Platform(platform, _) => platform.inject(frame.clone()),
         }
     }
 
     /// `kill -9`.
-    pub async fn kill(&mut self) {
+    pub fn kill(&mut self) {
         match self {
             Self::Redis(redis) => redis.kill(),
             Self::Postgres(postgres) => postgres.kill(),
-            Self::Platform(platform) => platform.kill().await,
+            Self::Platform(_, link) => link.block(true),
         }
     }
 
@@ -100,7 +113,10 @@ impl World {
         match self {
             Self::Redis(redis) => redis.restart().await,
             Self::Postgres(postgres) => postgres.restart().await,
-            Self::Platform(platform) => platform.restart().await,
+            Self::Platform(platform, link) => {
+                platform.forget();
+                link.block(false);
+            }
         }
     }
 }

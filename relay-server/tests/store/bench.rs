@@ -101,6 +101,14 @@ impl Bench {
         }
     }
 
+    /// A new id as SQL makes it, another one for each row.
+    pub fn new_id(&self) -> &'static str {
+        match self.place {
+            Place::Sqlite(_) => "randomblob(16)",
+            Place::Postgres(..) => "gen_random_uuid()",
+        }
+    }
+
     /// Adds somebody to an organization.
     pub async fn join(&self, organization: Uuid, user: Uuid) {
         let (organization, user) = (self.id(organization), self.id(user));

@@ -70,6 +70,10 @@ impl Bus {
         self.state().frames.clone()
     }
 
+    pub(super) fn forget(&self) {
+        *self.state() = State::default();
+    }
+
     pub(super) fn upsert(&self, body: &Value) -> Value {
         let key = pair(body);
         let mut state = self.state();

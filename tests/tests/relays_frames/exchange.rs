@@ -105,7 +105,7 @@ async fn keys_and_sealed_frames_go_to_their_owner_alone(world: World) {
 }
 
 async fn pairing_and_workers_pass_between_relays(world: World) {
-    let prefixed = |id: &str| world.options(id).env("RELAY_WORKER_PATH_PREFIX", "/work");
+    let prefixed = |id: &str| world.options(id).env("RELAY_WORKER_PATH_PREFIX", "/jobs");
     let (a, b) = tokio::join!(Relay::start(prefixed("a")), Relay::start(prefixed("b")));
     let mut daemon = world.daemon(&a).await;
     let mut runtime = world.client(&b).await;
@@ -134,11 +134,11 @@ async fn pairing_and_workers_pass_between_relays(world: World) {
     worker.send(&transport_request("w-0", "/other")).await;
     let refused = worker.frame().await;
     assert_eq!((&refused["requestId"], &refused["status"]), (&json!("w-0"), &json!(403)), "{refused}");
-    worker.send(&transport_request("w-1", "/work/x/../../other")).await;
+    worker.send(&transport_request("w-1", "/jobs/x/../../other")).await;
     assert_eq!(worker.frame().await["code"], json!("WORKER_TRANSPORT_DISABLED"));
     worker.send(&e2ee("s-1", 1)).await;
-    worker.send(&transport_request("w-2", "/work/x")).await;
-    daemon.expect(&transport_request("w-2", "/work/x")).await;
+    worker.send(&transport_request("w-2", "/jobs/x")).await;
+    daemon.expect(&transport_request("w-2", "/jobs/x")).await;
     daemon.send(&transport_response("w-2")).await;
     worker.expect(&transport_response("w-2")).await;
     for socket in [&mut worker, &mut pairing, &mut runtime, &mut daemon] {

@@ -64,7 +64,7 @@ async fn nothing_is_believed_without_a_signature(world: World) {
         good(&json!({"type": "something-else"})),
         good(&json!([e2ee("bad", 9)])),
         good(&subscribe(&channel("one"), "r")),
-        good(&transport_request("w", "/work/x")),
+        good(&transport_request("w", "/jobs/x")),
         good(&key_exchange_response("asked", "bad")),
         good(&offer_response("asked")),
         good(&event(&channel("one"), 1)),

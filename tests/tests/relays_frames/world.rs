@@ -10,7 +10,7 @@ use system_tests::client::{fetch, get};
 use system_tests::platform::Platform;
 use system_tests::postgres::Postgres;
 use system_tests::redis::Redis;
-use system_tests::throttle::{Rate, Throttle};
+use system_tests::throttle::Throttle;
 use system_tests::{Relay, RelayOptions, SOON, eventually, tokens};
 
 /// The workspace of every test; its runtime targets tell pairs apart.
@@ -62,9 +62,7 @@ impl World {
 
     pub async fn platform() -> Self {
         let platform = Platform::start().await;
-        let url = url::Url::parse(&platform.url()).expect("a URL");
-        let addr = ([127, 0, 0, 1], url.port().expect("a port")).into();
-        let link = Throttle::start(addr, Rate::default()).await;
+        let link = platform.link().await;
         Self::on(Back::Platform(platform, link)).await
     }
 

@@ -2,7 +2,6 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body as AxumBody;
@@ -11,18 +10,14 @@ use axum::routing::get;
 use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
 use http::{Method, StatusCode};
-use http_body_util::{BodyExt, StreamBody};
-use hyper::body::{Frame, Incoming};
 use relay_protocol::problem::Code;
 use serde_json::Value;
-use sha2::{Digest, Sha256};
 use system_tests::{
-    LocalServer, SOON,
-    client::{self, Body, Connection, fetch, full, next_data, websocket},
+    LocalServer, SOON, TRANSFER,
+    client::{self, Connection, fetch, full, next_data, websocket},
     eventually,
     fleet::{Across, Fleet},
-    hex,
-    local::{Recorder, app, big, big_digest},
+    local::{Recorder, app, big_body, big_digest, body_digest},
     noise,
     raw::RawConn,
     within,
@@ -31,23 +26,6 @@ use tokio::sync::Notify;
 use tokio_tungstenite::tungstenite::Message;
 
 const MIB: u64 = 1 << 20;
-
-/// How long so many bytes may take with unoptimised binaries on a slow machine.
-const TRANSFER: Duration = Duration::from_secs(200);
-
-fn big_body(bytes: u64) -> Body {
-    StreamBody::new(big(bytes).map(|piece| Ok::<_, Infallible>(Frame::data(piece)))).boxed_unsync()
-}
-
-async fn digest(mut body: Incoming) -> String {
-    let (mut hash, mut len) = (Sha256::new(), 0);
-    while let Some(data) = next_data(&mut body).await {
-        let data = data.expect("the body goes on");
-        len += data.len();
-        hash.update(&data);
-    }
-    format!("{len} {}", hex(&hash.finalize()))
-}
 
 fn all<'a>(headers: &'a [(String, String)], name: &str) -> Vec<&'a str> {
     headers.iter().filter(|(n, _)| n == name).map(|(_, value)| value.as_str()).collect()
@@ -295,7 +273,7 @@ async fn heavy_large_bodies_pass_both_ways() {
     let before = [across.near.process.rss(), across.far.process.rss()];
     let response =
         client::send(across.near.addr, client::get(&across.path(&format!("/big/{SIZE}")))).await.unwrap();
-    assert_eq!(within("the download", TRANSFER, digest(response.into_body())).await, expected);
+    assert_eq!(within("the download", TRANSFER, body_digest(response.into_body())).await, expected);
     let request =
         across.request("POST", "/digest").header("content-length", SIZE).body(big_body(SIZE)).unwrap();
     let reply = within("the upload", TRANSFER, client::try_fetch(across.near.addr, request)).await.unwrap();

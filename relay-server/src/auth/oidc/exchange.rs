@@ -21,9 +21,9 @@ use url::Url;
 use super::discovery::{DiscoveryError, Found};
 use super::flow::{Kept, LIFE};
 use super::{Provider, access};
-use crate::auth::access::unix_now;
 use crate::auth::jwks::JwksError;
 use crate::auth::jws::{BadToken, Token};
+use crate::clock::unix_now;
 use crate::config::oidc::Client as Registered;
 use crate::outbound::{Bounds, CallError, Client};
 

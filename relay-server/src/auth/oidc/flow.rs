@@ -10,6 +10,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use http::header::{self, HeaderMap, HeaderValue};
 use serde::{Deserialize, Serialize};
+use url::Url;
 use zeroize::Zeroizing;
 
 use crate::auth::credential;
@@ -117,10 +118,27 @@ pub fn cookie(headers: &HeaderMap, scheme: Scheme) -> Option<&str> {
     credential::cookie(headers, cookie_name(scheme))
 }
 
-/// Whether a browser says that another site's page made it ask. Browsers that do not say it are old.
-pub fn from_another_site(headers: &HeaderMap) -> bool {
-    headers.get("sec-fetch-site").is_some_and(|site| site != "same-origin" && site != "none")
-        || headers.contains_key(header::ORIGIN)
+/// Whether a browser says that another site's page made it ask. Old browsers do not say it, but may name the page;
+/// `own_origin` tells whether that is the relay's own. Of who names nothing it cannot be known.
+pub fn from_another_site(headers: &HeaderMap, own_origin: impl Fn(&HeaderValue) -> bool) -> bool {
+    if !credential::from_own_page(headers, &own_origin) {
+        return true;
+    }
+    match headers.get("sec-fetch-site") {
+        Some(site) => site != "same-origin" && site != "none",
+        None if headers.contains_key(header::REFERER) => {
+            !referer(headers).is_some_and(|page| own_origin(&page))
+        }
+        None => false,
+    }
+}
+
+/// The origin of the one page that `Referer` names.
+fn referer(headers: &HeaderMap) -> Option<HeaderValue> {
+    let mut pages = headers.get_all(header::REFERER).iter();
+    let (page, None) = (pages.next()?, pages.next()) else { return None };
+    let origin = Url::parse(page.to_str().ok()?).ok()?.origin().ascii_serialization();
+    HeaderValue::from_str(&origin).ok()
 }
 
 /// Whether a browser goes to a page of its own window, as opposed to a picture or a frame of another page. Browsers
@@ -188,6 +206,7 @@ mod tests {
 
     #[test]
     fn other_sites_do_not_begin_it() {
+        let own = |origin: &HeaderValue| origin == "https://relay.example";
         for (name, value, other) in [
             ("sec-fetch-site", "same-origin", false),
             ("sec-fetch-site", "none", false),
@@ -195,13 +214,39 @@ mod tests {
             ("sec-fetch-site", "same-site", true),
             ("sec-fetch-site", "cross-site", true),
             ("origin", "https://evil.example", true),
+            ("origin", "null", true),
+            ("origin", "https://relay.example", false),
+            ("referer", "https://relay.example/", false),
+            ("referer", "https://relay.example/?a=b", false),
+            ("referer", "https://relay.example:8443/", true),
+            ("referer", "http://relay.example/", true),
+            ("referer", "https://evil.example/https://relay.example/", true),
+            ("referer", "https://relay.example@evil.example/", true),
+            ("referer", "https://relay.example.evil.example/", true),
+            ("referer", "about:blank", true),
+            ("referer", "", true),
         ] {
             let headers = HeaderMap::from_iter([(
                 header::HeaderName::from_static(name),
                 HeaderValue::from_static(value),
             )]);
-            assert_eq!(from_another_site(&headers), other, "{name}: {value}");
+            assert_eq!(from_another_site(&headers, own), other, "{name}: {value}");
         }
+        // Who says it is believed; a page alone that is named twice is none.
+        let of = |lines: &[(&'static str, &'static str)]| {
+            let mut headers = HeaderMap::new();
+            for (name, value) in lines {
+                headers.append(*name, HeaderValue::from_static(value));
+            }
+            from_another_site(&headers, own)
+        };
+        let (ours, theirs) = (("referer", "https://relay.example/"), ("referer", "https://evil.example/"));
+        assert!(!of(&[("sec-fetch-site", "same-origin"), ours]));
+        assert!(!of(&[("sec-fetch-site", "none"), theirs]));
+        assert!(of(&[("sec-fetch-site", "cross-site"), ours]));
+        assert!(of(&[ours, theirs]) && of(&[ours, ours]));
+        assert!(of(&[ours, ("origin", "https://evil.example")]));
+        assert!(!of(&[]));
     }
 
     #[test]

@@ -94,6 +94,13 @@ impl Provider {
     /// [`JwksError`].
     pub async fn access_token(&self, token: &str) -> Result<Map<String, Value>, JwksError> {
         let audience = self.config.audience.as_deref().ok_or(BadToken::Audience)?;
+        // What says itself that it is another's needs no keys to be refused.
+        let says = jws::claims_unverified(token);
+        if says.as_ref().and_then(|claims| claims.get("iss")).and_then(Value::as_str)
+            != Some(&self.config.issuer)
+        {
+            return Err(BadToken::Issuer.into());
+        }
         let token = Token::read(token)?;
         let claims = self.verify(&token, audience).await?;
         access::check(token.typ.as_deref(), &claims)?;

@@ -147,7 +147,8 @@ impl Platform {
             runtime_target_id: pair.target.as_deref(),
             machine_id: machine,
             relay_id: &self.me.relay,
-            relay_ws_base_url: self.me.public_ws.as_ref().map(Url::as_str),
+            // As in a redirect: callers add `/ws` to it.
+            relay_ws_base_url: self.me.public_ws.as_ref().map(|url| url.as_str().trim_end_matches('/')),
             daemon_connected: connected,
         };
         let done: Done = self.post("presence/upsert", &entry).await.map_err(failure)?;

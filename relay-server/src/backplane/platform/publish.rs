@@ -62,6 +62,7 @@ impl Platform {
                     tracing::debug!(%failure, "a frame could not be passed on");
                 }
                 self.metrics.unpublished(Unpublished::Away, 1);
+                held.lost();
             }
         }
     }

@@ -13,8 +13,9 @@ use super::{Platform, failure, said_no};
 use crate::backplane::backoff::Backoff;
 use crate::backplane::envelope::Envelope;
 use crate::backplane::health::Failure;
-use crate::backplane::inbox::{Inbox, now_ms};
+use crate::backplane::inbox::Inbox;
 use crate::backplane::replay::WINDOW_MS;
+use crate::clock::unix_ms_i64;
 use crate::outbound::CallError;
 
 /// How long the platform may wait for a frame; with its way here and back less than the deadline of a call.
@@ -63,7 +64,7 @@ struct Numbered {
 /// A time that no relay gives counts as none: it would be newer than all that ever follow.
 fn time<'de, D: Deserializer<'de>>(deserializer: D) -> Result<i64, D::Error> {
     let time = Value::deserialize(deserializer)?.as_i64().unwrap_or_default();
-    Ok(if time <= now_ms().saturating_add(WINDOW_MS) { time } else { 0 })
+    Ok(if time <= unix_ms_i64().saturating_add(WINDOW_MS) { time } else { 0 })
 }
 
 /// Where we are in the platform's numbers. Pure.
@@ -295,7 +296,7 @@ mod tests {
 
     #[test]
     fn a_frame_with_nonsense_around_its_number_has_one() {
-        let now = now_ms();
+        let now = unix_ms_i64();
         for (text, time) in [
             (format!(r#"{{"id":7,"issuedAtMs":{now}}}"#), now),
             (r#"{"id":7}"#.to_owned(), 0),

@@ -34,11 +34,12 @@ use super::backoff::Backoff;
 use super::envelope::{Key, is_relay_id};
 use super::health::{DEADLINE, Failure, Health};
 use super::holding::{Judge, Verdict};
-use super::inbox::{Inbox, now_ms};
+use super::inbox::Inbox;
 use super::metrics::{Metrics, Unpublished};
 use super::outbox::{Outbox, Sealer};
 use super::presence::{Fact, VOID, Written};
 use super::{Holder, Pair};
+use crate::clock::{millis, unix_ms_i64};
 
 /// How often the connection that listens is asked for a sign of life. A server that froze says nothing otherwise.
 const PROBE: Duration = Duration::from_secs(5);
@@ -111,7 +112,7 @@ impl Redis {
     }
 
     fn judge(&self) -> Judge<'_> {
-        Judge { me: &self.me, key: &self.records, now_ms: now_ms() }
+        Judge { me: &self.me, key: &self.records, now_ms: unix_ms_i64() }
     }
 
     async fn look(&self, pair: &Pair) -> Result<(i64, Vec<u8>), Failure> {
@@ -168,7 +169,7 @@ impl Redis {
                 call.arg(fact.connection.to_string())
                     .arg(millis(fact.since.elapsed()))
                     .arg(millis(VOID))
-                    .arg(address::write(&self.me, about, now_ms(), &self.records));
+                    .arg(address::write(&self.me, about, unix_ms_i64(), &self.records));
                 call.invoke_async(&mut lease.connection).await
             }
             None if told.is_empty() => return Ok(Written::Held),
@@ -191,7 +192,7 @@ impl Redis {
         for member in members {
             let record = member.split_at_checked(SINCE_DIGITS).map(|(_, record)| record);
             if let Some(holder) =
-                record.and_then(|record| address::read(record, about, now_ms(), &self.records))
+                record.and_then(|record| address::read(record, about, unix_ms_i64(), &self.records))
                 && holder.relay != self.me.relay
                 && holders.iter().all(|known| known.relay != holder.relay)
             {
@@ -245,6 +246,7 @@ impl Redis {
                     for (frame, listeners) in sent.iter().zip(&listeners) {
                         if *listeners == 0 && frame.to.is_some() {
                             daemons.doubt(&frame.pair);
+                            frame.lost();
                         }
                     }
                     let nobody = listeners.iter().filter(|listeners| **listeners == 0).count() as u64;
@@ -254,6 +256,7 @@ impl Redis {
                 Err(failure) => {
                     tracing::debug!(%failure, frames = count, "frames could not be passed on");
                     self.metrics.unpublished(Unpublished::Away, count);
+                    sent.iter().for_each(|frame| frame.lost());
                 }
             }
         }
@@ -344,10 +347,6 @@ impl Redis {
 
 /// What stands before a member's record.
 const SINCE_DIGITS: usize = 20;
-
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
-}
 
 #[cfg(test)]
 mod tests {

@@ -262,12 +262,12 @@ async fn connections_of_other_relays_do_not_count_for_their_address() {
     })
     .unwrap();
     let key = Key::derive(config.relays.hmac_key.as_ref().unwrap()).unwrap();
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+    let now = crate::clock::unix_ms();
     let passed_on = |count, to: &str| {
         let envelope = Envelope {
             from: "there".to_owned(),
             to: to.to_owned(),
-            at: u64::try_from(since.as_millis()).unwrap() + 1000,
+            at: now + 1000,
             nonce: Nonce { life: 1, count },
             client: client_info("203.0.113.1:1".parse().unwrap(), None, &http::HeaderMap::new(), &[]),
             expects: false,

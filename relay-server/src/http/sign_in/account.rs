@@ -20,9 +20,9 @@ use super::super::front::Context;
 use super::super::problem::Refusal;
 use super::super::routes::{Answer, Api, Id, of_store};
 use super::{AUDIT, COOKIE, admit, after, internal, of_password, sign_in_failed, too_often};
-use crate::auth::access::unix_now;
 use crate::auth::password::{MAX_CHARS, MIN_CHARS, Password};
 use crate::auth::{agent_name, credential, opaque};
+use crate::clock::unix_now;
 use crate::store::{Account, AuthSessionRow, NewSignIn, SignInKind};
 
 /// The longest address (RFC 5321 section 4.5.3.1.3).

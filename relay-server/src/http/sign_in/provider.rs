@@ -22,11 +22,11 @@ use super::super::problem::Refusal;
 use super::super::routes::{Answer, Api, not_found, of_store};
 use super::account::{browser_name, set_cookie, tell_signed_in};
 use super::{AUDIT, COOKIE, admit, after, internal};
-use crate::auth::access::unix_now;
 use crate::auth::oidc::exchange::CameBack;
 use crate::auth::oidc::flow::{self, Kept, LIFE, Sealer};
 use crate::auth::oidc::{Provider, Refused, SignInError, adopt};
 use crate::auth::token::Secret;
+use crate::clock::unix_now;
 use crate::store::{NewSignIn, Person};
 
 /// Tells what is offered.
@@ -133,7 +133,7 @@ pub(super) async fn begin(
     headers: HeaderMap,
 ) -> Answer<Response<Body>> {
     let from = way(&api, &context)?;
-    if flow::from_another_site(&headers) {
+    if flow::from_another_site(&headers, |origin| api.policy.is_portal(origin, &context.client)) {
         return Err(Refusal::new(
             Code::CsrfRefused,
             "Signing in begins on the relay's own page. Open it, then try again.",
