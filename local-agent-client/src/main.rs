@@ -2,13 +2,14 @@
 
 mod cli;
 mod commands;
+mod service_manager;
 
 use clap::Parser;
 use cli::{BrowsersAction, Cli, Command, Env, LogFormat, Where};
 use commands::INTERRUPTED;
 use local_agent_client::platform;
 use std::{io::Write, path::PathBuf, process::ExitCode};
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use tracing_subscriber::{EnvFilter, layer::SubscriberExt, util::SubscriberInitExt};
 
 /// Bodies come and go in buffers of many sizes from several threads; it saves a tenth of the CPU.
@@ -60,6 +61,8 @@ where
     runtime.block_on(async {
         let mut interrupts = platform::Interrupts::listen()?;
         let shutdown = CancellationToken::new();
+        let telling = service_manager::keep_told(agent.status(), shutdown.clone());
+        let _telling = AbortOnDropHandle::new(tokio::spawn(telling));
         let running = agent.run(shutdown.clone());
         let signals = async {
             interrupts.next().await;

@@ -4,6 +4,7 @@
 use std::{
     io,
     path::{Path, PathBuf},
+    time::Duration,
 };
 use tokio::net::TcpStream;
 
@@ -107,6 +108,35 @@ pub async fn connect_unix(path: &Path) -> io::Result<tokio::net::UnixStream> {
 #[cfg(not(unix))]
 pub async fn connect_unix(_: &Path) -> io::Result<TcpStream> {
     Err(io::Error::new(io::ErrorKind::Unsupported, "Unix sockets are not supported on this system"))
+}
+
+/// How long a message to the service manager may wait for room: one that hangs must not hold up the agent.
+#[cfg(unix)]
+const ROOM: Duration = Duration::from_millis(500);
+
+/// Tells the service manager something, in the words of sd_notify(3). Nothing without one, and where there is
+/// no systemd.
+///
+/// # Errors
+/// When it does not take it.
+pub fn tell_service_manager(message: &str) -> io::Result<()> {
+    #[cfg(unix)]
+    if let Some(path) = std::env::var_os("NOTIFY_SOCKET") {
+        let socket = std::os::unix::net::UnixDatagram::unbound()?;
+        socket.set_write_timeout(Some(ROOM))?;
+        socket.send_to(message.as_bytes(), path)?;
+    }
+    #[cfg(not(unix))]
+    let _ = message;
+    Ok(())
+}
+
+/// The time within which the service manager wants a sign of life of this very process, where it wants any.
+pub fn watchdog() -> Option<Duration> {
+    let number = |name| std::env::var(name).ok()?.parse::<u64>().ok();
+    let pid = std::env::var_os("WATCHDOG_PID");
+    let ours = pid.is_none() || number("WATCHDOG_PID") == Some(std::process::id().into());
+    number("WATCHDOG_USEC").filter(|_| ours).map(Duration::from_micros)
 }
 
 /// Requests to end: Ctrl-C everywhere, and SIGTERM where there are signals.

@@ -15,6 +15,7 @@
 //! | [`outbound`] | what the relay calls |
 //! | [`pool`] | warm HTTP connections, in tunnels and to other relays |
 //! | [`admin`] | the operator's interface |
+//! | [`service_manager`] | what systemd is told |
 //! | [`store`] | SQLite or PostgreSQL |
 //! | [`clock`] | time in whole numbers |
 //! | [`telemetry`] | log lines |
@@ -35,6 +36,7 @@ pub mod outbound;
 pub mod pool;
 pub mod proxy;
 pub mod server;
+pub mod service_manager;
 pub mod shutdown;
 pub mod store;
 pub mod telemetry;

@@ -9,7 +9,7 @@ use relay_server::config::Config;
 use relay_server::identity::{self, IdentityCommand, Tools};
 use relay_server::shutdown::{Shutdown, on_signals};
 use relay_server::store::Store;
-use relay_server::{server, telemetry};
+use relay_server::{server, service_manager, telemetry};
 use tokio::net::TcpListener;
 
 #[global_allocator]
@@ -106,6 +106,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     let shown = telemetry::init(&config).context("starting the log")?;
     let shutdown = Shutdown::default();
     let signals = tokio::spawn(on_signals(shutdown.clone()));
+    let telling = tokio::spawn(service_manager::keep_told(shutdown.clone()));
     let store = open(&config).await?;
     for notice in store.notices() {
         tracing::warn!("{notice}");
@@ -117,5 +118,6 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     tracing::info!(version = env!("CARGO_PKG_VERSION"), "listening addr={}", listener.local_addr()?);
     let result = server::run(config, store, listener, shutdown, shown).await;
     signals.abort();
+    telling.abort();
     result.context("serving")
 }

@@ -31,6 +31,7 @@ use crate::http::routes::{Api, Live, Routes};
 use crate::http::serve::{self, Peer};
 use crate::outbound;
 use crate::proxy::{self, Proxy, path};
+use crate::service_manager;
 use crate::shutdown::{Hold, Shutdown};
 use crate::store::{Store, StoreError};
 use crate::telemetry::{self, Shown};
@@ -246,6 +247,8 @@ pub async fn run(
         let app = app.clone();
         async move { app.front.handle(request, peer, |request, context| app.route(request, context)).await }
     };
+    // What could still have failed has not, and the listener has its queue.
+    service_manager::ready();
     let served = serve::serve(listener, service, serve::Options::new(&config), shutdown).await;
 
     draining.abort();
