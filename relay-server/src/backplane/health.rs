@@ -2,7 +2,7 @@
 //! every frame waits for one that is away.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -81,8 +81,6 @@ pub(super) struct Health {
     breaker: Mutex<Breaker>,
     /// How often in a row it said that it cannot.
     unwell: AtomicU32,
-    /// Whether it did not answer the last time.
-    away: AtomicBool,
     metrics: Arc<Metrics>,
     /// Told whenever it has come back.
     pub(super) returned: Notify,
@@ -94,7 +92,6 @@ impl Health {
             name,
             breaker: Mutex::new(Breaker::Closed),
             unwell: AtomicU32::new(0),
-            away: AtomicBool::new(false),
             metrics,
             returned: Notify::new(),
         }
@@ -128,8 +125,8 @@ impl Health {
     /// It gave a sign of life.
     pub(super) fn answered(&self) {
         self.unwell.store(0, Ordering::Relaxed);
-        self.metrics.away(self.away.swap(false, Ordering::Relaxed), false);
         let before = std::mem::replace(&mut *self.breaker.lock(), Breaker::Closed);
+        self.metrics.away(before != Breaker::Closed, false);
         if before != Breaker::Closed {
             tracing::info!(with = self.name, "the relays' common knowledge answers again");
             self.returned.notify_one();
@@ -144,9 +141,9 @@ impl Health {
                 return;
             }
         }
-        self.metrics.away(self.away.swap(true, Ordering::Relaxed), true);
         let open = Breaker::Open { until: Instant::now() + PAUSE };
         let before = std::mem::replace(&mut *self.breaker.lock(), open);
+        self.metrics.away(before != Breaker::Closed, true);
         if before == Breaker::Closed {
             tracing::warn!(with = self.name, %failure, "the relays' common knowledge does not answer; local traffic goes on");
         }

@@ -23,7 +23,7 @@ impl Relay {
     }
 
     fn plain(own: &str) -> Self {
-        Self::new(own, &relays())
+        Self::new(own, &config::relays::Relays::alone())
     }
 
     /// The daemon is at this relay.
@@ -460,7 +460,7 @@ fn redirecting() -> config::relays::Relays {
         redirect: true,
         redirect_allowed_hosts: vec![".relays.example".into()],
         public_ws_base_url: Some(Url::parse("wss://a.relays.example").unwrap()),
-        ..relays()
+        ..config::relays::Relays::alone()
     }
 }
 

@@ -10,7 +10,7 @@ use crate::frames::{Command, POLICY, Profile, Scope, outbox};
 fn alone_with(change: impl FnOnce(&mut config::frames::Frames)) -> Arc<Broker> {
     let mut limits = limits();
     change(&mut limits);
-    Broker::new(&limits, &relays(), Backplane::single().0)
+    Broker::new(&limits, &config::relays::Relays::alone(), Backplane::single().0)
 }
 
 fn alone() -> Arc<Broker> {

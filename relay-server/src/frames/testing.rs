@@ -8,7 +8,6 @@ use serde_json::{Value, json};
 
 use super::{Admitted, Attached, Broker, Close, Command, Pair, Pending, Profile, Role, Scope, outbox};
 use crate::config::frames::Frames;
-use crate::config::relays::Relays;
 use crate::http::client_addr::RateKey;
 
 /// The defaults.
@@ -33,11 +32,6 @@ pub fn limits() -> Frames {
         idle_timeout: Duration::from_secs(300),
         worker_path_prefix: None,
     }
-}
-
-/// Redirects nobody.
-pub fn relays() -> Relays {
-    Relays::alone()
 }
 
 /// A pair with a target.
